@@ -1,0 +1,3 @@
+"""JupyterHub on Docker Swarm that runs itself."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,63 @@
+"""Every error that this project raises on purpose.
+
+The tree::
+
+    JhswarmdError               what happened, why, what to do next
+      UsageError                the command line or a file of the administrator is wrong
+      EngineError               the engine answered, and said no
+        EngineNotFound          404: the one definite 'gone'
+        EngineConflict          409: the name exists
+        EngineUnavailable       no answer, or one that may differ a moment later; worth a retry
+      HubUnknown                the hub gave no definite answer; never to be read as 'no servers'
+
+Payloads of other programs are cut to ``MAX_DETAIL`` characters, and nothing here ever holds the
+bytes of a secret.
+"""
+
+from __future__ import annotations
+
+MAX_DETAIL = 300
+
+
+class JhswarmdError(Exception):
+    """Say what happened, why, and what to do next.
+
+    ``what`` is one sentence without a full stop. ``why`` and ``remedy`` may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, why: str = "", remedy: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = why[:MAX_DETAIL]
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}" if self.why else self.what
+
+
+class UsageError(JhswarmdError):
+    """The command line, or a file of the administrator, is wrong; nothing was changed."""
+
+    exit_code = 2
+
+
+class EngineError(JhswarmdError):
+    """The engine answered, and refused. Not worth a retry."""
+
+
+class EngineNotFound(EngineError):
+    """The engine definitely does not have it (404)."""
+
+
+class EngineConflict(EngineError):
+    """The name is taken (409), maybe by our own request whose answer was lost."""
+
+
+class EngineUnavailable(EngineError):
+    """No answer, or one that may differ a moment later. The request may have been applied."""
+
+
+class HubUnknown(JhswarmdError):
+    """The hub gave no definite answer. Unknown is not empty."""

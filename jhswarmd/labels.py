@@ -1,0 +1,76 @@
+"""The labels that make a thing ours, and the names built from a stack's name.
+
+Ownership is by label alone: a name or a prefix never proves anything (architecture,
+invariant 2). Swarm copies nothing between a service's labels and its containers' labels, so a
+notebook service carries the same set in both places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+#: Set by ``docker stack deploy``; a service that carries it is removed by ``docker stack rm``.
+STACK_NAMESPACE = "com.docker.stack.namespace"
+#: Set by the engine on the containers of a service.
+SERVICE_NAME = "com.docker.swarm.service.name"
+
+STACK = "jhswarmd.stack"
+#: On a service of the stack: ``hub``, ``proxy``, ``jhswarmd``. On a notebook: ``notebook``.
+ROLE = "jhswarmd.role"
+
+HUB = "jhswarmd.hub"
+USER = "jhswarmd.user"
+SERVER = "jhswarmd.server"
+SPAWN = "jhswarmd.spawn"
+
+#: On a secret: its kind and its generation, a decimal number from 1.
+KIND = "jhswarmd.kind"
+GENERATION = "jhswarmd.generation"
+#: On a secret whose content an administrator's file supplied: how to recognise that content.
+SOURCE = "jhswarmd.source"
+
+ROLE_NOTEBOOK = "notebook"
+
+
+def notebook_labels(
+    *, stack: str, hub_id: str, user: str, server: str, spawn_id: str
+) -> dict[str, str]:
+    """Return the labels of one notebook service.
+
+    ``server`` is empty for a user's default server. ``spawn_id`` is new for each start, so that
+    a create whose answer was lost can be told from somebody else's service of the same name.
+    """
+    return {
+        STACK_NAMESPACE: stack,
+        STACK: stack,
+        ROLE: ROLE_NOTEBOOK,
+        HUB: hub_id,
+        USER: user,
+        SERVER: server,
+        SPAWN: spawn_id,
+    }
+
+
+def is_notebook_of(labels: Mapping[str, str], stack: str) -> bool:
+    """Tell whether these labels claim to be a notebook of ``stack``, whichever hub made it."""
+    return labels.get(STACK) == stack and labels.get(ROLE) == ROLE_NOTEBOOK
+
+
+def service_name(stack: str, role: str) -> str:
+    """Name of the stack's own service ``role``, as ``docker stack deploy`` builds it."""
+    return f"{stack}_{role}"
+
+
+def network_name(stack: str, network: str) -> str:
+    """Name of the stack's network ``control`` or ``notebooks``."""
+    return f"{stack}_{network}"
+
+
+def secret_name(stack: str, kind: str, generation: int) -> str:
+    """Name of one generation of a secret."""
+    return f"{stack}_{kind}_g{generation}"
+
+
+def hub_node_label(stack: str) -> str:
+    """Node label that pins the hub to the node that holds its database volume."""
+    return f"jhswarmd.{stack}.hub"

@@ -1,0 +1,260 @@
+"""Every key of a profile: its type, its default and the reason for it.
+
+One model serves three readers: the CLI checks a profile with it, ``hub_config`` reads it from the
+hub's environment and the daemon from its own. Keys are spelled in capitals in profiles and in
+the environment, fields in lower case here. No key ever holds a secret: secrets are files of the
+profile and Swarm secrets (``jhswarmd.deploy.secrets``).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import shlex
+from collections.abc import Mapping
+from enum import Enum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+#: Where the engine mounts secrets in a container.
+SECRETS_DIR = "/run/secrets"
+
+_BYTES = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?$", re.IGNORECASE)
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+class AuthenticatorType(str, Enum):
+    """Who checks logins."""
+
+    pam = "pam"
+    github = "github"
+
+
+class PublishMode(str, Enum):
+    """How the proxy's ports are published."""
+
+    auto = "auto"
+    ingress = "ingress"
+    host = "host"
+
+
+class BaseImages(str, Enum):
+    """Where the bases of our images come from."""
+
+    auto = "auto"
+    community = "community"
+    debian = "debian"
+
+
+class LogFormat(str, Enum):
+    """How the daemon writes its log."""
+
+    text = "text"
+    json = "json"
+
+
+def _words(value: Any) -> Any:
+    """Split ``a, b c`` at commas and white space."""
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _command(value: Any) -> Any:
+    """Split a command line as a shell would, without running one."""
+    return tuple(shlex.split(value)) if isinstance(value, str) else value
+
+
+def _lines(value: Any) -> Any:
+    """Split ``a==b; c!=d`` at semicolons."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(";") if part.strip())
+    return value
+
+
+def _pairs(value: Any) -> Any:
+    """Parse ``key=value;key=value``; a value may hold commas (NFS options do)."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.strip() for part in value.split(";") if part.strip()]
+    if any("=" not in pair for pair in pairs):
+        raise ValueError("must be key=value pairs, separated by semicolons")
+    return {key.strip(): val.strip() for key, val in (pair.split("=", 1) for pair in pairs)}
+
+
+def _bytes(value: Any) -> Any:
+    """Parse ``512M`` or ``2G`` into bytes; empty means no limit (None)."""
+    if not isinstance(value, str):
+        return value
+    if not value:
+        return None
+    match = _BYTES.match(value.strip())
+    if not match:
+        raise ValueError("must be a size such as 512M or 2G")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def _optional(value: Any) -> Any:
+    return None if value == "" else value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Command = Annotated[tuple[str, ...], BeforeValidator(_command)]
+Lines = Annotated[tuple[str, ...], BeforeValidator(_lines)]
+Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
+Size = Annotated[int | None, BeforeValidator(_bytes), Field(gt=0)]
+Cores = Annotated[float | None, BeforeValidator(_optional), Field(gt=0)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseModel):
+    """The keys of a profile, checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stack_name: str = Field("jupyterhub", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
+    """Name of the stack; services, networks, secrets and volumes begin with it."""
+    host: str = Field("localhost", min_length=1)
+    """Name under which browsers reach the hub; goes into a self-signed certificate."""
+    http_port: Port = 80
+    """Published port that redirects to HTTPS."""
+    https_port: Port = 443
+    """Published port of the hub."""
+    publish_mode: PublishMode = PublishMode.auto
+    """``ingress``: any node answers (needs IPVS); ``host``: the proxy's node alone; ``auto``: the
+    first where the kernel has IPVS."""
+
+    registry: str = Field("localhost:5000", min_length=1)
+    """Registry the nodes pull our images from. The default is a service of our own."""
+    base_images: BaseImages = BaseImages.auto
+    """``auto`` takes the community images where they can be pulled, else a Debian base."""
+    hub_base_image: str = "quay.io/jupyterhub/jupyterhub:6.1.1"
+    singleuser_base_image: str = "quay.io/jupyter/base-notebook:hub-6.1.1"
+    single_user_image: str = ""
+    """Image of the notebooks; empty: the one that we build."""
+
+    authenticator_type: AuthenticatorType = AuthenticatorType.pam
+    authenticator_admin_users: Words = ()
+    authenticator_allowed_users: Words = ()
+    """GitHub only: who may log in. With PAM the list of accounts says it."""
+    oauth_client_id: str = ""
+    oauth_client_secret_file_path: str = f"{SECRETS_DIR}/oauth_client_secret"
+    """Path inside the hub's container; the host's file is ``env/NAME/oauth_client_secret``."""
+    oauth_callback_url: str = ""
+    github_url: str = "https://github.com"
+    """Another value: a GitHub Enterprise server."""
+    github_allowed_organizations: Words = ()
+
+    notebook_command: Command = ("jupyterhub-singleuser",)
+    notebook_args: Command = ()
+    notebook_dir: str = Field("/home/jovyan", pattern=r"^/")
+    """Where the user's volume is mounted: the whole home, so that whatever a user saves stays."""
+    default_url: str = "/lab"
+    mem_limit: Size = None
+    mem_guarantee: Size = None
+    cpu_limit: Cores = None
+    cpu_guarantee: Cores = None
+    volume_driver: str = "local"
+    volume_options: Pairs = {}
+    """Driver options as ``key=value;key=value``, for example an NFS export."""
+    notebook_constraints: Lines = ()
+    """Placement constraints as ``node.labels.x == y; node.role == worker``."""
+    start_timeout_s: int = Field(300, ge=10)
+    """Seconds a start may take: a first pull of a large image takes minutes."""
+    idle_timeout_s: int = Field(0, ge=0)
+    """Seconds without activity after which a server is stopped; 0: never."""
+
+    notebooks_subnet: str = "10.128.0.0/16"
+    """The engine's default of a /24 is full at about 100 notebooks."""
+    control_subnet: str = "10.129.0.0/24"
+    """A subnet of its own; by it the proxy knows on which address its API may listen."""
+
+    database_url: str = Field("sqlite:////srv/jupyterhub/jupyterhub.sqlite", pattern=r"^sqlite:///")
+    """SQLite, on a volume that pins the hub to its node."""
+    resync_interval_s: float = Field(30, gt=0)
+    """Seconds between full passes of the daemon, with jitter; events do the work in between."""
+    accounts_wait_s: int = Field(15, ge=0)
+    """Seconds a starting hub waits for its accounts before it starts without them."""
+    log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
+    log_format: LogFormat = LogFormat.text
+    engine_socket: str = Field("/var/run/docker.sock", pattern=r"^/")
+    """Path of the engine's socket on the nodes that run hub and daemon."""
+
+    @field_validator("notebooks_subnet", "control_subnet")
+    @classmethod
+    def _is_subnet(cls, value: str) -> str:
+        ipaddress.IPv4Network(value)
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        if ipaddress.IPv4Network(self.notebooks_subnet).overlaps(
+            ipaddress.IPv4Network(self.control_subnet)
+        ):
+            raise ValueError("NOTEBOOKS_SUBNET and CONTROL_SUBNET overlap")
+        if self.http_port == self.https_port:
+            raise ValueError("HTTP_PORT and HTTPS_PORT are the same")
+        if self.authenticator_type is AuthenticatorType.github:
+            missing = [
+                key
+                for key, value in (
+                    ("OAUTH_CLIENT_ID", self.oauth_client_id),
+                    ("OAUTH_CALLBACK_URL", self.oauth_callback_url),
+                )
+                if not value
+            ]
+            if missing:
+                raise ValueError(f"AUTHENTICATOR_TYPE=github needs {' and '.join(missing)}")
+            if not (
+                self.authenticator_allowed_users
+                or self.authenticator_admin_users
+                or self.github_allowed_organizations
+            ):
+                raise ValueError(
+                    "AUTHENTICATOR_TYPE=github would let nobody in: set AUTHENTICATOR_ALLOWED_USERS, "
+                    "AUTHENTICATOR_ADMIN_USERS or GITHUB_ALLOWED_ORGANIZATIONS"
+                )
+        return self
+
+    @property
+    def url(self) -> str:
+        """Where browsers find the hub."""
+        port = "" if self.https_port == 443 else f":{self.https_port}"
+        return f"https://{self.host}{port}"
+
+    @classmethod
+    def keys(cls) -> frozenset[str]:
+        """Return all keys as profiles spell them."""
+        return frozenset(name.upper() for name in cls.model_fields)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Settings:
+        """Read the keys that are present; whatever else is there is none of ours.
+
+        Raises pydantic's ValidationError.
+        """
+        present = {key.lower(): environ[key] for key in cls.keys() if key in environ}
+        return cls.model_validate(present)
+
+    def to_environ(self) -> dict[str, str]:
+        """Return what ``from_environ`` reads back as the same settings; defaults are left out."""
+        environ = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if value == type(self).model_fields[name].default:
+                continue
+            environ[name.upper()] = _spell(name, value)
+        return environ
+
+
+def _spell(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, dict):
+        return ";".join(f"{key}={val}" for key, val in value.items())
+    if isinstance(value, tuple):
+        if name in ("notebook_command", "notebook_args"):
+            return shlex.join(value)
+        return ("; " if name == "notebook_constraints" else ",").join(value)
+    return str(value)

@@ -1,0 +1,245 @@
+"""Profiles: ``env/default.env`` overlaid by ``env/NAME.env``, and the files in ``env/NAME/``.
+
+Reading one changes nothing. All faults are found in one go and reported together, each with its
+file and line; a fault never repeats the content of a secret file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from pydantic import ValidationError
+
+from jhswarmd import assets
+from jhswarmd.errors import UsageError
+from jhswarmd.settings import AuthenticatorType, Settings
+
+DEFAULT = "default"
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+_KEY = re.compile(r"^(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)$")
+_MENTIONED = re.compile(r"\b[A-Z][A-Z0-9_]{3,}\b")
+
+#: What may lie in ``env/NAME/``; each becomes the Swarm secret of the same kind.
+USER_LIST = "user_list.txt"
+SECRET_FILES = {
+    "users": USER_LIST,
+    "cookie_secret": "cookie_secret",
+    "proxy_auth_token": "proxy_auth_token",
+    "oauth_client_secret": "oauth_client_secret",
+    "tls_cert": "ssl/cert.pem",
+    "tls_key": "ssl/key.pem",
+}
+
+
+class ProfileError(UsageError):
+    """A profile has faults; ``faults`` are lines that each name file and line."""
+
+    def __init__(self, name: str, faults: list[str]) -> None:
+        super().__init__(
+            f"Profile '{name}' has {len(faults)} fault{'s' if len(faults) > 1 else ''}",
+            remedy="Mend them and run the command again; nothing was changed.",
+        )
+        self.faults = faults
+
+    def __str__(self) -> str:
+        return "\n".join([self.what + ":", *(f"  {fault}" for fault in self.faults)])
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A checked profile.
+
+    ``files`` maps a kind of secret (see ``SECRET_FILES``) to the content that the administrator
+    supplied; kinds without a file are absent.
+    """
+
+    name: str
+    settings: Settings
+    files: Mapping[str, bytes]
+
+    def __repr__(self) -> str:
+        """Leave the content of secrets out."""
+        return f"Profile({self.name!r}, files={sorted(self.files)})"
+
+
+@dataclass(frozen=True)
+class _Value:
+    text: str
+    where: str
+
+
+def selected_name(option: str | None, environ: Mapping[str, str]) -> str:
+    """Return the profile's name: ``--env``, else ``JHSWARMD_ENV``, else the older switch.
+
+    ``DOCKER_JUPYTERHUB_LOCAL_ENV=_local`` is how the older deployment selected ``local``.
+    """
+    if option:
+        return option
+    if environ.get("JHSWARMD_ENV"):
+        return environ["JHSWARMD_ENV"]
+    return environ.get("DOCKER_JUPYTERHUB_LOCAL_ENV", "").lstrip("_") or DEFAULT
+
+
+def profile_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder that holds the site's profiles.
+
+    ``JHSWARMD_ENV_DIR``, else ``env`` in the working directory, else the one we ship.
+    """
+    if environ.get("JHSWARMD_ENV_DIR"):
+        return Path(environ["JHSWARMD_ENV_DIR"])
+    here = Path("env")
+    return here if here.is_dir() else assets.ENV
+
+
+def load(name: str, folder: Path | None = None) -> Profile:
+    """Read and check the profile ``name``.
+
+    Raises ProfileError with all faults at once.
+    """
+    folder = folder or profile_dir()
+    if not _NAME.match(name):
+        raise ProfileError(name, [f"'{name}' is no name for a profile"])
+    faults: list[str] = []
+    values: dict[str, _Value] = {}
+    for path in _env_files(name, folder, faults):
+        values.update(_read_env_file(path, faults))
+    settings = _check_keys(values, faults)
+    files = _read_secret_files(folder / name, faults)
+    _check_files(name, folder, values, files, faults)
+    if faults or settings is None:
+        raise ProfileError(name, faults)
+    return Profile(name=name, settings=settings, files=files)
+
+
+def _env_files(name: str, folder: Path, faults: list[str]) -> list[Path]:
+    """Return the files to read, weakest first; what we ship fills in for what a site has not."""
+    paths = []
+    for stem in dict.fromkeys((DEFAULT, name)):
+        found = [path / f"{stem}.env" for path in (folder, assets.ENV)]
+        existing = [path for path in found if path.is_file()]
+        if existing:
+            paths.append(existing[0])
+        else:
+            faults.append(f"{found[0]}: there is no such file; copy env/local.env to begin with")
+    return paths
+
+
+def _read_env_file(path: Path, faults: list[str]) -> dict[str, _Value]:
+    values: dict[str, _Value] = {}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        faults.append(f"{path}: cannot be read: {exc}")
+        return values
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        match = _KEY.match(text)
+        if not match:
+            faults.append(f"{path}:{number}: not of the form KEY=value")
+            continue
+        key, value = match[1], match[2]
+        if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
+            value = value[1:-1]
+        if key not in Settings.keys():
+            faults.append(f"{path}:{number}: unknown key {key}{_did_you_mean(key)}")
+            continue
+        values[key] = _Value(value, f"{path}:{number}")
+    return values
+
+
+def _did_you_mean(key: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key.upper(), sorted(Settings.keys()), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _check_keys(values: Mapping[str, _Value], faults: list[str]) -> Settings | None:
+    try:
+        return Settings.from_environ({key: value.text for key, value in values.items()})
+    except ValidationError as exc:
+        for error in exc.errors(include_url=False, include_context=False):
+            message = error["msg"].removeprefix("Value error, ")
+            if error["loc"]:
+                key = str(error["loc"][0]).upper()
+            else:  # keys that do not fit together: the first one that the message names
+                named = [word for word in _MENTIONED.findall(message) if word in values]
+                key = named[0] if named else ""
+            where = values[key].where if key in values else "profile"
+            faults.append(f"{where}: {key + ': ' if error['loc'] else ''}{message}")
+        return None
+
+
+def _read_secret_files(folder: Path, faults: list[str]) -> dict[str, bytes]:
+    files = {}
+    for kind, name in SECRET_FILES.items():
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            content = path.read_bytes()
+        except OSError as exc:
+            faults.append(f"{path}: cannot be read: {exc.strerror}")
+            continue
+        if kind != "users":
+            if not content.strip():
+                faults.append(f"{path}: is empty; remove it and one is generated")
+                continue
+            if kind not in ("tls_cert", "tls_key"):
+                content = content.strip()
+        files[kind] = content
+    return files
+
+
+def _check_files(
+    name: str,
+    folder: Path,
+    values: Mapping[str, _Value],
+    files: Mapping[str, bytes],
+    faults: list[str],
+) -> None:
+    """Find files that are missing or do not fit, whether or not the keys are right."""
+    type_ = values.get("AUTHENTICATOR_TYPE", _Value("pam", f"{folder / name}.env"))
+    if type_.text == AuthenticatorType.github and "oauth_client_secret" not in files:
+        path = folder / name / SECRET_FILES["oauth_client_secret"]
+        faults.append(f"{type_.where}: AUTHENTICATOR_TYPE=github needs the file {path}")
+    if type_.text == AuthenticatorType.pam and "users" not in files and name != DEFAULT:
+        path = folder / name / USER_LIST
+        faults.append(f"{type_.where}: AUTHENTICATOR_TYPE=pam needs the file {path}")
+    for one, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
+        if one in files and other not in files:
+            path = folder / name / SECRET_FILES[other]
+            faults.append(f"{path}: is missing, but {SECRET_FILES[one]} is there")
+    if "cookie_secret" in files and not re.fullmatch(rb"[0-9a-fA-F]{64,}", files["cookie_secret"]):
+        path = folder / name / SECRET_FILES["cookie_secret"]
+        faults.append(f"{path}: must be at least 64 hexadecimal digits (openssl rand -hex 32)")
+    if "tls_cert" in files and "tls_key" in files:
+        _check_tls_pair(folder / name, files, faults)
+
+
+def _check_tls_pair(folder: Path, files: Mapping[str, bytes], faults: list[str]) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            certificate = x509.load_pem_x509_certificate(files["tls_cert"])
+    except ValueError:
+        faults.append(f"{folder / SECRET_FILES['tls_cert']}: is no certificate in PEM form")
+        return
+    try:
+        key = load_pem_private_key(files["tls_key"], password=None)
+    except (ValueError, TypeError):
+        faults.append(
+            f"{folder / SECRET_FILES['tls_key']}: is no key in PEM form without a passphrase"
+        )
+        return
+    if certificate.public_key() != key.public_key():
+        faults.append(f"{folder / SECRET_FILES['tls_key']}: does not belong to the certificate")

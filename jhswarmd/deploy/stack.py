@@ -1,0 +1,319 @@
+"""The stack: rendered from ``stack.yml``, deployed, waited for, taken down.
+
+Rendering is pure. What is deployed goes to ``docker stack deploy`` on its standard input, so
+that the command in the documentation and the one behind ``jhswarmd up`` are the same.
+"""
+
+from __future__ import annotations
+
+import socket
+import string
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import docker
+import yaml
+
+from jhswarmd import assets, labels
+from jhswarmd.deploy.progress import Progress, Step
+from jhswarmd.engine_errors import translated
+from jhswarmd.errors import EngineNotFound, JhswarmdError
+from jhswarmd.settings import AuthenticatorType, PublishMode, Settings
+
+ROLES = ("hub", "proxy", "jhswarmd")
+#: Seconds that a healthy deployment may take, a pull of the images on a slow link included.
+HEALTHY_WITHIN_S = 300.0
+#: Seconds in which notebooks are asked to save and end before the engine kills them, and more.
+GONE_WITHIN_S = 120.0
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Placeholders:
+    """What the rendered file refers to besides the profile's own keys."""
+
+    hub_image: str
+    proxy_image: str
+    single_user_image: str
+    publish_mode: PublishMode
+    #: Kind of secret to the name of its live generation.
+    secrets: Mapping[str, str]
+
+
+def render(settings: Settings, values: Placeholders, template: str | None = None) -> str:
+    """Return ``stack.yml`` fully resolved, as YAML. Pure.
+
+    Raises JhswarmdError when the template names something that nothing fills in.
+    """
+    text = template if template is not None else assets.STACK_FILE.read_text(encoding="utf-8")
+    ingress = values.publish_mode is PublishMode.ingress
+    known = {
+        "STACK_NAME": settings.stack_name,
+        "HUB_IMAGE": values.hub_image,
+        "PROXY_IMAGE": values.proxy_image,
+        "SINGLE_USER_IMAGE": values.single_user_image,
+        "ENGINE_SOCKET": settings.engine_socket,
+        "HUB_NODE_LABEL": labels.hub_node_label(settings.stack_name),
+        "HTTP_PORT": str(settings.http_port),
+        "HTTPS_PORT": str(settings.https_port),
+        "PUBLISH_MODE": values.publish_mode.value,
+        # A virtual address, which a restart does not change, needs IPVS as the mesh does.
+        "ENDPOINT_MODE": "vip" if ingress else "dnsrr",
+        "CONTROL_SUBNET": settings.control_subnet,
+        "NOTEBOOKS_SUBNET": settings.notebooks_subnet,
+    }
+    known.update({f"SECRET_{kind.upper()}": name for kind, name in values.secrets.items()})
+    try:
+        document = yaml.safe_load(string.Template(text).substitute(known))
+    except KeyError as exc:
+        raise JhswarmdError(
+            f"stack.yml cannot be resolved: nothing fills in {exc.args[0]}",
+            remedy="Run 'jhswarmd up' for this profile: it makes the images and secrets that are "
+            "missing.",
+        ) from exc
+    _add_settings(document, settings)
+    if settings.authenticator_type is AuthenticatorType.github:
+        _add_oauth_secret(document, settings, values.secrets)
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+def _add_settings(document: dict[str, Any], settings: Settings) -> None:
+    # '$' would be read as a variable by 'docker stack deploy'.
+    environment = {key: value.replace("$", "$$") for key, value in settings.to_environ().items()}
+    # The image of the notebooks is resolved already.
+    environment.pop("SINGLE_USER_IMAGE", None)
+    # Inside a container the socket is always at the standard path.
+    environment.pop("ENGINE_SOCKET", None)
+    for role in ("hub", "jhswarmd"):
+        service = document["services"][role]
+        service["environment"] = {**(service.get("environment") or {}), **environment}
+
+
+def _add_oauth_secret(
+    document: dict[str, Any], settings: Settings, secrets: Mapping[str, str]
+) -> None:
+    kind = "oauth_client_secret"
+    document["secrets"][kind] = {"external": True, "name": secrets[kind]}
+    document["services"]["hub"]["secrets"].append(
+        {
+            "source": kind,
+            "target": settings.oauth_client_secret_file_path,
+            "uid": "0",
+            "gid": "0",
+            "mode": 0o400,
+        }
+    )
+
+
+def check_ports(client: docker.DockerClient, settings: Settings) -> None:
+    """Raise JhswarmdError when a port that the proxy needs is taken, unless by our own proxy."""
+    name = labels.service_name(settings.stack_name, "proxy")
+    ours: set[int] = set()
+    try:
+        with translated(f"look at the service {name}"):
+            spec = client.api.inspect_service(name)["Spec"]
+        ours = {port["PublishedPort"] for port in spec["EndpointSpec"].get("Ports", [])}
+    except EngineNotFound:
+        pass
+    for key, port in (("HTTPS_PORT", settings.https_port), ("HTTP_PORT", settings.http_port)):
+        if port in ours:
+            continue
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            # As servers do: a connection that lingers is no listener.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", port))
+            except OSError as exc:
+                raise JhswarmdError(
+                    f"Port {port} is in use",
+                    why=exc.strerror or str(exc),
+                    remedy=f"See who listens ('ss -ltnp sport = :{port}') and stop it, or set "
+                    f"{key} in the profile to a free port. Nothing was deployed.",
+                ) from exc
+
+
+def label_hub_node(client: docker.DockerClient, stack: str) -> bool:
+    """Mark this node as the one that holds the hub's volume, unless some node is marked.
+
+    Returns whether the mark was set now.
+    """
+    label = labels.hub_node_label(stack)
+    with translated("look at the nodes"):
+        nodes = client.api.nodes()
+        if any((node["Spec"].get("Labels") or {}).get(label) == "true" for node in nodes):
+            return False
+        here = client.api.info()["Swarm"]["NodeID"]
+        spec = next(node for node in nodes if node["ID"] == here)
+        wanted = dict(spec["Spec"])
+        wanted["Labels"] = {**(wanted.get("Labels") or {}), label: "true"}
+        client.api.update_node(here, spec["Version"]["Index"], wanted)
+    return True
+
+
+def deploy(stack: str, rendered: str) -> None:
+    """Hand the rendered file to ``docker stack deploy``.
+
+    Images are tagged by their content, so resolving tags to digests would only cost time.
+    """
+    result = subprocess.run(
+        ["docker", "stack", "deploy", "--resolve-image", "never", "-c", "-", stack],
+        input=rendered,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise JhswarmdError(
+            f"'docker stack deploy' failed for the stack {stack}",
+            why=result.stderr.strip()[-300:],
+            remedy="Mend what it names and run the command again; it goes on where it stopped.",
+        )
+
+
+def wait_healthy(
+    client: docker.DockerClient,
+    stack: str,
+    step: Step,
+    within_s: float = HEALTHY_WITHIN_S,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Return once hub, proxy and daemon run what was deployed, each with its health check passed.
+
+    Swarm has no event for tasks, so they are polled, but only here, while something is pending.
+    Raises JhswarmdError with the engine's reason and the last lines of the log.
+    """
+    deadline = clock() + within_s
+    while True:
+        waiting = {role: _not_ready(client, stack, role) for role in ROLES}
+        waiting = {role: reason for role, reason in waiting.items() if reason}
+        if not waiting:
+            return
+        step.update(", ".join(f"{role}: {reason}" for role, reason in waiting.items()))
+        if clock() > deadline:
+            role, reason = next(iter(waiting.items()))
+            name = labels.service_name(stack, role)
+            raise JhswarmdError(
+                f"The service {name} is not healthy after {within_s:.0f} s",
+                why=f"{reason}\n{_last_lines(client, name)}",
+                remedy=f"See 'docker service ps --no-trunc {name}' and 'docker service logs "
+                f"{name}'; run the command again when it is mended.",
+            )
+        time.sleep(_POLL_S)
+
+
+def _not_ready(client: docker.DockerClient, stack: str, role: str) -> str:
+    """Return why a service does not yet run what its newest spec says, or an empty string."""
+    name = labels.service_name(stack, role)
+    try:
+        with translated(f"look at the service {name}"):
+            service = client.api.inspect_service(name)
+    except EngineNotFound:
+        return "not created yet"
+    update = (service.get("UpdateStatus") or {}).get("State", "")
+    if update in ("updating", "paused", "rollback_started"):
+        return f"update {update}"
+    with translated(f"list the tasks of {name}"):
+        tasks = client.api.tasks(filters={"service": service["ID"]})
+    wanted = [task for task in tasks if task["DesiredState"] == "running"]
+    image = service["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"]
+    current = [task for task in wanted if task["Spec"]["ContainerSpec"]["Image"] == image]
+    if any(task["Status"]["State"] == "running" for task in current):
+        return ""
+    failed = sorted(
+        (task for task in tasks if task["Status"].get("Err")), key=lambda task: task["UpdatedAt"]
+    )
+    state = current[0]["Status"]["State"] if current else "waiting for a task"
+    return f"{state} ({failed[-1]['Status']['Err']})" if failed else state
+
+
+def _last_lines(client: docker.DockerClient, name: str, lines: int = 10) -> str:
+    try:
+        with translated(f"read the log of {name}"):
+            log = client.api.service_logs(name, stdout=True, stderr=True, tail=lines)
+            return b"".join(log).decode(errors="replace")
+    except JhswarmdError:
+        return ""
+
+
+def take_down(client: docker.DockerClient, stack: str, progress: Progress) -> None:
+    """Stop the notebooks in order, then remove the stack; volumes and secrets stay.
+
+    Hub and daemon go first, so that nothing starts anew and nobody is told that notebooks
+    vanished; then the notebooks, whose servers get the engine's stop signal and time to save.
+    """
+    services = _list_services(client, stack)
+    control = [each for each in services if _role(each) in ("hub", "jhswarmd")]
+    notebooks = [each for each in services if _role(each) == labels.ROLE_NOTEBOOK]
+    with progress.step("Stopping hub and daemon") as step:
+        _remove_and_wait(client, control, step)
+    with progress.step("Stopping notebooks") as step:
+        _remove_and_wait(client, notebooks, step)
+        step.done(f"{len(notebooks)} stopped; their volumes stay")
+    with progress.step(f"Removing the stack {stack}") as step:
+        result = subprocess.run(
+            ["docker", "stack", "rm", stack], capture_output=True, text=True, check=False
+        )
+        if result.returncode != 0:
+            raise JhswarmdError(
+                f"'docker stack rm {stack}' failed",
+                why=result.stderr.strip()[-300:],
+                remedy="Run 'jhswarmd down' again.",
+            )
+        _wait_networks_gone(client, stack, step)
+
+
+def _list_services(client: docker.DockerClient, stack: str) -> list[dict[str, Any]]:
+    with translated("list the services"):
+        found: list[dict[str, Any]] = client.api.services(
+            filters={"label": f"{labels.STACK_NAMESPACE}={stack}"}
+        )
+    return found
+
+
+def _role(service: Mapping[str, Any]) -> str:
+    role: str = (service["Spec"].get("Labels") or {}).get(labels.ROLE, "")
+    return role
+
+
+def _remove_and_wait(
+    client: docker.DockerClient, services: list[dict[str, Any]], step: Step
+) -> None:
+    """Remove services by id, and return when their tasks have ended."""
+    for service in services:
+        try:
+            with translated(f"remove the service {service['Spec']['Name']}"):
+                client.api.remove_service(service["ID"])
+        except EngineNotFound:
+            continue
+    ids = {service["ID"] for service in services}
+    for left in _poll(GONE_WITHIN_S, "The tasks of removed services do not end"):
+        with translated("list the tasks"):
+            tasks = client.api.tasks() if ids else []
+        alive = [task for task in tasks if task["ServiceID"] in ids]
+        if not alive:
+            return
+        step.update(f"{len(alive)} still stopping, {left:.0f} s left")
+
+
+def _wait_networks_gone(client: docker.DockerClient, stack: str, step: Step) -> None:
+    for _ in _poll(GONE_WITHIN_S, f"The networks of {stack} do not go away"):
+        with translated("list the networks"):
+            left = client.api.networks(filters={"label": f"{labels.STACK_NAMESPACE}={stack}"})
+        if not left:
+            return
+        step.update(f"{len(left)} networks left")
+
+
+def _poll(within_s: float, failure: str) -> Iterator[float]:
+    """Yield the seconds that are left until they are over, then raise JhswarmdError."""
+    deadline = time.monotonic() + within_s
+    while (left := deadline - time.monotonic()) > 0:
+        yield left
+        time.sleep(_POLL_S)
+    raise JhswarmdError(
+        f"{failure} within {within_s:.0f} s",
+        remedy="See 'docker node ls' and 'docker service ls'; run the command again.",
+    )

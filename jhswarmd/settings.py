@@ -210,8 +210,9 @@ class Settings(BaseModel):
                 or self.github_allowed_organizations
             ):
                 raise ValueError(
-                    "AUTHENTICATOR_TYPE=github would let nobody in: set AUTHENTICATOR_ALLOWED_USERS, "
-                    "AUTHENTICATOR_ADMIN_USERS or GITHUB_ALLOWED_ORGANIZATIONS"
+                    "AUTHENTICATOR_TYPE=github would let nobody in: set "
+                    "AUTHENTICATOR_ALLOWED_USERS, AUTHENTICATOR_ADMIN_USERS or "
+                    "GITHUB_ALLOWED_ORGANIZATIONS"
                 )
         return self
 
@@ -222,7 +223,7 @@ class Settings(BaseModel):
         return f"https://{self.host}{port}"
 
     @classmethod
-    def keys(cls) -> frozenset[str]:
+    def all_keys(cls) -> frozenset[str]:
         """Return all keys as profiles spell them."""
         return frozenset(name.upper() for name in cls.model_fields)
 
@@ -232,7 +233,7 @@ class Settings(BaseModel):
 
         Raises pydantic's ValidationError.
         """
-        present = {key.lower(): environ[key] for key in cls.keys() if key in environ}
+        present = {key.lower(): environ[key] for key in cls.all_keys() & environ.keys()}
         return cls.model_validate(present)
 
     def to_environ(self) -> dict[str, str]:

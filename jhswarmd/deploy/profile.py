@@ -149,7 +149,7 @@ def _read_env_file(path: Path, faults: list[str]) -> dict[str, _Value]:
         key, value = match[1], match[2]
         if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
             value = value[1:-1]
-        if key not in Settings.keys():
+        if key not in Settings.all_keys():
             faults.append(f"{path}:{number}: unknown key {key}{_did_you_mean(key)}")
             continue
         values[key] = _Value(value, f"{path}:{number}")
@@ -159,7 +159,7 @@ def _read_env_file(path: Path, faults: list[str]) -> dict[str, _Value]:
 def _did_you_mean(key: str) -> str:
     import difflib
 
-    close = difflib.get_close_matches(key.upper(), sorted(Settings.keys()), n=1)
+    close = difflib.get_close_matches(key.upper(), sorted(Settings.all_keys()), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 

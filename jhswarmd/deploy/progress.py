@@ -40,7 +40,9 @@ class Step:
             self._live.update(f"{escape(self._title)} [dim]{self.elapsed_s:.0f} s  {escape(line)}")
         elif time.monotonic() - self._said >= HEARTBEAT_S:
             self._said = time.monotonic()
-            self._console.print(f"  ... {self._title}: {self.elapsed_s:.0f} s  {line}", markup=False)
+            self._console.print(
+                f"  ... {self._title}: {self.elapsed_s:.0f} s  {line}", markup=False
+            )
 
     def done(self, result: str) -> None:
         """Set what the finished line says, for example ``already there``."""

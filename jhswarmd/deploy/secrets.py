@@ -15,6 +15,7 @@ import os
 import secrets as random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import docker
 
@@ -109,8 +110,7 @@ def newest(existing: Iterable[Existing], kind: Kind) -> tuple[int, str] | None:
     complete = [
         (each.generation, each.source)
         for each in held
-        if {other.kind for other in held if other.generation == each.generation}
-        == set(kind.names)
+        if {other.kind for other in held if other.generation == each.generation} == set(kind.names)
     ]
     return max(complete, default=None)
 
@@ -172,7 +172,11 @@ def _b64(raw: bytes) -> str:
 def list_existing(client: docker.DockerClient, stack: str) -> list[Existing]:
     """Return every generation of every secret of ``stack``."""
     with translated("list the secrets"):
-        found = client.api.secrets(filters={"label": [f"{labels.STACK}={stack}"]})
+        return existing_from(client.api.secrets(filters={"label": [f"{labels.STACK}={stack}"]}))
+
+
+def existing_from(found: Iterable[Mapping[str, Any]]) -> list[Existing]:
+    """Return what a listing of the engine says; secrets that are not generations are left out."""
     existing = []
     for each in found:
         marks = each["Spec"].get("Labels") or {}

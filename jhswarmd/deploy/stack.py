@@ -135,22 +135,34 @@ def check_ports(client: docker.DockerClient, settings: Settings) -> None:
                 ) from exc
 
 
-def label_hub_node(client: docker.DockerClient, stack: str) -> bool:
+def hub_nodes(client: docker.DockerClient, stack: str) -> list[dict[str, Any]]:
+    """Return the nodes that are marked as holding the hub's volume."""
+    label = labels.hub_node_label(stack)
+    with translated("look at the nodes"):
+        nodes = client.api.nodes()
+    return [node for node in nodes if (node["Spec"].get("Labels") or {}).get(label) == "true"]
+
+
+def mark_hub_node(client: docker.DockerClient, stack: str) -> bool:
     """Mark this node as the one that holds the hub's volume, unless some node is marked.
 
     Returns whether the mark was set now.
     """
-    label = labels.hub_node_label(stack)
-    with translated("look at the nodes"):
-        nodes = client.api.nodes()
-        if any((node["Spec"].get("Labels") or {}).get(label) == "true" for node in nodes):
-            return False
-        here = client.api.info()["Swarm"]["NodeID"]
-        spec = next(node for node in nodes if node["ID"] == here)
-        wanted = dict(spec["Spec"])
-        wanted["Labels"] = {**(wanted.get("Labels") or {}), label: "true"}
-        client.api.update_node(here, spec["Version"]["Index"], wanted)
+    if hub_nodes(client, stack):
+        return False
+    with translated("mark the hub's node"):
+        node = client.api.inspect_node(client.api.info()["Swarm"]["NodeID"])
+        _update_node_labels(client, node, {labels.hub_node_label(stack): "true"})
     return True
+
+
+def _update_node_labels(
+    client: docker.DockerClient, node: Mapping[str, Any], changes: Mapping[str, str | None]
+) -> None:
+    """Set labels of a node; a value of None takes the label away."""
+    merged = {**(node["Spec"].get("Labels") or {}), **changes}
+    spec = {**node["Spec"], "Labels": {k: v for k, v in merged.items() if v is not None}}
+    client.api.update_node(node["ID"], node["Version"]["Index"], spec)
 
 
 def deploy(stack: str, rendered: str) -> None:
@@ -263,6 +275,19 @@ def take_down(client: docker.DockerClient, stack: str, progress: Progress) -> No
                 remedy="Run 'jhswarmd down' again.",
             )
         _wait_networks_gone(client, stack, step)
+
+
+def purge(client: docker.DockerClient, stack: str, progress: Progress) -> None:
+    """Remove the secrets and the node's mark of a stack that is down. Never a volume."""
+    with progress.step("Removing secrets and the node's label") as step:
+        with translated("remove the secrets"):
+            held = client.api.secrets(filters={"label": [f"{labels.STACK}={stack}"]})
+            for each in held:
+                client.api.remove_secret(each["ID"])
+        for node in hub_nodes(client, stack):
+            with translated("take the node's label away"):
+                _update_node_labels(client, node, {labels.hub_node_label(stack): None})
+        step.done(f"{len(held)} secrets")
 
 
 def _list_services(client: docker.DockerClient, stack: str) -> list[dict[str, Any]]:

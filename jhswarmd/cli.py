@@ -1,0 +1,197 @@
+"""The command line: parse, call, print. The only place where errors become exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Annotated, Optional
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from jhswarmd import __version__, log
+from jhswarmd.errors import JhswarmdError, UsageError
+from jhswarmd.settings import Settings
+
+app = typer.Typer(
+    help="JupyterHub on Docker Swarm that runs itself.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,  # locals may hold secrets
+)
+orphans_app = typer.Typer(help="Notebook services that the hub does not have.")
+app.add_typer(orphans_app, name="orphans", no_args_is_help=True)
+
+EnvOption = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads annotations at run time, on Python 3.10 too
+    typer.Option("--env", metavar="NAME", help="Profile; default: JHSWARMD_ENV, else 'default'."),
+]
+StackOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--stack", metavar="NAME", help="Stack, where the swarm has several."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """Run the command line and turn errors into messages and exit codes."""
+    try:
+        app(standalone_mode=True)
+    except JhswarmdError as exc:
+        _show_error(exc)
+        sys.exit(exc.exit_code)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Interrupted. Run the command again: it goes on from here.")
+        sys.exit(130)
+
+
+def _show_error(exc: JhswarmdError) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print("[red]error[/] ", end="")
+    console.print(str(exc), markup=False)
+    if exc.remedy:
+        console.print(f"What to do: {exc.remedy}", markup=False)
+
+
+@app.command()
+def up(env: EnvOption = None) -> None:
+    """Bring a deployment up, or make it what its profile says."""
+    from jhswarmd.deploy import profile, up
+    from jhswarmd.deploy.progress import Progress
+
+    name = profile.selected_name(env, os.environ)
+    up.up(profile.load(name), Progress())
+
+
+@app.command()
+def build(env: EnvOption = None) -> None:
+    """Build and push the images alone, and list what the registry then holds."""
+    from jhswarmd.deploy import profile, up
+    from jhswarmd.deploy.progress import Progress
+
+    name = profile.selected_name(env, os.environ)
+    for line in up.build(profile.load(name), Progress()):
+        typer.echo(line)
+
+
+@app.command()
+def render(env: EnvOption = None) -> None:
+    """Print stack.yml fully resolved, for 'docker stack deploy -c - NAME'."""
+    from jhswarmd.deploy import profile, up
+
+    name = profile.selected_name(env, os.environ)
+    typer.echo(up.render(profile.load(name)), nl=False)
+
+
+@app.command()
+def down(
+    env: EnvOption = None,
+    stack: StackOption = None,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Also remove secrets and node label, after asking.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Stop the notebooks in order and remove the stack. Volumes stay, always."""
+    from jhswarmd.deploy import local_engine, profile, status
+    from jhswarmd.deploy import stack as stacks
+    from jhswarmd.deploy.progress import Progress
+
+    client = local_engine.connect()
+    if env and not stack:
+        stack = profile.load(env).settings.stack_name
+    name = stack if stack else status.find_stack(client, None)
+    stacks.take_down(client, name, Progress())
+    if purge and (
+        yes
+        or typer.confirm(
+            f"Remove the secrets of {name}? Everybody will have to log in again, and what the "
+            "hub has encrypted cannot be read any more. Volumes stay."
+        )
+    ):
+        stacks.purge(client, name, Progress())
+
+
+@app.command()
+def status(stack: StackOption = None, as_json: JsonOption = False) -> None:
+    """Show how a deployment is. Exit code: 0 healthy, 1 degraded, 2 down."""
+    from jhswarmd.deploy import local_engine, status
+
+    try:
+        client = local_engine.connect()
+        report = status.gather(client, status.find_stack(client, stack))
+    except JhswarmdError as exc:
+        exc.exit_code = status.Health.down.value
+        raise
+    if as_json:
+        typer.echo(report.model_dump_json(indent=2))
+    else:
+        status.show(report, Console(highlight=False, soft_wrap=True))
+    raise typer.Exit(status.Health[report.health].value)
+
+
+@app.command()
+def run() -> None:
+    """Run the daemon (in its container; the stack does it)."""
+    from jhswarmd.daemon import run
+
+    try:
+        settings = Settings.from_environ(os.environ)
+    except ValidationError as exc:
+        keys = ", ".join(str(error["loc"][0]).upper() for error in exc.errors() if error["loc"])
+        raise UsageError("The environment has bad keys", why=keys) from None
+    log.configure(settings.log_level, settings.log_format.value)
+    run.run(settings)
+
+
+@orphans_app.command("list")
+def orphans_list(stack: StackOption = None, as_json: JsonOption = False) -> None:
+    """List what is held, and what was removed and why."""
+    from jhswarmd.deploy import local_engine, status
+
+    client = local_engine.connect()
+    servers = status.ask_daemon(client, status.find_stack(client, stack), "status")["servers"]
+    if as_json:
+        typer.echo(json.dumps({key: servers[key] for key in ("held", "removals")}, indent=2))
+        return
+    for name in servers["held"]:
+        typer.echo(f"held     {name}")
+    for removal in servers["removals"]:
+        typer.echo(f"removed  {removal['service']}: {removal['reason']}")
+
+
+@orphans_app.command("approve")
+def orphans_approve(stack: StackOption = None) -> None:
+    """Allow the removal of everything that is held now."""
+    from jhswarmd.deploy import local_engine, status
+
+    client = local_engine.connect()
+    answer = status.ask_daemon(client, status.find_stack(client, stack), "approve")
+    for name in answer["approved"]:
+        typer.echo(f"approved {name}")
+    typer.echo(f"{len(answer['approved'])} approved")
+
+
+@app.command("engine-stop")
+def engine_stop() -> None:
+    """Stop the engine, if 'jhswarmd up' started it."""
+    from jhswarmd.deploy import local_engine
+    from jhswarmd.deploy.progress import Progress
+
+    local_engine.stop_engine(Progress())
+
+
+@app.command(hidden=True)
+def ctl(command: str) -> None:
+    """Ask the daemon of this container; 'status' and 'orphans' run it from the host."""
+    from jhswarmd.daemon import control
+
+    typer.echo(json.dumps(control.ask(command)))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)

@@ -1,0 +1,1 @@
+"""``jhswarmd run``: events and timers wake keys, workers reconcile them."""

@@ -1,0 +1,26 @@
+"""Which instance of the daemon acts: the one on the node of the hub's newest task.
+
+No election: Swarm's placement of the hub decides, also while that task restarts.
+"""
+
+from __future__ import annotations
+
+from jhswarmd import labels
+from jhswarmd.engine import Engine
+
+
+class Duty:
+    """Knows whether this instance is the active one."""
+
+    def __init__(self, engine: Engine, stack: str) -> None:
+        self._engine = engine
+        self._hub_service = labels.service_name(stack, "hub")
+        self._node_id = ""
+        self.is_active = False
+
+    def take(self) -> bool:
+        """Look where the hub is, and return whether this instance is to act now."""
+        # A node that leaves and joins again gets a new id, and its daemon a new start.
+        self._node_id = self._node_id or self._engine.read_node_id()
+        self.is_active = self._engine.read_newest_task_node(self._hub_service) == self._node_id
+        return self.is_active

@@ -1,0 +1,116 @@
+"""Turns the engine's events into keys to look at.
+
+It subscribes first and asks for full passes then, so that nothing is missed in between; each
+subscription is short (``SESSION_S``) and begins where the one before ended, and a lost one is taken up again with a jittered
+backoff. What an event says is never acted upon: it only wakes a key.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jhswarmd import labels
+from jhswarmd.engine import Engine, Event
+from jhswarmd.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+#: Seconds that one subscription lasts. Service events are known to stop with the stream open
+#: (moby#36834), so none is trusted for longer.
+SESSION_S = 60.0
+RECONNECT_FIRST_S = 0.2
+RECONNECT_MOST_S = 10.0
+
+
+class Key(NamedTuple):
+    """What to look at: a kind, and the id of one thing of it; an empty id means all."""
+
+    kind: str
+    id: str = ""
+
+
+ACCOUNTS = Key("accounts")
+ROUTES = Key("routes")
+ALL_SERVERS = Key("servers")
+
+
+def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
+    """Return what an event gives reason to look at. Pure.
+
+    Service events carry no labels (facts), so every service that comes or changes is a key; the
+    pass finds out whether it is ours.
+    """
+    if event.type == "service":
+        return () if event.action == "remove" else (Key("server", event.id),)
+    if event.type == "container":
+        service = event.attributes.get(labels.SERVICE_NAME, "")
+        if service == labels.service_name(stack, "hub"):
+            if event.action in ("create", "start"):
+                return (ACCOUNTS,)
+            if event.action == "health_status: healthy":
+                return (ALL_SERVERS,)
+        if (
+            service == labels.service_name(stack, "proxy")
+            and event.action == "health_status: healthy"
+        ):
+            return (ROUTES,)
+    return ()
+
+
+class Reflector:
+    """Reads events in a thread of its own, and wakes keys."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        stack: str,
+        wake: Callable[[Key], None],
+        stop: threading.Event,
+    ) -> None:
+        self._engine = engine
+        self._stack = stack
+        self._wake = wake
+        self._stop = stop
+        self.reconnects = 0
+        self.is_connected = False
+        self._thread = threading.Thread(target=self._run, name="reflector", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        wait_s = RECONNECT_FIRST_S
+        lost = True  # at first nothing is known
+        since_s = time.time()
+        while not self._stop.is_set():
+            until_s = time.time() + SESSION_S
+            try:
+                for event in self._engine.events(since_s, until_s):
+                    if event.type == "subscribed":
+                        self.is_connected = True
+                        wait_s = RECONNECT_FIRST_S
+                        if lost:
+                            self._look_at_everything()
+                            lost = False
+                    for key in keys_for(event, self._stack):
+                        self._wake(key)
+                since_s = until_s
+            except EngineError as exc:
+                self.is_connected = False
+                lost = True
+                since_s = time.time()
+                self.reconnects += 1
+                log.warning("Lost the engine's events: %s", exc)
+                self._stop.wait(random.uniform(wait_s / 2, wait_s))  # noqa: S311 - jitter
+                wait_s = min(RECONNECT_MOST_S, wait_s * 2)
+
+    def _look_at_everything(self) -> None:
+        """Look at what may have changed while nobody listened."""
+        for key in (ACCOUNTS, ROUTES, ALL_SERVERS):
+            self._wake(key)

@@ -1,0 +1,168 @@
+"""The daemon: wiring, signals, start and stop in mirrored order."""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from jhswarmd import __version__, retry
+from jhswarmd.daemon import control
+from jhswarmd.daemon.culler import Culler
+from jhswarmd.daemon.duty import Duty
+from jhswarmd.daemon.reflector import ALL_SERVERS, Key, Reflector
+from jhswarmd.daemon.worker import Worker
+from jhswarmd.daemon.workqueue import WorkQueue
+from jhswarmd.engine import Engine
+from jhswarmd.hub import Hub
+from jhswarmd.log import event
+from jhswarmd.reconcile.accounts import Accounts
+from jhswarmd.reconcile.routes import Routes
+from jhswarmd.reconcile.servers import Servers
+from jhswarmd.settings import SECRETS_DIR, Settings
+
+log = logging.getLogger(__name__)
+
+#: The hub's alias on the control network.
+HUB_URL = "http://hub:8081/hub/api"
+TOKEN = Path(SECRETS_DIR) / "daemon_token"
+#: Seconds in which a pass in hand may end after a stop was asked for; Swarm kills after 10.
+STOP_WITHIN_S = 5.0
+#: Seconds for which a starting daemon tries to reach the engine before Swarm restarts it.
+ENGINE_WITHIN_S = 60.0
+
+
+class Daemon:
+    """One instance of jhswarmd. ``start`` begins, ``stop`` ends in reverse order."""
+
+    def __init__(self, settings: Settings, engine: Engine, hub: Hub) -> None:
+        stack = settings.stack_name
+        self._settings = settings
+        self._stop = threading.Event()
+        self._started_s = time.time()
+        self.duty = Duty(engine, stack)
+        self.servers = Servers(engine, hub, stack)
+        self.accounts = Accounts(engine, stack)
+        self.routes = Routes(hub)
+        # One worker for each kind: a slow hash delays no orphan.
+        self._workers = {
+            kind: Worker(kind, WorkQueue[Key](), reconcile)
+            for kind, reconcile in (
+                ("accounts", self._reconcile_accounts),
+                ("routes", self._reconcile_routes),
+                ("servers", self._reconcile_servers),
+            )
+        }
+        self._reflector = Reflector(engine, stack, self.wake, self._stop)
+        self._culler = Culler(HUB_URL, settings.idle_timeout_s, self.duty, self._stop)
+
+    def wake(self, key: Key) -> None:
+        """Make the worker of this kind look at ``key``."""
+        kind = "servers" if key.kind == "server" else key.kind
+        self._workers[kind].queue.put(key)
+
+    def start(self) -> None:
+        """Begin to work."""
+        for worker in self._workers.values():
+            worker.start()
+        self._reflector.start()
+        self._culler.start()
+
+    def stop(self) -> None:
+        """End after the passes in hand, or after ``STOP_WITHIN_S`` seconds."""
+        self._stop.set()
+        for worker in self._workers.values():
+            worker.queue.close()
+        for name, worker in self._workers.items():
+            if not worker.join(STOP_WITHIN_S):
+                log.warning("A pass did not end in time: %s", name)
+
+    def _reconcile_accounts(self, key: Key) -> float | None:
+        # Not a matter of duty: only the local engine can upload to the local container.
+        self.accounts.reconcile()
+        return None
+
+    def _reconcile_routes(self, key: Key) -> float | None:
+        # Nor is this: only the proxy's own node hears that it started.
+        self.routes.reconcile()
+        return None
+
+    def _reconcile_servers(self, key: Key) -> float | None:
+        if not self.duty.take():
+            return self._resync_s() if key == ALL_SERVERS else None
+        if key == ALL_SERVERS:
+            self.servers.reconcile_all()
+            return self._resync_s()
+        return self.servers.reconcile_one(key.id)
+
+    def _resync_s(self) -> float:
+        # Jitter: several daemons must not list in step.
+        return self._settings.resync_interval_s * random.uniform(0.8, 1.2)  # noqa: S311
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what ``jhswarmd status`` shows of this daemon, as JSON data."""
+        servers, accounts = self.servers.view, self.accounts.view
+        return {
+            "version": __version__,
+            "up_s": round(time.time() - self._started_s, 1),
+            "is_active": self.duty.is_active,
+            "is_connected": self._reflector.is_connected,
+            "reconnects": self._reflector.reconnects,
+            "unknown": {
+                name: worker.last_error
+                for name, worker in self._workers.items()
+                if worker.last_error
+            },
+            "servers": {
+                "tracked": servers.tracked,
+                "by_verdict": servers.by_verdict,
+                "held": sorted(service.name for service in list(servers.held.values())),
+                "removals": [vars(removal) for removal in list(servers.removals)],
+                "last_pass_at_s": servers.last_pass_s,
+            },
+            "accounts": {
+                "names": len(accounts.names),
+                "refused": accounts.refused,
+                "plain": accounts.plain,
+                "delivered_to": accounts.delivered_to,
+            },
+            "routes": {"restored_at_s": self.routes.restored_at_s},
+        }
+
+    def approve(self) -> Mapping[str, Any]:
+        """Allow the removal of what is held, and look again at once."""
+        approved = self.servers.approve()
+        log.warning(event("Removal approved", services=", ".join(approved) or "none"))
+        self.wake(ALL_SERVERS)
+        return {"approved": approved}
+
+
+def run(settings: Settings) -> None:
+    """Run the daemon until SIGTERM or SIGINT."""
+    asked_to_stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        asked_to_stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    engine = retry.blocking(ENGINE_WITHIN_S, asked_to_stop)(Engine.connect)
+    daemon = Daemon(settings, engine, Hub(HUB_URL, TOKEN.read_text().strip()))
+    handlers: dict[str, Callable[[], Mapping[str, Any]]] = {
+        "status": daemon.snapshot,
+        "approve": daemon.approve,
+    }
+    server = control.Control(handlers)
+    daemon.start()
+    server.start()
+    log.info(event("jhswarmd runs", version=__version__, stack=settings.stack_name))
+    asked_to_stop.wait()
+    log.info("Stopping")
+    server.close()
+    daemon.stop()

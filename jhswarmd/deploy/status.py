@@ -1,0 +1,363 @@
+"""``jhswarmd status``: what engine and daemon say, and what to make of it.
+
+``gather`` asks, ``judge`` is pure, ``show`` prints. Without a daemon the engine alone is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from enum import IntEnum
+from ipaddress import ip_network
+from typing import Any
+
+import docker
+from pydantic import BaseModel
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from jhswarmd import labels
+from jhswarmd.daemon import control
+from jhswarmd.deploy import secrets
+from jhswarmd.engine_errors import translated
+from jhswarmd.errors import JhswarmdError, UsageError
+
+ROLES = ("hub", "proxy", "jhswarmd")
+#: A full pass that is older than this many seconds is a worry.
+PASS_OLD_S = 300.0
+#: A share of the notebooks' addresses above which somebody should look.
+ADDRESSES_FULL = 0.8
+
+
+class Health(IntEnum):
+    """How the deployment is; the value is the exit code."""
+
+    healthy = 0
+    degraded = 1
+    down = 2
+
+
+class ServiceState(BaseModel):
+    """One of the stack's own services."""
+
+    role: str
+    running: int
+    desired: int
+    image: str
+    error: str = ""
+
+
+class NodeState(BaseModel):
+    """One node of the swarm."""
+
+    name: str
+    role: str
+    state: str
+    availability: str
+
+
+class SecretState(BaseModel):
+    """The live generation of one kind of secret."""
+
+    kind: str
+    generation: int
+    age_s: float
+
+
+class Report(BaseModel):
+    """Everything that ``status`` shows. ``daemon`` is None when none answers."""
+
+    stack: str
+    services: list[ServiceState]
+    nodes: list[NodeState]
+    notebooks: dict[str, int]
+    secrets: list[SecretState]
+    addresses_used: int
+    addresses: int
+    daemon: dict[str, Any] | None
+    daemon_error: str = ""
+    health: str = ""
+    problems: list[str] = []
+
+
+def find_stack(client: docker.DockerClient, wanted: str | None) -> str:
+    """Return the name of the one stack of ours on this swarm, or ``wanted``.
+
+    Raises UsageError when there is none, or more than one.
+    """
+    with translated("list the services"):
+        found = client.api.services(filters={"label": f"{labels.ROLE}=hub"})
+    names = sorted({each["Spec"]["Labels"].get(labels.STACK, "") for each in found})
+    if wanted:
+        return wanted
+    if len(names) == 1:
+        return names[0]
+    if names:
+        raise UsageError(
+            f"There are {len(names)} deployments on this swarm",
+            why=", ".join(names),
+            remedy="Choose one with --stack NAME.",
+        )
+    raise UsageError(
+        "There is no deployment on this swarm",
+        remedy="Bring one up with 'jhswarmd up --env local'.",
+    )
+
+
+def gather(client: docker.DockerClient, stack: str) -> Report:
+    """Ask engine and daemon. Raises EngineError when the engine gives no answer."""
+    with translated("look at the stack"):
+        api = client.api
+        services = api.services(filters={"label": f"{labels.STACK_NAMESPACE}={stack}"})
+        nodes = api.nodes()
+        tasks = api.tasks(filters={"label": f"{labels.STACK_NAMESPACE}={stack}"})
+        held = api.secrets(filters={"label": [f"{labels.STACK}={stack}"]})
+        networks = api.networks(names=[labels.network_name(stack, "notebooks")])
+    by_service: dict[str, list[dict[str, Any]]] = {}
+    for task in tasks:
+        by_service.setdefault(task["ServiceID"], []).append(task)
+    network = next(iter(networks), None)
+    daemon, daemon_error = _ask_daemon(client, stack)
+    report = Report(
+        stack=stack,
+        services=[
+            _service_state(each, by_service.get(each["ID"], []), len(nodes))
+            for role in ROLES
+            for each in services
+            if _label(each, labels.ROLE) == role
+        ],
+        nodes=[_node_state(node) for node in nodes],
+        notebooks=_notebook_states(services, by_service),
+        secrets=_secret_states(held, stack),
+        addresses_used=_addresses_used(tasks, network),
+        addresses=_addresses(network),
+        daemon=daemon,
+        daemon_error=daemon_error,
+    )
+    health, problems = judge(report, time.time())
+    return report.model_copy(update={"health": health.name, "problems": problems})
+
+
+def judge(report: Report, now_s: float) -> tuple[Health, list[str]]:
+    """Say how the deployment is, and every reason why it is not healthy. Pure."""
+    problems: list[str] = []
+    health = Health.healthy
+
+    def worse(new: Health, problem: str) -> None:
+        nonlocal health
+        health = max(health, new)
+        problems.append(problem)
+
+    states = {service.role: service for service in report.services}
+    for role in ROLES:
+        service = states.get(role)
+        if service is None:
+            worse(Health.down, f"the service {role} is not there: run 'jhswarmd up'")
+        elif service.running == 0:
+            reason = f" ({service.error})" if service.error else ""
+            worse(
+                Health.down,
+                f"{role} does not run{reason}: see 'docker service ps {report.stack}_{role}'",
+            )
+        elif service.running < service.desired:
+            worse(Health.degraded, f"{role} runs on {service.running} of {service.desired} nodes")
+    for node in report.nodes:
+        if node.state != "ready":
+            worse(Health.degraded, f"node {node.name} is {node.state}: see 'docker node ls'")
+    if report.addresses and report.addresses_used > ADDRESSES_FULL * report.addresses:
+        worse(
+            Health.degraded,
+            f"{report.addresses_used} of {report.addresses} notebook addresses are used: "
+            "set a larger NOTEBOOKS_SUBNET",
+        )
+    if report.daemon is None:
+        worse(Health.down, f"no daemon answers: {report.daemon_error}")
+        return health, problems
+    for name, why in report.daemon["unknown"].items():
+        worse(Health.degraded, f"the daemon cannot tell about {name}: {why}")
+    servers, accounts = report.daemon["servers"], report.daemon["accounts"]
+    if servers["held"]:
+        worse(
+            Health.degraded,
+            f"{len(servers['held'])} orphans are held: look at them with 'jhswarmd orphans list' "
+            "and allow their removal with 'jhswarmd orphans approve'",
+        )
+    last = servers["last_pass_at_s"]
+    if report.daemon["is_active"] and (last is None or now_s - last > PASS_OLD_S):
+        worse(Health.degraded, "the daemon has not done a full pass for minutes")
+    if accounts["refused"]:
+        worse(
+            Health.degraded,
+            "lines of the list of users are refused: " + "; ".join(accounts["refused"]),
+        )
+    return health, problems
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the report for people."""
+    colour = {"healthy": "green", "degraded": "yellow", "down": "red"}[report.health]
+    console.print(f"[bold]{escape(report.stack)}[/] is [{colour}]{report.health}[/]")
+    for problem in report.problems:
+        console.print(f"  [{colour}]![/] {escape(problem)}")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    for service in report.services:
+        table.add_row(service.role, f"{service.running}/{service.desired} running, {service.image}")
+    table.add_row(
+        "nodes",
+        ", ".join(f"{node.name} ({node.role}, {node.state})" for node in report.nodes),
+    )
+    states = ", ".join(f"{count} {state}" for state, count in sorted(report.notebooks.items()))
+    table.add_row("servers", states or "none")
+    table.add_row("addresses", f"{report.addresses_used} of {report.addresses} used")
+    if report.daemon is not None:
+        _add_daemon_rows(table, report.daemon)
+    table.add_row(
+        "secrets",
+        ", ".join(
+            f"{each.kind} g{each.generation} ({_ago(each.age_s)})" for each in report.secrets
+        ),
+    )
+    console.print(table)
+
+
+def _add_daemon_rows(table: Table, daemon: Mapping[str, Any]) -> None:
+    servers, accounts = daemon["servers"], daemon["accounts"]
+    table.add_row(
+        "daemon",
+        f"{'active' if daemon['is_active'] else 'standing by'}, up {_ago(daemon['up_s'])}, "
+        f"{'hears' if daemon['is_connected'] else 'does not hear'} the engine",
+    )
+    last = servers["last_pass_at_s"]
+    table.add_row("last full pass", f"{_ago(time.time() - last)} ago" if last else "none yet")
+    table.add_row("orphans", f"{len(servers['removals'])} removed, {len(servers['held'])} held")
+    for removal in servers["removals"][-3:]:
+        table.add_row("", f"removed {removal['service']}: {removal['reason']}")
+    table.add_row(
+        "accounts",
+        f"{accounts['names']}, of them {accounts['plain']} with a plain password; "
+        f"{len(accounts['refused'])} lines refused",
+    )
+
+
+def _ago(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
+def _ask_daemon(client: docker.DockerClient, stack: str) -> tuple[dict[str, Any] | None, str]:
+    try:
+        answer: dict[str, Any] = ask_daemon(client, stack, "status")
+    except JhswarmdError as exc:
+        return None, str(exc)
+    return answer, ""
+
+
+def ask_daemon(client: docker.DockerClient, stack: str, command: str) -> Any:
+    """Send a command to the daemon of this node, from its container or from the host.
+
+    From the host a fixed command runs in the daemon's container; it has no arguments that could
+    hold a secret. Raises JhswarmdError when no daemon answers.
+    """
+    if control.SOCKET.exists():
+        return control.ask(command)
+    name = labels.service_name(stack, "jhswarmd")
+    with translated("reach the daemon"):
+        found = client.api.containers(filters={"label": f"{labels.SERVICE_NAME}={name}"})
+        if not found:
+            raise JhswarmdError(
+                "No daemon runs on this node",
+                remedy="Run the command on a manager that 'docker service ps' names for it.",
+            )
+        started = client.api.exec_create(found[0]["Id"], ["jhswarmd", "ctl", command])
+        output: bytes = client.api.exec_start(started["Id"])
+        code = client.api.exec_inspect(started["Id"])["ExitCode"]
+    if code != 0:
+        raise JhswarmdError("The daemon does not answer", why=output.decode(errors="replace"))
+    return json.loads(output)
+
+
+def _label(service: Mapping[str, Any], name: str) -> str:
+    value: str = (service["Spec"].get("Labels") or {}).get(name, "")
+    return value
+
+
+def _service_state(
+    service: Mapping[str, Any], tasks: list[dict[str, Any]], nodes: int
+) -> ServiceState:
+    running = [task for task in tasks if task["Status"]["State"] == "running"]
+    wanted = [task for task in tasks if task["DesiredState"] == "running"]
+    failed = sorted((t for t in tasks if t["Status"].get("Err")), key=lambda t: t["UpdatedAt"])
+    is_global = "Global" in service["Spec"]["Mode"]
+    return ServiceState(
+        role=_label(service, labels.ROLE),
+        running=len(running),
+        desired=max(1, len(wanted)) if is_global else 1,
+        image=service["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"],
+        error=failed[-1]["Status"]["Err"] if failed and not running else "",
+    )
+
+
+def _node_state(node: Mapping[str, Any]) -> NodeState:
+    return NodeState(
+        name=node["Description"]["Hostname"],
+        role=node["Spec"]["Role"],
+        state=node["Status"]["State"],
+        availability=node["Spec"]["Availability"],
+    )
+
+
+def _notebook_states(
+    services: list[dict[str, Any]], by_service: Mapping[str, list[dict[str, Any]]]
+) -> dict[str, int]:
+    states: Counter[str] = Counter()
+    for service in services:
+        if _label(service, labels.ROLE) == labels.ROLE_NOTEBOOK:
+            tasks = by_service.get(service["ID"], [])
+            newest = max(tasks, key=lambda task: str(task["CreatedAt"]), default=None)
+            states[newest["Status"]["State"] if newest else "new"] += 1
+    return dict(states)
+
+
+def _secret_states(held: list[dict[str, Any]], stack: str) -> list[SecretState]:
+    live = set(secrets.live_names(secrets.existing_from(held), stack).values())
+    now = datetime.now(timezone.utc)
+    return [
+        SecretState(
+            kind=each["Spec"]["Labels"][labels.KIND],
+            generation=int(each["Spec"]["Labels"][labels.GENERATION]),
+            age_s=(now - _parse_time(each["CreatedAt"])).total_seconds(),
+        )
+        for each in sorted(held, key=lambda each: str(each["Spec"]["Name"]))
+        if each["Spec"]["Name"] in live
+    ]
+
+
+def _parse_time(text: str) -> datetime:
+    """Parse the engine's time; its nanoseconds are more than Python takes."""
+    return datetime.fromisoformat(text[:19]).replace(tzinfo=timezone.utc)
+
+
+def _addresses_used(tasks: list[dict[str, Any]], network: Mapping[str, Any] | None) -> int:
+    if network is None:
+        return 0
+    return sum(
+        len(attachment.get("Addresses") or [])
+        for task in tasks
+        if task["DesiredState"] == "running"
+        for attachment in task.get("NetworksAttachments") or []
+        if attachment["Network"]["ID"] == network["Id"]
+    )
+
+
+def _addresses(network: Mapping[str, Any] | None) -> int:
+    """Return how many addresses the network has; its own, the gateway's and the broadcast's off."""
+    pools = ((network or {}).get("IPAM") or {}).get("Config") or []
+    return sum(ip_network(pool["Subnet"]).num_addresses - 3 for pool in pools)

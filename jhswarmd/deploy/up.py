@@ -1,0 +1,181 @@
+"""``jhswarmd up``: from whatever this machine is to a hub that answers.
+
+Every step looks first and changes only what is not right yet, so that an interrupted run is
+finished by the next one, and a run with nothing to do takes seconds.
+"""
+
+from __future__ import annotations
+
+import docker
+import requests
+import urllib3
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from jhswarmd import labels
+from jhswarmd.deploy import images, local_engine, registry, secrets, stack
+from jhswarmd.deploy.profile import Profile
+from jhswarmd.deploy.progress import Progress
+from jhswarmd.errors import JhswarmdError
+from jhswarmd.reconcile import passwd
+from jhswarmd.settings import AuthenticatorType, PublishMode, Settings
+
+#: Seconds in which a healthy hub is to answer through the published port.
+ANSWERS_WITHIN_S = 60.0
+
+
+def up(profile: Profile, progress: Progress) -> None:
+    """Bring the deployment of ``profile`` up, or make it what the profile says.
+
+    Raises JhswarmdError.
+    """
+    settings = profile.settings
+    _warn_of_refused_lines(profile, progress)
+    client = local_engine.ensure_engine(progress)
+    local_engine.ensure_swarm(client, progress)
+    mode = resolve_publish_mode(settings)
+    stack.check_ports(client, settings)
+    registry.ensure(client, settings, progress, mode.value)
+    built = images.build(client, settings, progress)
+    _create_secrets(client, profile, progress)
+    with progress.step("Marking the hub's node") as step:
+        step.done(
+            "done"
+            if stack.mark_hub_node(client, settings.stack_name)
+            else "a node is marked already"
+        )
+    rendered = _render(client, settings, built, mode)
+    with progress.step(f"Deploying the stack {settings.stack_name}") as step:
+        stack.deploy(settings.stack_name, rendered)
+        step.done(
+            "ports in the routing mesh"
+            if mode is PublishMode.ingress
+            else "ports on the proxy's node alone"
+        )
+    with progress.step("Waiting for hub, proxy and daemon") as step:
+        stack.wait_healthy(client, settings.stack_name, step)
+        _wait_answer(settings)
+    secrets.retire_unused(client, settings.stack_name)
+    _tell(profile, progress)
+
+
+def build(profile: Profile, progress: Progress) -> list[str]:
+    """Build and push the images alone; returns what the registry then holds."""
+    settings = profile.settings
+    client = local_engine.ensure_engine(progress)
+    local_engine.ensure_swarm(client, progress)
+    registry.ensure(client, settings, progress, resolve_publish_mode(settings).value)
+    images.build(client, settings, progress)
+    return images.list_registry(client, settings)
+
+
+def render(profile: Profile) -> str:
+    """Return the stack's file fully resolved. Changes nothing.
+
+    Raises JhswarmdError that names everything that is missing: secrets, node label, images.
+    """
+    settings = profile.settings
+    client = local_engine.connect()
+    built = images.plan(client, settings)
+    missing = [f"the image {name}" for name in images.list_missing(client, built)]
+    live = secrets.live_names(
+        secrets.list_existing(client, settings.stack_name), settings.stack_name
+    )
+    missing += [
+        f"the secret '{kind}'"
+        for kind in secrets.required_names(settings.authenticator_type.value)
+        if kind not in live
+    ]
+    if not stack.hub_nodes(client, settings.stack_name):
+        missing.append(f"a node with the label {labels.hub_node_label(settings.stack_name)}=true")
+    if missing:
+        raise JhswarmdError(
+            f"The profile '{profile.name}' cannot be rendered yet",
+            why="missing: " + ", ".join(missing),
+            remedy=f"Run 'jhswarmd up --env {profile.name}': it makes what is missing.",
+        )
+    return _render(client, settings, built, resolve_publish_mode(settings))
+
+
+def resolve_publish_mode(settings: Settings) -> PublishMode:
+    """Return how ports are published: what the profile says, else what the kernel can."""
+    if settings.publish_mode is not PublishMode.auto:
+        return settings.publish_mode
+    return PublishMode.ingress if local_engine.has_ipvs() else PublishMode.host
+
+
+def _render(
+    client: docker.DockerClient, settings: Settings, built: images.Images, mode: PublishMode
+) -> str:
+    stack_name = settings.stack_name
+    return stack.render(
+        settings,
+        stack.Placeholders(
+            hub_image=built.hub,
+            proxy_image=built.proxy,
+            single_user_image=built.singleuser,
+            publish_mode=mode,
+            secrets=secrets.live_names(secrets.list_existing(client, stack_name), stack_name),
+        ),
+    )
+
+
+def _create_secrets(client: docker.DockerClient, profile: Profile, progress: Progress) -> None:
+    with progress.step("Secrets") as step:
+        existing = secrets.list_existing(client, profile.settings.stack_name)
+        creations = secrets.plan(profile, existing)
+        for creation in creations:
+            secrets.create(client, profile, creation)
+        made = ", ".join(name for each in creations for name in each.kind.names)
+        step.done(f"created {made}" if made else "all there")
+
+
+def _warn_of_refused_lines(profile: Profile, progress: Progress) -> None:
+    for refusal in passwd.parse(profile.files.get("users", b"")).refused:
+        progress.warn(f"env/{profile.name}/user_list.txt, {refusal}; the other lines work")
+
+
+def _wait_answer(settings: Settings) -> None:
+    """Return once the hub answers through the proxy's published port."""
+    url = f"https://127.0.0.1:{settings.https_port}/hub/health"
+
+    def ask() -> None:
+        # The certificate is for the profile's host, and often self-signed: whether the hub
+        # answers is all that is asked here, and nothing secret is sent.
+        with urllib3.warnings.catch_warnings():
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+            requests.get(url, verify=False, timeout=5).raise_for_status()  # noqa: S501
+
+    try:
+        Retrying(
+            retry=retry_if_exception_type(requests.RequestException),
+            stop=stop_after_delay(ANSWERS_WITHIN_S),
+            wait=wait_exponential(multiplier=0.1, max=1),
+            reraise=True,
+        )(ask)
+    except requests.RequestException as exc:
+        raise JhswarmdError(
+            f"The hub is healthy, but does not answer at {url}",
+            why=str(exc),
+            remedy="Look at 'docker service logs' of the proxy, and whether a firewall of this "
+            "host drops its own connections.",
+        ) from exc
+
+
+def _tell(profile: Profile, progress: Progress) -> None:
+    settings = profile.settings
+    progress.note("")
+    progress.note(f"The hub is at {settings.url}")
+    if settings.authenticator_type is AuthenticatorType.github:
+        progress.note("Log in with GitHub.")
+    elif profile.name == "local":
+        progress.note("Log in as testuser with the password testpassword.")
+    else:
+        names = passwd.parse(profile.files.get("users", b"")).entries
+        progress.note(
+            f"Log in with one of the {len(names)} accounts of env/{profile.name}/user_list.txt."
+            if names
+            else "There are no accounts yet: write env/NAME/user_list.txt and use --env NAME."
+        )
+    if not profile.files.get("tls_cert"):
+        progress.note("Its certificate is self-signed: the browser asks once whether to go on.")
+    progress.note("Next: 'jhswarmd status' shows how it is, 'jhswarmd down' stops it.")

@@ -1,0 +1,148 @@
+"""The daemon's only way to Docker: plain values in, our model and our errors out.
+
+Every call has a time limit. Nothing here retries: callers do, by a policy (``jhswarmd.retry``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import docker
+
+from jhswarmd import labels
+from jhswarmd.engine_errors import translated
+from jhswarmd.model import NotebookService
+
+#: Seconds until a call without an answer is given up.
+CALL_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something happened. A hint about where to look, never a fact to act on."""
+
+    type: str
+    action: str
+    id: str
+    attributes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class LocalContainer:
+    """A container on this daemon's own node. ``state`` is the engine's: created, running, ..."""
+
+    id: str
+    state: str
+
+
+class Engine:
+    """A narrow view of one engine."""
+
+    def __init__(self, client: docker.DockerClient) -> None:
+        self._api = client.api
+
+    @classmethod
+    def connect(cls) -> Engine:
+        """Return a view of the engine that ``DOCKER_HOST`` or the standard socket leads to.
+
+        Raises EngineUnavailable.
+        """
+        with translated("connect to the engine"):
+            return cls(docker.from_env(version="auto", timeout=CALL_TIMEOUT_S))
+
+    def events(self, since_s: float, until_s: float) -> Iterator[Event]:
+        """Yield events between two moments, in seconds since the epoch.
+
+        The first thing yielded is an event of type ``subscribed``: what is listed after it cannot
+        have changed unseen. Raises EngineUnavailable when the stream breaks.
+        """
+        with translated("subscribe to events"):
+            stream = self._api.events(since=since_s, until=until_s, decode=True)
+        yield Event("subscribed", "", "", {})
+        while True:
+            with translated("read events"):
+                raw = next(stream, None)
+            if raw is None:
+                return
+            actor = raw.get("Actor") or {}
+            yield Event(
+                type=raw.get("Type", ""),
+                action=raw.get("Action", ""),
+                id=actor.get("ID", ""),
+                attributes=actor.get("Attributes") or {},
+            )
+
+    def list_notebooks(self, stack: str) -> list[NotebookService]:
+        """Return every service whose labels say that it is a notebook of ``stack``."""
+        with translated("list the notebook services"):
+            found = self._api.services(
+                filters={
+                    "label": [
+                        f"{labels.STACK}={stack}",
+                        f"{labels.ROLE}={labels.ROLE_NOTEBOOK}",
+                    ]
+                }
+            )
+        return [_notebook(each) for each in found]
+
+    def read_notebook(self, service_id: str, stack: str) -> NotebookService | None:
+        """Return the service if its labels say that it is a notebook of ``stack``, else None.
+
+        Raises EngineNotFound when there is no such service.
+        """
+        with translated(f"look at the service {service_id}"):
+            found = self._api.inspect_service(service_id)
+        if not labels.is_notebook_of(found["Spec"].get("Labels") or {}, stack):
+            return None
+        return _notebook(found)
+
+    def remove_service(self, service_id: str) -> None:
+        """Remove a service by its id. Raises EngineNotFound when it is gone already."""
+        with translated(f"remove the service {service_id}"):
+            self._api.remove_service(service_id)
+
+    def list_local_containers(self, service: str) -> list[LocalContainer]:
+        """Return this node's containers of a service, those that are not started yet included."""
+        with translated(f"list the containers of {service}"):
+            found = self._api.containers(
+                all=True, filters={"label": f"{labels.SERVICE_NAME}={service}"}
+            )
+        return [LocalContainer(each["Id"], each["State"]) for each in found]
+
+    def put_archive(self, container_id: str, path: str, archive: bytes) -> None:
+        """Unpack a tar archive in a container, which need not be started.
+
+        It shows in no event and no argument list, other than an exec would.
+        """
+        with translated(f"upload to the container {container_id[:12]}"):
+            self._api.put_archive(container_id, path, archive)
+
+    def read_node_id(self) -> str:
+        """Return the Swarm id of this engine's node."""
+        with translated("look at the engine"):
+            node_id: str = self._api.info()["Swarm"]["NodeID"]
+        return node_id
+
+    def read_newest_task_node(self, service: str) -> str | None:
+        """Return the node of a service's newest placed task, or None without such a task."""
+        with translated(f"list the tasks of {service}"):
+            tasks = self._api.tasks(filters={"service": service})
+        # The filter matches prefixes of names too; placed tasks alone have a node.
+        placed = [task for task in tasks if task.get("NodeID")]
+        newest = max(placed, key=lambda task: str(task["CreatedAt"]), default=None)
+        return newest["NodeID"] if newest else None
+
+
+def _notebook(service: Mapping[str, Any]) -> NotebookService:
+    marks = service["Spec"].get("Labels") or {}
+    return NotebookService(
+        id=service["ID"],
+        name=service["Spec"]["Name"],
+        hub_id=marks.get(labels.HUB),
+        user=marks.get(labels.USER),
+        server=marks.get(labels.SERVER),
+        spawn_id=marks.get(labels.SPAWN),
+        created_at=service.get("CreatedAt", ""),
+    )

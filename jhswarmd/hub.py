@@ -1,0 +1,145 @@
+"""The only client of the hub's REST API.
+
+Anything that is not a definite answer raises HubUnknown: an error status, HTML, half a JSON, a
+missing key, a token that may not see servers. 'No such user' is definite only once the hub has
+confirmed that this token may see all users (sources: JupyterHub's scopes; a 404 can mean 'not
+allowed').
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import requests
+
+from jhswarmd.errors import HubUnknown
+from jhswarmd.model import HubIdentity, HubUser
+
+#: Seconds until a request without an answer is given up: to connect, and between two bytes.
+TIMEOUT_S = (3.05, 30.0)
+#: JupyterHub's own maximum.
+PAGE_SIZE = 200
+_PAGINATED = "application/jupyterhub-pagination+json"
+#: What the token must be able to see, unfiltered, before 'not there' means anything.
+NEEDED_SCOPES = frozenset({"list:users", "read:servers"})
+
+
+class Hub:
+    """The hub at ``url``, for example ``http://hub:8081/hub/api``."""
+
+    def __init__(self, url: str, token: str, session: requests.Session | None = None) -> None:
+        self._url = url.rstrip("/")
+        self._session = session or requests.Session()
+        # The hub is on a network of ours; a proxy of the site must not come between.
+        self._session.trust_env = False
+        self._session.headers["Authorization"] = f"token {token}"
+
+    def read_identity(self) -> HubIdentity:
+        """Return which hub this is, after making sure that the token sees all servers."""
+        scopes = set(_need(self._get("/user"), "scopes", list))
+        if not scopes >= NEEDED_SCOPES:
+            raise HubUnknown(
+                "The daemon's token may not see all servers",
+                why=f"missing: {', '.join(sorted(NEEDED_SCOPES - scopes))}",
+                remedy="Look for a 'load_roles' in hub_config/conf.d that replaces ours.",
+            )
+        answer = self._get("/jhswarmd")
+        return HubIdentity(hub_id=_need(answer, "hub_id", str), starts=_need(answer, "starts", int))
+
+    def read_user(self, name: str) -> HubUser | None:
+        """Return the user, or None when the hub definitely has no such user.
+
+        Only meaningful after ``read_identity``.
+        """
+        answer = self._get(f"/users/{quote(name, safe='')}", missing_ok=True)
+        return None if answer is None else _user(answer)
+
+    def list_users(self) -> Iterator[HubUser]:
+        """Yield all users. Pages are no snapshot: confirm a single user before acting."""
+        offset = 0
+        while True:
+            page = self._get(
+                "/users", params={"offset": offset, "limit": PAGE_SIZE}, accept=_PAGINATED
+            )
+            for item in _need(page, "items", list):
+                yield _user(item)
+            following = _need(page, "_pagination", dict).get("next")
+            if following is None:
+                return
+            offset = _need(following, "offset", int)
+
+    def restore_routes(self) -> None:
+        """Let the hub compare the proxy's routes with what it knows, and add what is missing."""
+        self._request("POST", "/proxy")
+
+    def _get(
+        self,
+        path: str,
+        *,
+        params: Mapping[str, int] | None = None,
+        accept: str = "application/json",
+        missing_ok: bool = False,
+    ) -> Any:
+        response = self._request("GET", path, params=params, accept=accept, missing_ok=missing_ok)
+        if response is None:
+            return None
+        try:
+            return response.json()
+        except requests.JSONDecodeError as exc:
+            raise HubUnknown(f"The hub's answer to GET {path} is no JSON") from exc
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, int] | None = None,
+        accept: str = "application/json",
+        missing_ok: bool = False,
+    ) -> requests.Response | None:
+        try:
+            response = self._session.request(
+                method,
+                self._url + path,
+                params=params,
+                headers={"Accept": accept},
+                timeout=TIMEOUT_S,
+                allow_redirects=False,
+            )
+        except requests.RequestException as exc:
+            # Not str(exc): it may repeat request headers, and with them the token.
+            raise HubUnknown(
+                f"No answer from the hub to {method} {path}", why=type(exc).__name__
+            ) from None
+        if missing_ok and response.status_code == 404 and _is_hubs_own_404(response):
+            return None
+        if not response.ok or response.is_redirect:
+            raise HubUnknown(f"The hub answered {response.status_code} to {method} {path}")
+        return response
+
+
+def _is_hubs_own_404(response: requests.Response) -> bool:
+    """Tell the API's own 404 from one of a proxy or a web page in between."""
+    try:
+        return bool(response.json().get("status") == 404)
+    except (requests.JSONDecodeError, AttributeError):
+        return False
+
+
+def _user(item: Any) -> HubUser:
+    servers = {}
+    # Without the scope read:servers the key is missing, not empty.
+    for name, server in _need(item, "servers", dict).items():
+        if not isinstance(server, dict) or "pending" not in server:
+            raise HubUnknown("The hub's answer has a server without its state")
+        servers[name] = server["pending"]
+    return HubUser(name=_need(item, "name", str), servers=servers)
+
+
+def _need(answer: Any, key: str, kind: type) -> Any:
+    value = answer.get(key) if isinstance(answer, dict) else None
+    if not isinstance(value, kind):
+        raise HubUnknown(f"The hub's answer lacks '{key}'")
+    return value

@@ -1,0 +1,51 @@
+"""What engine and hub said, as values. Pure: no I/O, no logging.
+
+Times are seconds as floats and end in ``_s``; ``..._at`` are ISO 8601 texts in UTC as the engine
+gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class NotebookService:
+    """A Swarm service whose labels say that it is a notebook of our stack.
+
+    ``hub_id``, ``user``, ``server`` and ``spawn_id`` come from its labels; None: the label is not
+    there. ``server`` is empty for a user's default server.
+    """
+
+    id: str
+    name: str
+    hub_id: str | None
+    user: str | None
+    server: str | None
+    spawn_id: str | None
+    created_at: str = ""
+
+
+@dataclass(frozen=True)
+class HubIdentity:
+    """Which hub answers, from its own database.
+
+    ``hub_id`` is made at random when the database is new; ``starts`` counts how often a hub was
+    started on it, so that an older copy put back can be told.
+    """
+
+    hub_id: str
+    starts: int
+
+
+@dataclass(frozen=True)
+class HubUser:
+    """A user, and the servers that the hub counts as theirs.
+
+    ``servers`` maps a server's name (empty: the default one) to what is pending for it: ``spawn``,
+    ``stop``, ``check``, ... or None. A server that is stopped is not in it.
+    """
+
+    name: str
+    servers: Mapping[str, str | None] = field(default_factory=dict)

@@ -1,0 +1,121 @@
+"""From the list of users to the files of the account database. Pure.
+
+The list has one ``name:password`` a line, split at the first colon; a password may also be a
+crypt hash. Lines that cannot be used are refused by their number, never by their content, and the
+good ones still work.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+#: Names that any POSIX system takes, as shadow's useradd has it.
+_NAME = re.compile(r"^[a-z_][a-z0-9_-]{0,31}$")
+#: Modular crypt formats that Debian's libcrypt verifies (crypt(5)), in their full form: a plain
+#: password may begin with '$' too.
+_HASH = re.compile(
+    r"^\$(?:"
+    r"y\$[./A-Za-z0-9]+\$[./A-Za-z0-9]{1,86}\$[./A-Za-z0-9]{43}"
+    r"|gy\$[./A-Za-z0-9]+\$[./A-Za-z0-9]{1,86}\$[./A-Za-z0-9]{43}"
+    r"|7\$[./A-Za-z0-9]{11,97}\$[./A-Za-z0-9]{43}"
+    r"|2[abxy]\$[0-9]{2}\$[./A-Za-z0-9]{53}"
+    r"|6\$(?:rounds=[1-9][0-9]+\$)?[^$:\n]{1,16}\$[./0-9A-Za-z]{86}"
+    r"|5\$(?:rounds=[1-9][0-9]+\$)?[^$:\n]{1,16}\$[./0-9A-Za-z]{43}"
+    r")$"
+)
+#: libcrypt refuses longer ones.
+MAX_PASSWORD_BYTES = 500
+
+#: The group whose members may log in; the PAM service of the hub asks for it.
+GROUP = "jhswarmd"
+GID = 20000
+FIRST_UID = 20001
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One usable line. ``is_hashed`` tells a crypt hash from a plain password."""
+
+    name: str
+    password: str
+    is_hashed: bool
+
+    def __repr__(self) -> str:
+        """Leave the password out."""
+        return f"Entry({self.name!r})"
+
+
+@dataclass(frozen=True)
+class UserList:
+    """What a list says: usable entries by name, and refusals such as ``line 3: no colon``."""
+
+    entries: Mapping[str, Entry]
+    refused: tuple[str, ...]
+
+
+def parse(content: bytes, system_names: Collection[str] = ()) -> UserList:
+    """Parse the list. ``system_names`` are accounts that the hub's container has already."""
+    entries: dict[str, Entry] = {}
+    refused: list[str] = []
+    for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        line = raw.removesuffix(b"\r")
+        if not line.strip() or line.lstrip().startswith(b"#"):
+            continue
+        try:
+            entry = _parse_line(line, system_names)
+            if entry.name in entries:
+                raise ValueError("the name is there already; the first line counts")
+        except ValueError as exc:
+            refused.append(f"line {number}: {exc}")
+        else:
+            entries[entry.name] = entry
+    return UserList(entries, tuple(refused))
+
+
+def _parse_line(line: bytes, system_names: Collection[str]) -> Entry:
+    """Return the entry, or raise ValueError with a reason that repeats nothing of the line."""
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError:
+        # 'from None': the original holds the bytes.
+        raise ValueError("not valid UTF-8") from None
+    if "\0" in text:
+        raise ValueError("a NUL byte")
+    name, colon, password = text.partition(":")
+    name = name.strip()
+    if not colon:
+        raise ValueError("no colon between name and password")
+    if not name:
+        raise ValueError("no name")
+    if not _NAME.match(name):
+        raise ValueError(
+            "not a portable name (lower case letters, digits, '_' and '-', 32 at most)"
+        )
+    if name in system_names:
+        raise ValueError("the name of a system account")
+    if not password:
+        raise ValueError("no password")
+    if len(password.encode()) > MAX_PASSWORD_BYTES:
+        raise ValueError(f"the password is longer than {MAX_PASSWORD_BYTES} bytes")
+    return Entry(name, password, is_hashed=_HASH.match(password) is not None)
+
+
+def render(entries: Iterable[Entry], hash_password: Callable[[str], str]) -> dict[str, bytes]:
+    """Return the contents of ``passwd``, ``group`` and ``shadow``, for libnss-extrausers.
+
+    The accounts exist to check a password in the hub's container: they have no home and no shell
+    there. Their numbers mean nothing elsewhere.
+    """
+    passwd, shadow, names = [], [], []
+    for uid, entry in enumerate(entries, start=FIRST_UID):
+        hashed = entry.password if entry.is_hashed else hash_password(entry.password)
+        passwd.append(f"{entry.name}:x:{uid}:{GID}::/nonexistent:/usr/sbin/nologin\n")
+        shadow.append(f"{entry.name}:{hashed}:::::::\n")
+        names.append(entry.name)
+    return {
+        "passwd": "".join(passwd).encode(),
+        "group": f"{GROUP}:x:{GID}:{','.join(names)}\n".encode(),
+        "shadow": "".join(shadow).encode(),
+    }

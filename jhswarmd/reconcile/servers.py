@@ -1,0 +1,179 @@
+"""Keep the notebook services and the hub's servers in step: orphans are removed.
+
+Observe services first and the hub second, decide (``orphans``), then remove by id, each after
+asking the hub about that one user again. Nothing is ever removed on an unknown answer: the errors
+go to the workqueue, which comes back later.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from jhswarmd.engine import Engine
+from jhswarmd.errors import EngineNotFound
+from jhswarmd.hub import Hub
+from jhswarmd.log import event
+from jhswarmd.model import HubIdentity, NotebookService
+from jhswarmd.reconcile.orphans import Breaker, Verdict, judge, judge_all
+
+log = logging.getLogger(__name__)
+
+#: Seconds until a server for which something is pending is looked at again; it has no event.
+PENDING_AGAIN_S = 1.0
+#: How many past removals ``status`` can tell of.
+REMEMBERED = 50
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One removal, with both facts behind it."""
+
+    service: str
+    user: str
+    server: str
+    reason: str
+    removed_at_s: float
+
+
+@dataclass
+class ServersView:
+    """What the last passes found; replaced as a whole or changed by the one worker alone."""
+
+    tracked: int = 0
+    by_verdict: dict[str, int] = field(default_factory=dict)
+    held: dict[str, NotebookService] = field(default_factory=dict)
+    removals: deque[Removal] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    last_pass_s: float | None = None
+
+
+class Servers:
+    """Reconciles notebook services of ``stack``. Used by one worker thread only.
+
+    ``approve`` alone may be called from elsewhere.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        hub: Hub,
+        stack: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._hub = hub
+        self._stack = stack
+        self._clock = clock
+        self._breaker = Breaker()
+        self._approved: frozenset[str] = frozenset()
+        self._newest_starts = 0
+        self.view = ServersView()
+
+    def approve(self) -> list[str]:
+        """Allow the removal of the services that are held now; returns their names."""
+        held = dict(self.view.held)
+        self._approved = self._approved | held.keys()
+        return [service.name for service in held.values()]
+
+    def reconcile_all(self) -> None:
+        """Do a full pass: all services, then all users."""
+        services = self._engine.list_notebooks(self._stack)
+        hub = self._hub.read_identity()
+        users = {user.name: user for user in self._hub.list_users()}
+        verdicts = judge_all(services, hub, users)
+        counts: dict[str, int] = {}
+        for verdict in verdicts.values():
+            counts[verdict.name] = counts.get(verdict.name, 0) + 1
+        for service in services:
+            if verdicts[service.id] in (Verdict.foreign, Verdict.unmarked):
+                log.info(
+                    event("Leaving alone", service=service.name, why=verdicts[service.id].value)
+                )
+        orphans = [each for each in services if verdicts[each.id] is Verdict.orphan]
+        self.view.tracked = len(services)
+        self.view.by_verdict = counts
+        self.view.held = {
+            id_: held for id_, held in self.view.held.items() if id_ in {o.id for o in orphans}
+        }
+        self._remove(orphans, hub)
+        self.view.last_pass_s = time.time()
+
+    def reconcile_one(self, service_id: str) -> float | None:
+        """Look at one service. Returns the seconds until it needs another look, or None."""
+        try:
+            service = self._engine.read_notebook(service_id, self._stack)
+        except EngineNotFound:
+            self.view.held.pop(service_id, None)
+            return None
+        if service is None:
+            return None
+        hub = self._hub.read_identity()
+        verdict = judge(service, hub, self._hub.read_user(service.user) if service.user else None)
+        if verdict is Verdict.orphan:
+            self._remove([service], hub)
+        elif verdict is Verdict.pending:
+            return PENDING_AGAIN_S
+        elif verdict is not Verdict.known:
+            log.info(event("Leaving alone", service=service.name, why=verdict.value))
+        return None
+
+    def _remove(self, orphans: list[NotebookService], hub: HubIdentity) -> None:
+        # A lower count of starts means that an older copy of the database was put back: servers
+        # that it has forgotten may be somebody's day.
+        restored = hub.starts < self._newest_starts
+        self._newest_starts = max(self._newest_starts, hub.starts)
+        # What is held already counts: one event about one of many must not slip through.
+        waiting = ({each.id for each in orphans} | self.view.held.keys()) - self._approved
+        ordinary = self._breaker.allows(len(waiting), self.view.tracked, self._clock())
+        for service in orphans:
+            if service.id not in self._approved and (restored or not ordinary):
+                self._hold(service, "an older database" if restored else "too many at once")
+            else:
+                self._remove_one(service)
+
+    def _hold(self, service: NotebookService, why: str) -> None:
+        if service.id not in self.view.held:
+            log.warning(
+                event(
+                    "Holding an orphan until 'jhswarmd orphans approve'",
+                    service=service.name,
+                    user=service.user,
+                    why=why,
+                )
+            )
+        self.view.held[service.id] = service
+
+    def _remove_one(self, service: NotebookService) -> None:
+        """Ask the hub about this one user again, and remove the service by its id."""
+        assert service.user is not None
+        hub = self._hub.read_identity()
+        user = self._hub.read_user(service.user)
+        if judge(service, hub, user) is not Verdict.orphan:
+            log.info(event("Keeping after all", service=service.name, user=service.user))
+            return
+        fact = "hub has no such user" if user is None else "hub has no such server of this user"
+        try:
+            self._engine.remove_service(service.id)
+        except EngineNotFound:
+            return
+        finally:
+            self.view.held.pop(service.id, None)
+        self._breaker = self._breaker.after_removal(self._clock())
+        self._approved = self._approved - {service.id}
+        self.view.removals.append(
+            Removal(service.name, service.user, service.server or "", fact, time.time())
+        )
+        log.warning(
+            event(
+                "Removed an orphan",
+                service=service.name,
+                id=service.id,
+                user=service.user,
+                server=service.server or "(default)",
+                engine="service exists",
+                hub=fact,
+            )
+        )

@@ -89,11 +89,11 @@ def find_stack(client: docker.DockerClient, wanted: str | None) -> str:
 
     Raises UsageError when there is none, or more than one.
     """
-    with translated("list the services"):
-        found = client.api.services(filters={"label": f"{labels.ROLE}=hub"})
-    names = sorted({each["Spec"]["Labels"].get(labels.STACK, "") for each in found})
     if wanted:
         return wanted
+    with translated("list the services"):
+        found = client.api.services(filters={"label": f"{labels.ROLE}=hub"})
+    names: list[str] = sorted({each["Spec"]["Labels"].get(labels.STACK, "") for each in found})
     if len(names) == 1:
         return names[0]
     if names:

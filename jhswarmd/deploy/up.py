@@ -6,10 +6,13 @@ finished by the next one, and a run with nothing to do takes seconds.
 
 from __future__ import annotations
 
+import warnings
+
 import docker
 import requests
-import urllib3
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from urllib3.exceptions import InsecureRequestWarning
 
 from jhswarmd import labels
 from jhswarmd.deploy import images, local_engine, registry, secrets, stack
@@ -141,8 +144,8 @@ def _wait_answer(settings: Settings) -> None:
     def ask() -> None:
         # The certificate is for the profile's host, and often self-signed: whether the hub
         # answers is all that is asked here, and nothing secret is sent.
-        with urllib3.warnings.catch_warnings():
-            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InsecureRequestWarning)
             requests.get(url, verify=False, timeout=5).raise_for_status()  # noqa: S501
 
     try:

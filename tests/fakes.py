@@ -1,0 +1,99 @@
+"""Stand-ins for engine and hub: they hold state, record what was asked of them, fail on demand.
+
+Unit tests alone use them; what they claim is shown on a real engine and hub in tests/engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from jhswarmd.engine import LocalContainer
+from jhswarmd.errors import EngineNotFound, HubUnknown
+from jhswarmd.model import HubIdentity, HubUser, NotebookService
+
+from .factories import make_identity
+
+
+class FakeClock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeEngine:
+    """Notebook services and local containers in memory."""
+
+    def __init__(self, *services: NotebookService) -> None:
+        self.services = {service.id: service for service in services}
+        self.containers: list[LocalContainer] = []
+        self.uploads: list[tuple[str, str, bytes]] = []
+        self.removed: list[str] = []
+        self.calls: list[str] = []
+        self.node_id = "node-1"
+        self.hub_node: str | None = "node-1"
+
+    def list_notebooks(self, stack: str) -> list[NotebookService]:
+        self.calls.append("list_notebooks")
+        return list(self.services.values())
+
+    def read_notebook(self, service_id: str, stack: str) -> NotebookService | None:
+        self.calls.append(f"read_notebook {service_id}")
+        if service_id not in self.services:
+            raise EngineNotFound("no such service")
+        return self.services[service_id]
+
+    def remove_service(self, service_id: str) -> None:
+        if service_id not in self.services:
+            raise EngineNotFound("no such service")
+        del self.services[service_id]
+        self.removed.append(service_id)
+
+    def list_local_containers(self, service: str) -> list[LocalContainer]:
+        return list(self.containers)
+
+    def put_archive(self, container_id: str, path: str, archive: bytes) -> None:
+        if all(each.id != container_id for each in self.containers):
+            raise EngineNotFound("no such container")
+        self.uploads.append((container_id, path, archive))
+
+    def read_node_id(self) -> str:
+        return self.node_id
+
+    def read_newest_task_node(self, service: str) -> str | None:
+        return self.hub_node
+
+
+class FakeHub:
+    """Users and their servers in memory. ``unknown`` makes every answer unclear."""
+
+    def __init__(self, *users: HubUser, identity: HubIdentity | None = None) -> None:
+        self.users = {user.name: user for user in users}
+        self.identity = identity or make_identity()
+        self.unknown = False
+        self.restored = 0
+        self.calls: list[str] = []
+
+    def _answer(self, call: str) -> None:
+        self.calls.append(call)
+        if self.unknown:
+            raise HubUnknown("the hub is ill")
+
+    def read_identity(self) -> HubIdentity:
+        self._answer("read_identity")
+        return self.identity
+
+    def read_user(self, name: str) -> HubUser | None:
+        self._answer(f"read_user {name}")
+        return self.users.get(name)
+
+    def list_users(self) -> Iterator[HubUser]:
+        self._answer("list_users")
+        yield from list(self.users.values())
+
+    def restore_routes(self) -> None:
+        self._answer("restore_routes")
+        self.restored += 1

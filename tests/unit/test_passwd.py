@@ -1,0 +1,105 @@
+"""The list of users: odd lines are refused by their number, good ones still work."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jhswarmd.reconcile import passwd
+
+SHA512 = "$6$saltsalt$" + "a" * 86
+YESCRYPT = "$y$j9T$saltsaltsaltsaltsaltsa$" + "b" * 43
+
+
+def parse(text, system_names=()):
+    content = text if isinstance(text, bytes) else text.encode()
+    return passwd.parse(content, system_names)
+
+
+def passwords(users):
+    return {name: entry.password for name, entry in users.entries.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("alice:secret\n", {"alice": "secret"}, id="plain"),
+        pytest.param("alice:secret", {"alice": "secret"}, id="no last newline"),
+        pytest.param("\ufeffalice:secret\n", {"alice": "secret"}, id="BOM"),
+        pytest.param("alice:a\r\nbob:b\r\n", {"alice": "a", "bob": "b"}, id="CRLF"),
+        pytest.param("\n  \n# note: x\nalice:a\n", {"alice": "a"}, id="blank lines, comments"),
+        pytest.param("alice:a:b:c\n", {"alice": "a:b:c"}, id="split at the first colon"),
+        pytest.param("alice: pa ss \n", {"alice": " pa ss "}, id="spaces belong to the password"),
+        pytest.param("alice:pä`'\"$x\n", {"alice": "pä`'\"$x"}, id="quotes, non-ASCII"),
+        pytest.param("alice:" + "x" * 500, {"alice": "x" * 500}, id="500 bytes"),
+        pytest.param("", {}, id="empty"),
+    ],
+)
+def test_good_lines_become_accounts(text, expected):
+    users = parse(text)
+    assert passwords(users) == expected
+    assert users.refused == ()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("alicesecret", id="no colon"),
+        pytest.param(":secret", id="no name"),
+        pytest.param("alice:", id="no password"),
+        pytest.param("alice:" + "x" * 501, id="501 bytes"),
+        pytest.param("alice:\x00", id="NUL"),
+        pytest.param(b"alice:\xff\xfe", id="no UTF-8"),
+        pytest.param("root:x", id="system account"),
+        pytest.param("-alice:x", id="leading dash"),
+        pytest.param("../alice:x", id="path"),
+        pytest.param("a/b:x", id="slash"),
+        pytest.param("Alice:x", id="upper case"),
+        pytest.param("\u0430lice:x", id="look-alike letter"),
+        pytest.param("a" * 33 + ":x", id="33 characters"),
+        pytest.param("1alice:x", id="leading digit"),
+    ],
+)
+def test_a_bad_line_is_refused_by_its_number_and_not_by_its_content(line):
+    raw = line if isinstance(line, bytes) else line.encode()
+    users = parse(b"bob:good\n" + raw + b"\ncarol:good\n", {"root"})
+    assert set(users.entries) == {"bob", "carol"}
+    (refusal,) = users.refused
+    assert refusal.startswith("line 2: ")
+    for part in (b"secret", b"alicesecret", b"Alice", raw):
+        assert part.decode(errors="ignore") not in refusal or part == b""
+
+
+def test_the_first_of_two_lines_for_one_name_counts():
+    users = parse("alice:first\nalice:second\n")
+    assert passwords(users) == {"alice": "first"}
+    assert users.refused == ("line 2: the name is there already; the first line counts",)
+
+
+@pytest.mark.parametrize(
+    ("password", "is_hashed"),
+    [(SHA512, True), (YESCRYPT, True), ("$6$short", False), ("$ecret", False), ("$6$$", False)],
+)
+def test_only_the_full_form_of_a_hash_counts_as_one(password, is_hashed):
+    assert parse(f"alice:{password}").entries["alice"].is_hashed is is_hashed
+
+
+def test_the_files_hold_hashes_and_never_a_plain_password():
+    users = parse(f"alice:secret\nbob:{SHA512}\n")
+    files = passwd.render(users.entries.values(), lambda password: "HASH" + str(len(password)))
+    assert files["shadow"] == f"alice:HASH6:::::::\nbob:{SHA512}:::::::\n".encode()
+    assert files["group"] == f"jhswarmd:x:{passwd.GID}:alice,bob\n".encode()
+    assert [line.split(b":")[2] for line in files["passwd"].splitlines()] == [b"20001", b"20002"]
+    assert not any(b"secret" in content for content in files.values())
+
+
+def test_an_entry_does_not_show_its_password():
+    assert "secret" not in repr(parse("alice:secret").entries)
+
+
+@given(st.binary())
+def test_no_content_breaks_the_parser_or_the_format_of_the_files(content):
+    users = passwd.parse(content, {"root"})
+    files = passwd.render(users.entries.values(), lambda password: "HASH")
+    assert len(files["passwd"].splitlines()) == len(users.entries)
+    assert all(line.count(b":") == 6 for line in files["passwd"].splitlines())
+    assert all(line.count(b":") == 8 for line in files["shadow"].splitlines())

@@ -1,0 +1,80 @@
+"""Which events wake which keys, and what happens when the stream breaks."""
+
+import threading
+
+import pytest
+
+from jhswarmd.daemon.reflector import ACCOUNTS, ALL_SERVERS, ROUTES, Key, Reflector, keys_for
+from jhswarmd.engine import Event
+from jhswarmd.errors import EngineUnavailable
+from jhswarmd.labels import SERVICE_NAME
+
+HUB = {SERVICE_NAME: "jupyterhub_hub"}
+PROXY = {SERVICE_NAME: "jupyterhub_proxy"}
+
+
+@pytest.mark.parametrize(
+    ("event", "keys"),
+    [
+        (Event("service", "create", "s1", {"name": "x"}), (Key("server", "s1"),)),
+        (Event("service", "update", "s1", {}), (Key("server", "s1"),)),
+        (Event("service", "remove", "s1", {}), ()),
+        (Event("container", "create", "c1", HUB), (ACCOUNTS,)),
+        (Event("container", "start", "c1", HUB), (ACCOUNTS,)),
+        (Event("container", "health_status: healthy", "c1", HUB), (ALL_SERVERS,)),
+        (Event("container", "health_status: healthy", "c1", PROXY), (ROUTES,)),
+        (Event("container", "health_status: unhealthy", "c1", PROXY), ()),
+        (Event("container", "start", "c1", {SERVICE_NAME: "other_hub"}), ()),
+        (Event("container", "start", "c1", {}), ()),
+        (Event("node", "update", "n1", {}), ()),
+    ],
+)
+def test_an_event_wakes_what_it_gives_reason_to_look_at(event, keys):
+    assert keys_for(event, "jupyterhub") == keys
+
+
+class ScriptedEngine:
+    """Each subscription plays the next session; an exception in it breaks the stream."""
+
+    def __init__(self, sessions, stop):
+        self.sessions = list(sessions)
+        self.stop = stop
+        self.since = []
+
+    def events(self, since_s, until_s):
+        self.since.append((since_s, until_s))
+        if not self.sessions:
+            self.stop.set()
+            return
+        yield Event("subscribed", "", "", {})
+        for item in self.sessions.pop(0):
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+
+def play(sessions):
+    stop = threading.Event()
+    stop.wait = lambda timeout=None: stop.is_set()  # no waiting between reconnects
+    engine, woken = ScriptedEngine(sessions, stop), []
+    reflector = Reflector(engine, "jupyterhub", woken.append, stop)
+    reflector._run()
+    return engine, woken, reflector
+
+
+def test_everything_is_looked_at_only_after_the_first_subscription():
+    _, woken, _ = play([[Event("service", "create", "s1", {})]])
+    assert woken == [ACCOUNTS, ROUTES, ALL_SERVERS, Key("server", "s1")]
+
+
+def test_a_session_begins_where_the_one_before_ended():
+    engine, woken, _ = play([[], []])
+    (_, first_until), (second_since, _) = engine.since[:2]
+    assert second_since == first_until
+    assert woken.count(ALL_SERVERS) == 1
+
+
+def test_a_broken_stream_is_taken_up_again_and_everything_is_looked_at():
+    _, woken, reflector = play([[EngineUnavailable("cut")], []])
+    assert woken.count(ALL_SERVERS) == 2
+    assert reflector.reconnects == 1

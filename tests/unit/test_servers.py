@@ -1,0 +1,115 @@
+"""Reconciling servers: what is removed, and everything that is not."""
+
+import pytest
+
+from jhswarmd.errors import HubUnknown
+from jhswarmd.reconcile.servers import PENDING_AGAIN_S, Servers
+
+from ..factories import make_identity, make_service, make_user
+from ..fakes import FakeClock, FakeEngine, FakeHub
+
+
+def reconciler(engine, hub):
+    return Servers(engine, hub, "jupyterhub", FakeClock())
+
+
+def test_an_orphan_is_removed_by_its_id_in_a_full_pass():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub()
+    servers = reconciler(engine, hub)
+    servers.reconcile_all()
+    assert engine.removed == ["s1"]
+    assert servers.view.removals[0].reason == "hub has no such user"
+
+
+def test_an_orphan_is_removed_by_a_look_at_one_service_without_any_listing():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub()
+    reconciler(engine, hub).reconcile_one("s1")
+    assert engine.removed == ["s1"]
+    assert "list_notebooks" not in engine.calls
+    assert "list_users" not in hub.calls
+
+
+def test_services_are_listed_before_the_hub_is_asked():
+    calls = []
+    engine, hub = FakeEngine(), FakeHub()
+    engine.calls = hub.calls = calls
+    reconciler(engine, hub).reconcile_all()
+    assert calls == ["list_notebooks", "read_identity", "list_users"]
+
+
+def test_a_server_that_appears_before_the_removal_is_kept():
+    engine, hub = FakeEngine(make_service()), FakeHub()
+    hub.list_users = lambda: iter(())  # a page that was read too early
+    hub.users["alice"] = make_user(default="spawn")
+    reconciler(engine, hub).reconcile_all()
+    assert engine.removed == []
+
+
+@pytest.mark.parametrize(
+    "facts", [{"hub_id": "b" * 32}, {"hub_id": None}, {"user": None}, {"server": None}]
+)
+def test_what_another_hub_or_nobody_owns_is_kept(facts):
+    engine = FakeEngine(make_service(id="s1", **facts))
+    servers = reconciler(engine, FakeHub())
+    servers.reconcile_all()
+    servers.reconcile_one("s1")
+    assert engine.removed == []
+
+
+def test_an_ill_hub_removes_nothing():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub()
+    hub.unknown = True
+    servers = reconciler(engine, hub)
+    with pytest.raises(HubUnknown):
+        servers.reconcile_all()
+    with pytest.raises(HubUnknown):
+        servers.reconcile_one("s1")
+    assert engine.removed == []
+
+
+def test_a_pending_server_is_looked_at_again_soon():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user(default="stop"))
+    assert reconciler(engine, hub).reconcile_one("s1") == PENDING_AGAIN_S
+    assert engine.removed == []
+
+
+def test_many_orphans_at_once_are_held_until_they_are_approved():
+    orphans = [make_service(id=f"s{n}", user=f"user{n}") for n in range(30)]
+    kept = [make_service(id=f"k{n}", user=f"kept{n}") for n in range(70)]
+    engine = FakeEngine(*orphans, *kept)
+    hub = FakeHub(*(make_user(f"kept{n}", default=None) for n in range(70)))
+    servers = reconciler(engine, hub)
+    servers.reconcile_all()
+    assert engine.removed == []
+    assert len(servers.view.held) == 30
+    # A single event about one of them does not slip through.
+    servers.reconcile_one("s1")
+    assert engine.removed == []
+    assert len(servers.approve()) == 30
+    servers.reconcile_all()
+    assert sorted(engine.removed) == sorted(service.id for service in orphans)
+    assert servers.view.held == {}
+
+
+def test_a_held_service_that_the_hub_knows_again_is_no_longer_held():
+    orphans = [make_service(id=f"s{n}", user=f"user{n}") for n in range(4)]
+    engine, hub = FakeEngine(*orphans), FakeHub()
+    servers = reconciler(engine, hub)
+    servers.reconcile_all()
+    assert len(servers.view.held) == 4
+    hub.users = {f"user{n}": make_user(f"user{n}", default=None) for n in range(4)}
+    servers.reconcile_all()
+    assert servers.view.held == {}
+    assert engine.removed == []
+
+
+def test_a_hub_whose_database_is_older_than_before_removes_nothing_unasked():
+    engine = FakeEngine()
+    hub = FakeHub(identity=make_identity(starts=7))
+    servers = reconciler(engine, hub)
+    servers.reconcile_all()
+    engine.services["s1"] = make_service(id="s1")
+    hub.identity = make_identity(starts=3)
+    servers.reconcile_all()
+    assert engine.removed == []
+    assert list(servers.view.held) == ["s1"]

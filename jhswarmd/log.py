@@ -35,9 +35,7 @@ def configure(level: str = "INFO", style: str = "text") -> None:
     if style == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(
-            logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-        )
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Its debug lines hold request bodies, and with them the content of secrets.
     for noisy in ("urllib3", "docker", "requests"):

@@ -1,0 +1,115 @@
+"""Options, markers, order, and the fixtures that engine and browser tests share.
+
+``engine``, ``small_image`` and ``stack`` last for the whole session and are made on first use, so
+``pytest tests/unit`` starts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab import Lab, LabError
+
+HERE = Path(__file__).parent
+_LAB = pytest.StashKey[Lab]()
+_NEEDS_ROOT = "needs root for an engine in a network namespace: run `sudo make test`"
+
+#: Seconds for one test without its fixtures; a hanging test must not use up the session's time.
+_ENGINE_TEST_S = 240
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("jhswarmd")
+    group.addoption(
+        "--lab-dir",
+        type=Path,
+        default=os.environ.get("JHSWARMD_LAB_DIR") or None,
+        metavar="DIR",
+        help="keep the lab engine's images in DIR between runs (also JHSWARMD_LAB_DIR)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "destructive: takes the shared stack down or apart; runs after all others"
+    )
+    # docker-py does not close a unix socket that it could not connect.
+    unix_socket = r"unclosed <socket\.socket fd=\d+, family=(1|AddressFamily\.AF_UNIX),"
+    config.addinivalue_line("filterwarnings", f"ignore:{unix_socket}:ResourceWarning")
+    # The default ends the process at once and leaves the lab behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        parts = item.path.relative_to(HERE).parts if item.path.is_relative_to(HERE) else ("",)
+        if parts[0] in ("engine", "browser"):
+            item.add_marker(parts[0])
+            has_timeout = item.get_closest_marker("timeout")
+            if config.pluginmanager.hasplugin("timeout") and not has_timeout:
+                item.add_marker(pytest.mark.timeout(_ENGINE_TEST_S, func_only=True))
+    items.sort(key=_rank)  # stable: the order within a file stays
+
+
+def _rank(item: pytest.Item) -> int:
+    """Cheap tests first, those that share a stack together, those that end it last."""
+    fixtures = getattr(item, "fixturenames", ())
+    if item.get_closest_marker("destructive"):
+        return 3
+    if "stack" in fixtures:
+        return 2
+    return 1 if "engine" in fixtures else 0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Iterator[None]:
+    report = yield
+    lab = item.config.stash.get(_LAB, None)
+    if report.failed and lab and "engine" in getattr(item, "fixturenames", ()):
+        report.sections.append(("services of the lab", lab.describe()))
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _no_connections_in_unit_tests(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not request.path.is_relative_to(HERE / "unit"):
+        return
+
+    def refuse(self: socket.socket, address: object) -> None:
+        raise AssertionError(f"a unit test connects to {address!r}: move it to tests/engine")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session")
+def engine(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A real engine in swarm mode, in a network namespace of its own (tests/lab.py)."""
+    if os.geteuid() != 0:
+        pytest.skip(_NEEDS_ROOT)
+    lab = Lab(keep_dir=request.config.getoption("--lab-dir"))
+    try:
+        lab.start()
+    except LabError as exc:
+        pytest.fail(f"no lab: {exc}", pytrace=False)
+    request.config.stash[_LAB] = lab
+    try:
+        yield lab
+    finally:
+        del request.config.stash[_LAB]
+        lab.close()
+
+
+@pytest.fixture(scope="session")
+def small_image(engine: Lab) -> str:
+    """Name of a small image in the lab that stands in for a notebook (``Lab.small_image``)."""
+    return engine.small_image()

@@ -1,0 +1,63 @@
+"""What the person who waits for a notebook is shown, and how it reaches every open page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from jhswarmd.spawner.tasks import Phase, Task
+
+
+def describe(task: Task | None, *, node: str, image: str) -> tuple[int, str]:
+    """Return percent and text for the state of a start. ``node`` is a name for people."""
+    if task is None or not task.node_id:
+        if task is not None and task.error:
+            return 10, f"Waiting for a node: {task.error}"
+        return 10, "Waiting for a node"
+    if task.phase is Phase.running:
+        return 80, f"Running on {node}, waiting for the notebook to answer"
+    if task.state == "preparing":
+        return 30, f"Preparing on {node}; it pulls {image} if it does not have it yet"
+    if task.state in ("ready", "starting"):
+        return 60, f"Starting on {node}"
+    return 20, f"Handed to {node}"
+
+
+class ProgressLog:
+    """The messages of one start, for any number of readers, each of which sees all of them."""
+
+    def __init__(self) -> None:
+        self._events: list[dict[str, Any]] = []
+        self._is_closed = False
+        self._more = asyncio.Event()
+
+    def add(self, percent: int, message: str) -> None:
+        """Add a message, unless it repeats the last one."""
+        event = {"progress": percent, "message": message}
+        if not self._events or self._events[-1] != event:
+            self._events.append(event)
+            self._wake()
+
+    def close(self) -> None:
+        """Say that no message follows."""
+        self._is_closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        # A new event for those who come next: an event that stays set would never make them wait.
+        self._more.set()
+        self._more = asyncio.Event()
+
+    async def follow(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield all messages from the first one, then those to come, until ``close``."""
+        seen = 0
+        while True:
+            more = self._more
+            while seen < len(self._events):
+                yield self._events[seen]
+                seen += 1
+            if self._is_closed:
+                return
+            if more is self._more:
+                await more.wait()

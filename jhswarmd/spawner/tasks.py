@@ -1,0 +1,198 @@
+"""What a Swarm task tells about a notebook. Pure: no engine, no clock.
+
+One table of states serves start and poll alike. It is total: a state that this version does not
+know counts as alive, because only a definite answer may end a notebook.
+
+Sources: swarmkit ``api/types.proto`` (TaskState) and ``design/task_model.md``; the texts were read
+from engine 20.10.24.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Phase(Enum):
+    """Where a task is in its life, as far as the hub is concerned."""
+
+    starting = "starting"
+    running = "running"
+    ended = "ended"
+
+
+_PHASES = {
+    "new": Phase.starting,
+    "pending": Phase.starting,
+    "assigned": Phase.starting,
+    "accepted": Phase.starting,
+    "preparing": Phase.starting,
+    "ready": Phase.starting,
+    "starting": Phase.starting,
+    "running": Phase.running,
+    "complete": Phase.ended,
+    "failed": Phase.ended,
+    "shutdown": Phase.ended,
+    "rejected": Phase.ended,
+    "orphaned": Phase.ended,
+    "remove": Phase.ended,
+}
+
+#: Seconds for which 'no suitable node' must last before it is believed. What a notebook that is
+#: just ending had reserved is free only when its task is gone (measured: under 4 s), and right
+#: after a change of leader the scheduler does not know all nodes yet.
+NO_NODE_GRACE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a notebook's service, as the engine showed it."""
+
+    id: str
+    state: str
+    error: str = ""
+    """The engine's own words, empty while there is nothing to complain about."""
+    node_id: str = ""
+    """Empty until a node is found."""
+    exit_code: int | None = None
+    """Exit code of the container, None when none has ended."""
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    """Address without prefix length, by name and by id of the network."""
+
+    @property
+    def phase(self) -> Phase:
+        """Phase of this task's state; a state never heard of is on its way, not ended."""
+        return _PHASES.get(self.state, Phase.starting)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a start is hopeless."""
+
+    reason: str
+    """Short label for metrics."""
+    message: str
+    """For the person who waits for the notebook."""
+    detail: str
+    """The engine's own words, for the administrator's log."""
+    status_code: int = 500
+    """HTTP status: 503 where trying again later may help."""
+
+
+def read_task(raw: Mapping[str, Any]) -> Task:
+    """Read one task of ``GET /tasks``."""
+    status = raw.get("Status") or {}
+    state = str(status.get("State") or "").lower()
+    container = status.get("ContainerStatus") or {}
+    has_ended = _PHASES.get(state) is Phase.ended and container.get("ContainerID")
+    return Task(
+        id=str(raw.get("ID") or ""),
+        state=state,
+        error=str(status.get("Err") or ""),
+        node_id=str(raw.get("NodeID") or ""),
+        exit_code=int(container.get("ExitCode") or 0) if has_ended else None,
+        addresses=_addresses(raw.get("NetworksAttachments") or ()),
+    )
+
+
+def _addresses(attachments: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    found = {}
+    for attachment in attachments:
+        network = attachment.get("Network") or {}
+        addresses = attachment.get("Addresses") or ()
+        if not addresses:
+            continue
+        # As '10.128.0.7/16'.
+        address = str(addresses[0]).partition("/")[0]
+        for name in ((network.get("Spec") or {}).get("Name"), network.get("ID")):
+            if name:
+                found[str(name)] = address
+    return found
+
+
+def newest(raw_tasks: Iterable[Mapping[str, Any]]) -> Task | None:
+    """Return the task that was created last, or None when the service has none yet.
+
+    Notebooks are never restarted, but an administrator's ``docker service update`` makes a new
+    task beside the old one.
+    """
+    # Timestamps are RFC 3339 in UTC and sort as text; the index settles equal ones.
+    latest = max(
+        raw_tasks,
+        key=lambda raw: (
+            str(raw.get("CreatedAt") or ""),
+            (raw.get("Version") or {}).get("Index", 0),
+        ),
+        default=None,
+    )
+    return None if latest is None else read_task(latest)
+
+
+def exit_status(task: Task | None) -> int | str | None:
+    """Return what ``Spawner.poll`` says about a service that exists: None while it is alive.
+
+    A service without a task is one whose task is still to come. For an ended task it is the
+    container's exit code, or what the engine says when there is no code that explains the end.
+    """
+    if task is None or task.phase is not Phase.ended:
+        return None
+    if task.exit_code or task.state == "complete":
+        return task.exit_code or 0
+    return f"{task.state}: {task.error}" if task.error else task.state
+
+
+def failure(task: Task | None, *, image: str, lasted_s: float) -> Failure | None:
+    """Return why this start is hopeless, or None while it may still succeed.
+
+    ``lasted_s`` is for how many seconds the task has looked as it does now.
+    """
+    if task is None:
+        return None
+    if task.phase is Phase.ended:
+        return _ended(task, image)
+    if "no suitable node" in task.error and lasted_s >= NO_NODE_GRACE_S:
+        return _no_node(task)
+    return None
+
+
+def _ended(task: Task, image: str) -> Failure:
+    detail = f"task {task.id} {task.state}: {task.error or 'no reason given'}"
+    if "No such image" in task.error or "manifest unknown" in task.error:
+        return Failure(
+            reason="image_not_found",
+            message=f"The notebook's image {image} was not found. Please tell your administrator.",
+            detail=detail,
+        )
+    if task.exit_code is not None:
+        return Failure(
+            reason="exited",
+            message=f"The notebook ended as soon as it had started (exit code {task.exit_code}). "
+            "Please tell your administrator.",
+            detail=f"{detail}, exit code {task.exit_code}",
+        )
+    return Failure(
+        reason=task.state,
+        message="The cluster could not start the notebook. Please tell your administrator.",
+        detail=detail,
+    )
+
+
+def _no_node(task: Task) -> Failure:
+    if "insufficient resources" in task.error:
+        message = (
+            "No node of the cluster has enough free memory or processors for your notebook. "
+            "Please try again later, or tell your administrator."
+        )
+    else:
+        message = (
+            "No node of the cluster may run your notebook at the moment. "
+            "Please tell your administrator."
+        )
+    return Failure(
+        reason="no_node",
+        message=message,
+        detail=f"task {task.id} {task.state}: {task.error}",
+        status_code=503,
+    )

@@ -1,0 +1,118 @@
+"""Programs on the host that a deployment runs: shown while they run, explained when they fail."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections import deque
+from collections.abc import Sequence
+
+from jhswarmd.deploy.progress import Progress, Step
+from jhswarmd.errors import MAX_DETAIL, JhswarmdError
+
+#: Lines of a failed program's output that are shown.
+TAIL_LINES = 15
+
+
+def is_root() -> bool:
+    """Tell whether this process may install packages and start an engine."""
+    return os.geteuid() == 0
+
+
+def os_release() -> dict[str, str]:
+    """Return what the system says it is; empty where it says nothing."""
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}
+
+
+def has_apt() -> bool:
+    """Tell whether this is Debian or one of its kin."""
+    return shutil.which("apt-get") is not None
+
+
+def tail(lines: Sequence[str]) -> str:
+    """Return the end of some output, as much as an error's ``why`` takes.
+
+    The end says what went wrong; the beginning would be what an error keeps.
+    """
+    return "\n".join(lines)[-MAX_DETAIL:].strip()
+
+
+def run_shown(
+    command: Sequence[str], step: Step, *, remedy: str, env: dict[str, str] | None = None
+) -> None:
+    """Run a program to its end, each line of its output shown as the step's newest detail.
+
+    ``env`` is added to the environment. Raises JhswarmdError with the last lines and ``remedy``.
+    """
+    lines: deque[str] = deque(maxlen=TAIL_LINES)
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**os.environ, **(env or {})},
+        )
+    except OSError as exc:
+        raise JhswarmdError(f"{command[0]} cannot be run", why=str(exc), remedy=remedy) from exc
+    with process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            step.update(line)
+    if process.returncode != 0:
+        raise JhswarmdError(
+            f"'{' '.join(command[:2])}' failed with exit code {process.returncode}",
+            why=tail(list(lines)),
+            remedy=remedy,
+        )
+
+
+def apt_update(step: Step) -> None:
+    """Read the package lists anew."""
+    run_shown(
+        ["apt-get", "update"],
+        step,
+        remedy="See that 'apt-get update' works on this machine, then run this again.",
+        env={"DEBIAN_FRONTEND": "noninteractive"},
+    )
+
+
+def apt_install(packages: Sequence[str], progress: Progress, *, what_for: str) -> None:
+    """Install Debian packages. Raises JhswarmdError where that is not possible."""
+    names = " ".join(packages)
+    by_hand = f"Install {names} as this machine does it, then run this again."
+    if not has_apt():
+        raise JhswarmdError(
+            f"{what_for} needs {names}", why="this machine has no apt-get", remedy=by_hand
+        )
+    if not is_root():
+        raise JhswarmdError(
+            f"{what_for} needs {names}",
+            why="only root may install packages",
+            remedy=f"Run this again as root, or first: sudo apt-get install {names}",
+        )
+    with progress.step(f"Installing {names}") as step:
+        apt_update(step)
+        run_shown(
+            [
+                "apt-get",
+                "install",
+                "--yes",
+                "--no-install-recommends",
+                # Another apt that is at work is waited for, instead of giving up at once.
+                "-o",
+                "DPkg::Lock::Timeout=120",
+                *packages,
+            ],
+            step,
+            remedy=by_hand,
+            env={"DEBIAN_FRONTEND": "noninteractive"},
+        )

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -50,8 +52,14 @@ BASE_ANSWER_S = 20.0
 #: Seconds our registry has to list what it holds.
 CATALOG_TIMEOUT_S = 10.0
 
-_LOCKS = {"hub": "runtime.txt", "proxy": "proxy.txt", "singleuser": "notebook.txt"}
+#: What an image takes from the folder of locks.
+_LOCKS = {
+    "hub": ("runtime.txt", "install", "installer.txt"),
+    "proxy": ("proxy.txt",),
+    "singleuser": ("notebook.txt", "install", "installer.txt"),
+}
 _DIGEST_LENGTH = 12
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -285,7 +293,7 @@ def _recipes(bases: Bases, settings: Settings) -> list[Recipe]:
     recipes = []
     for name in names:
         context = _files(assets.DOCKERFILES / name)
-        context[f"locks/{_LOCKS[name]}"] = (assets.LOCKS / _LOCKS[name]).read_bytes()
+        context |= {f"locks/{lock}": (assets.LOCKS / lock).read_bytes() for lock in _LOCKS[name]}
         if name == "hub":
             context |= {f"jhswarmd/{key}": it for key, it in _files(assets.PACKAGE).items()}
             context |= {f"hub_config/{key}": it for key, it in _files(assets.HUB_CONFIG).items()}
@@ -570,7 +578,7 @@ def _build_and_push(
 
 
 def _build(client: docker.DockerClient, recipe: Recipe, reference: str, step: Step) -> None:
-    arguments = {"BASE": recipe.base, **_proxy_arguments()}
+    arguments = {"BASE": recipe.base, **_site_arguments()}
     with translated(f"building the image {recipe.name}"):
         output = client.api.build(
             fileobj=_tar(recipe.context),
@@ -585,10 +593,19 @@ def _build(client: docker.DockerClient, recipe: Recipe, reference: str, step: St
             step.update(f"{recipe.name}: {line}")
 
 
-def _proxy_arguments() -> dict[str, str]:
-    """Return this machine's proxies; builders know these arguments without a declaration."""
+def _site_arguments() -> dict[str, str]:
+    """Return this machine's proxies and package indexes: ways to the content, no part of it.
+
+    Builders know the proxies' arguments without a declaration and keep them out of the image. An
+    index stands in the image's history, so one with a login in its address is not passed on.
+    """
     proxies = urllib.request.getproxies()
-    return {f"{key}_proxy": proxies[key] for key in ("http", "https", "no") if key in proxies}
+    found = {f"{key}_proxy": proxies[key] for key in ("http", "https", "no") if key in proxies}
+    for key in ("PIP_INDEX_URL", "NPM_CONFIG_REGISTRY"):
+        value = os.environ.get(key) or os.environ.get(key.lower(), "")
+        if value and "@" not in value:
+            found[key] = value
+    return found
 
 
 def _stream(output: Iterable[Mapping[str, Any]], what: str) -> Iterable[str]:
@@ -606,7 +623,8 @@ def _stream(output: Iterable[Mapping[str, Any]], what: str) -> Iterable[str]:
                 remedy="Run this again: what is finished is kept. A mirror or a registry that did "
                 "not answer is the usual reason.",
             )
-        line = str(part.get("stream") or part.get("status") or "").rstrip()
+        # The classic builder paints what went to stderr red.
+        line = _COLOURS.sub("", str(part.get("stream") or part.get("status") or "")).strip()
         if line:
             lines.append(line)
             yield line

@@ -495,11 +495,12 @@ class Lab:
         server.write_text(_SMALL_SERVER)
         server.chmod(0o755)
         tar = self.directory / "small.tar"
-        argv = ["mmdebstrap", "--quiet", "--variant=essential", "--include=python3"]
-        argv += [
-            "--dpkgopt=path-exclude=/usr/share/doc/*",
-            "--dpkgopt=path-exclude=/usr/share/man/*",
-        ]
+        # Unpacked, not installed: five times as fast, and enough to run Python.
+        argv = ["mmdebstrap", "--quiet", "--variant=extract"]
+        argv += ["--include=python3-minimal,libpython3-stdlib,dash,coreutils"]
+        argv += ["--dpkgopt=path-exclude=/usr/share/doc/*"]
+        argv += ["--customize-hook=mkdir -p $1/usr/local/bin $1/root $1/home $1/var/tmp"]
+        argv += ["--customize-hook=echo root:x:0:0:root:/root:/bin/sh > $1/etc/passwd"]
         argv += [f"--customize-hook=copy-in {server} /usr/local/bin", _codename(), str(tar)]
         self.run(argv, timeout_s=300)
         changes = [

@@ -11,8 +11,9 @@ import docker
 import docker.errors
 import pytest
 import requests
-from docker.types import EndpointSpec, ServiceMode
+from docker.types import EndpointSpec
 
+from tests.engine.conftest import CreateService
 from tests.lab import CommandFailed, Lab, LabError, remove_leftovers
 from tests.wait import wait_until
 
@@ -51,22 +52,16 @@ def test_standard_socket_inside_is_the_labs_own(engine: Lab) -> None:
     assert standard.stdout.strip() == default.stdout.strip() == engine.name
 
 
-def test_published_port_is_reachable_from_the_host(engine: Lab, small_image: str) -> None:
+def test_published_port_is_reachable_from_the_host(
+    engine: Lab, small_image: str, create_service: CreateService
+) -> None:
     port = {"Protocol": "tcp", "TargetPort": 8888, "PublishedPort": 8888, "PublishMode": "host"}
-    service = engine.client.services.create(
-        small_image,
-        name="lab-web",
-        mode=ServiceMode("replicated", 1),
-        endpoint_spec=EndpointSpec(mode="dnsrr", ports=[port]),
-    )
-    try:
-        url = f"http://{engine.address}:8888/any/path"
-        answer = wait_until(
-            lambda: requests.get(url, timeout=5), 30, ignoring=(requests.RequestException,)
-        )
-        assert answer.json()["path"] == "/any/path"
-    finally:
-        service.remove()
+    endpoint = EndpointSpec(mode="dnsrr", ports=[port])
+    create_service(small_image, name="lab-web", endpoint_spec=endpoint)
+    url = f"http://{engine.address}:8888/any/path"
+    unreachable = (requests.RequestException,)
+    answer = wait_until(lambda: requests.get(url, timeout=5), 30, ignoring=unreachable)
+    assert answer.json()["path"] == "/any/path"
 
 
 def test_containers_resolve_names_and_reach_the_package_mirror(
@@ -104,17 +99,12 @@ def test_paused_engine_is_silent_and_resumes(engine: Lab) -> None:
 
 
 def test_report_of_a_failed_test_tells_services_tasks_and_logs(
-    engine: Lab, small_image: str
+    engine: Lab, small_image: str, create_service: CreateService
 ) -> None:
-    service = engine.client.services.create(small_image, name="lab-told", labels={"a": "b"})
-    try:
-        text = wait_until(
-            lambda: "listening on 8888" in (told := engine.describe()) and told, 30, what="log line"
-        )
-        assert "service lab-told" in text
-        assert "state=running" in text
-    finally:
-        service.remove()
+    create_service(small_image, name="lab-told", labels={"a": "b"})
+    wait_until(lambda: "listening on 8888" in engine.describe(), 30, what="log line")
+    assert "service lab-told" in engine.describe()
+    assert "state=running" in engine.describe()
 
 
 def test_second_lab_lives_beside_the_first_and_leaves_no_trace(engine: Lab) -> None:

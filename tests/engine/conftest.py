@@ -1,0 +1,41 @@
+"""Fixtures of the tests that talk to a real engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import requests
+from docker.errors import APIError, NotFound
+from docker.models.services import Service
+
+from tests.lab import Lab
+from tests.wait import wait_until
+
+CreateService = Callable[..., Service]
+
+
+@pytest.fixture
+def create_service(engine: Lab) -> Iterator[CreateService]:
+    """Create services that are removed after the test, and after the report of its failure."""
+    made: list[Service] = []
+
+    def create(image: str, **kw: Any) -> Service:
+        service = engine.client.services.create(image, **kw)
+        made.append(service)
+        return service
+
+    yield create
+    for service in made:
+        try:
+            service.remove()
+        except NotFound:
+            continue
+
+        def gone(service_id: str = service.id) -> bool:
+            return not engine.client.containers.list(
+                filters={"label": f"com.docker.swarm.service.id={service_id}"}
+            )
+
+        wait_until(gone, 30, ignoring=(APIError, requests.RequestException))

@@ -1,0 +1,115 @@
+"""The hub's configuration: assembly only.
+
+Everything comes from the environment (the keys of the profile) and from the files of secrets.
+Do not edit it: what a site adds goes into conf.d, which is read last and wins.
+"""
+
+import os
+from pathlib import Path
+
+from jhswarmd import labels
+from jhswarmd.hubext import config, identity
+from jhswarmd.hubext.handlers import handlers
+from jhswarmd.settings import SECRETS_DIR, AuthenticatorType, Settings
+
+c = get_config()
+settings = Settings.from_environ(os.environ)
+config.log_with_the_hub()
+
+# ---- the hub and its proxy --------------------------------------------------------------------
+
+c.JupyterHub.log_level = settings.log_level
+c.JupyterHub.db_url = settings.database_url
+c.JupyterHub.cookie_secret_file = f"{SECRETS_DIR}/cookie_secret"
+c.CryptKeeper.keys = config.read_keys("crypt_key")
+
+c.JupyterHub.hub_ip = "0.0.0.0"  # noqa: S104 - its networks are the stack's own
+c.JupyterHub.hub_port = 8081
+# An alias on both networks, for the proxy and the notebooks.
+c.JupyterHub.hub_connect_ip = "hub"
+if settings.host != "localhost":
+    # Else any name leads to it, each node's included, and the hub goes by what the browser says.
+    c.JupyterHub.public_url = f"{settings.url}/"
+
+# The proxy is a service of its own: connections and notebooks outlive a restart of the hub.
+c.ConfigurableHTTPProxy.should_start = False
+c.ConfigurableHTTPProxy.api_url = "http://proxy:8001"
+c.ConfigurableHTTPProxy.auth_token = config.read_secret("proxy_auth_token")
+c.JupyterHub.cleanup_proxy = False
+c.JupyterHub.cleanup_servers = False
+# A restarted proxy has a new address where the kernel has no IPVS.
+c.JupyterHubHTTPClient.connector_options = {"use_dns_cache": False}
+# Show the progress page at once.
+c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0}
+
+# ---- who may do what --------------------------------------------------------------------------
+
+hub = identity.load(settings.database_url, is_start=identity.is_hub_start())
+c.JupyterHub.extra_handlers = handlers(hub)
+
+config.add_service(
+    c,
+    "jhswarmd",
+    token=config.read_secret("daemon_token"),
+    scopes=["list:users", "read:servers", "read:hub", "proxy"],
+)
+if settings.idle_timeout_s and config.has_secret("culler_token"):
+    # The daemon runs it: as a process of the hub it would get its token by environment.
+    config.add_service(
+        c,
+        "idle-culler",
+        token=config.read_secret("culler_token"),
+        scopes=["list:users", "read:users:activity", "read:servers", "delete:servers"],
+    )
+
+c.Authenticator.admin_users = set(settings.authenticator_admin_users)
+if settings.authenticator_type is AuthenticatorType.github:
+    c.JupyterHub.authenticator_class = "github"
+    c.GitHubOAuthenticator.client_id = settings.oauth_client_id
+    c.GitHubOAuthenticator.client_secret = config.read_secret(
+        settings.oauth_client_secret_file_path
+    )
+    c.GitHubOAuthenticator.oauth_callback_url = settings.oauth_callback_url
+    c.GitHubOAuthenticator.github_url = settings.github_url.rstrip("/")
+    c.GitHubOAuthenticator.allowed_users = set(settings.authenticator_allowed_users)
+    if settings.github_allowed_organizations:
+        c.GitHubOAuthenticator.allowed_organizations = set(settings.github_allowed_organizations)
+        # Without it only public members are known.
+        c.GitHubOAuthenticator.scope = ["read:org"]
+else:
+    c.JupyterHub.authenticator_class = "pam"
+    c.PAMAuthenticator.service = "jhswarmd"
+    c.PAMAuthenticator.open_sessions = False
+    # The group of the accounts that the daemon made from the list.
+    c.PAMAuthenticator.allowed_groups = {"jhswarmd"}
+
+# ---- notebooks --------------------------------------------------------------------------------
+
+c.JupyterHub.spawner_class = "jhswarmd.spawner.swarm.SwarmSpawner"
+c.SwarmSpawner.stack = settings.stack_name
+c.SwarmSpawner.hub_id = hub.hub_id
+c.SwarmSpawner.prefix = settings.stack_name
+c.SwarmSpawner.image = settings.single_user_image
+c.SwarmSpawner.network_name = labels.network_name(settings.stack_name, "notebooks")
+c.SwarmSpawner.cmd = list(settings.notebook_command)
+c.SwarmSpawner.args = list(settings.notebook_args)
+c.SwarmSpawner.notebook_dir = settings.notebook_dir
+c.SwarmSpawner.default_url = settings.default_url
+c.SwarmSpawner.volumes = {f"{settings.stack_name}-user-{{username}}": settings.notebook_dir}
+c.SwarmSpawner.volume_driver = settings.volume_driver
+c.SwarmSpawner.volume_driver_options = settings.volume_options
+c.SwarmSpawner.mem_limit = settings.mem_limit
+c.SwarmSpawner.mem_guarantee = settings.mem_guarantee
+c.SwarmSpawner.cpu_limit = settings.cpu_limit
+c.SwarmSpawner.cpu_guarantee = settings.cpu_guarantee
+if settings.notebook_constraints:
+    c.SwarmSpawner.extra_placement_spec = {"constraints": list(settings.notebook_constraints)}
+c.SwarmSpawner.start_timeout = settings.start_timeout_s
+# For one that is slow to answer; also what it gets when the hub restarts.
+c.SwarmSpawner.http_timeout = 60
+
+# ---- what the site adds -----------------------------------------------------------------------
+
+for path in sorted((Path(__file__).parent / "conf.d").glob("*.py")):
+    load_subconfig(str(path))
+config.refuse_outdated(c)

@@ -1,0 +1,267 @@
+"""The hub's configuration, loaded as JupyterHub loads it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from jupyterhub.app import JupyterHub
+from jupyterhub.auth import PAMAuthenticator
+from jupyterhub.crypto import CryptKeeper
+from jupyterhub.httpclient import JupyterHubHTTPClient
+from jupyterhub.proxy import ConfigurableHTTPProxy
+from jupyterhub.roles import get_default_roles
+from jupyterhub.scopes import scope_definitions
+from traitlets.config import Config, PyFileConfigLoader
+
+from jhswarmd import assets, settings
+from jhswarmd.errors import UsageError
+from jhswarmd.spawner.swarm import SwarmSpawner
+
+SECRETS = {
+    "proxy_auth_token": "proxy-token-content",
+    "daemon_token": "daemon-token-content",
+    "culler_token": "culler-token-content",
+    "cookie_secret": "c0" * 32,
+    "crypt_key": "ab" * 32,
+    "oauth_client_secret": "oauth-secret-content",
+}
+
+Load = Callable[..., Config]
+
+
+@pytest.fixture
+def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    directory = tmp_path / "secrets"
+    directory.mkdir()
+    for name, content in SECRETS.items():
+        (directory / name).write_text(content + "\n")
+    monkeypatch.setattr(settings, "SECRETS_DIR", str(directory))
+    return directory
+
+
+@pytest.fixture
+def hub_config(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(assets.HUB_CONFIG, tmp_path / "hub_config"))
+
+
+@pytest.fixture
+def load(tmp_path: Path, hub_config: Path, secrets: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    def load_config(**environ: str) -> Config:
+        for key in settings.Settings.all_keys():
+            monkeypatch.delenv(key, raising=False)
+        monkeypatch.setenv("SINGLE_USER_IMAGE", "registry/notebook:1")
+        monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/hub.sqlite")
+        for key, value in environ.items():
+            monkeypatch.setenv(key, value)
+        return PyFileConfigLoader("jupyterhub_config.py", str(hub_config)).load_config()
+
+    return load_config
+
+
+def make_spawner(c: Config) -> SwarmSpawner:
+    """Return ann's spawner as this configuration makes it."""
+    return SwarmSpawner(config=c, user=SimpleNamespace(name="ann"))
+
+
+def make_github(**changes: str) -> dict[str, str]:
+    """Return the environment of a GitHub profile."""
+    return {
+        "AUTHENTICATOR_TYPE": "github",
+        "OAUTH_CLIENT_ID": "id",
+        "OAUTH_CALLBACK_URL": "https://hub.example/hub/oauth_callback",
+        "OAUTH_CLIENT_SECRET_FILE_PATH": "oauth_client_secret",
+        "AUTHENTICATOR_ALLOWED_USERS": "ann, bob",
+        **changes,
+    }
+
+
+def test_every_option_that_is_set_exists(load: Load) -> None:
+    c = load()
+    for cls in (
+        JupyterHub,
+        JupyterHubHTTPClient,
+        ConfigurableHTTPProxy,
+        PAMAuthenticator,
+        CryptKeeper,
+        SwarmSpawner,
+    ):
+        unknown = {
+            name
+            for section in cls.section_names()
+            if section in c
+            for name in c[section]
+            if name not in cls.class_traits(config=True)
+        }
+        assert not unknown
+
+
+def test_notebooks_are_those_of_this_stack_and_hub(load: Load) -> None:
+    spawner = make_spawner(load(STACK_NAME="lab"))
+    assert spawner.stack == "lab"
+    assert len(spawner.hub_id) == 32
+    assert spawner.network_name == "lab_notebooks"
+    assert spawner.image == "registry/notebook:1"
+
+
+def test_the_hub_id_is_the_same_at_the_next_start(load: Load) -> None:
+    assert load().SwarmSpawner.hub_id == load().SwarmSpawner.hub_id
+
+
+def test_every_user_has_an_own_volume_at_the_notebooks_home(load: Load) -> None:
+    c = load(STACK_NAME="lab", NOTEBOOK_DIR="/home/x")
+    assert c.SwarmSpawner.volumes == {"lab-user-{username}": "/home/x"}
+
+
+def test_limits_volumes_and_placement_come_from_the_profile(load: Load) -> None:
+    c = load(
+        MEM_LIMIT="2G",
+        CPU_LIMIT="1.5",
+        VOLUME_DRIVER="local",
+        VOLUME_OPTIONS="type=nfs;o=addr=10.0.0.1,rw;device=:/export",
+        NOTEBOOK_CONSTRAINTS="node.role == worker; node.labels.gpu == 1",
+    )
+    spawner = make_spawner(c)
+    assert (spawner.mem_limit, spawner.cpu_limit) == (2 * 1024**3, 1.5)
+    assert spawner.volume_driver_options["o"] == "addr=10.0.0.1,rw"
+    assert spawner.extra_placement_spec == {
+        "constraints": ["node.role == worker", "node.labels.gpu == 1"]
+    }
+
+
+def test_a_profile_without_limits_sets_none(load: Load) -> None:
+    spawner = make_spawner(load())
+    assert spawner.mem_limit is None
+    assert spawner.cpu_limit is None
+
+
+def test_the_hub_keeps_proxy_and_notebooks_when_it_stops(load: Load) -> None:
+    c = load()
+    assert c.JupyterHub.cleanup_servers is False
+    assert c.JupyterHub.cleanup_proxy is False
+    assert c.ConfigurableHTTPProxy.should_start is False
+
+
+def test_secrets_are_read_from_files_without_their_newline(load: Load) -> None:
+    c = load()
+    assert c.ConfigurableHTTPProxy.auth_token == SECRETS["proxy_auth_token"]
+    assert c.CryptKeeper["keys"] == [SECRETS["crypt_key"]]
+
+
+def test_the_daemon_may_do_what_it_needs_and_no_more(load: Load) -> None:
+    c = load()
+    assert [service["name"] for service in c.JupyterHub.services] == ["jhswarmd"]
+    (role,) = c.JupyterHub.load_roles
+    assert role["services"] == ["jhswarmd"]
+    assert set(role["scopes"]) == {"list:users", "read:servers", "read:hub", "proxy"}
+
+
+def test_the_culler_gets_its_token_only_when_servers_may_be_idle_too_long(load: Load) -> None:
+    names = [service["name"] for service in load(IDLE_TIMEOUT_S="3600").JupyterHub.services]
+    assert names == ["jhswarmd", "idle-culler"]
+
+
+def test_without_a_culler_token_there_is_no_culler(load: Load, secrets: Path) -> None:
+    (secrets / "culler_token").unlink()
+    names = [service["name"] for service in load(IDLE_TIMEOUT_S="3600").JupyterHub.services]
+    assert names == ["jhswarmd"]
+
+
+def test_all_scopes_exist_in_this_jupyterhub(load: Load) -> None:
+    roles = load(IDLE_TIMEOUT_S="3600").JupyterHub.load_roles
+    assert {scope for role in roles for scope in role["scopes"]} <= set(scope_definitions)
+    assert not {role["name"] for role in roles} & {role["name"] for role in get_default_roles()}
+
+
+def test_a_missing_secret_is_named(load: Load, secrets: Path) -> None:
+    (secrets / "daemon_token").unlink()
+    with pytest.raises(UsageError, match="daemon_token"):
+        load()
+
+
+def test_an_empty_proxy_token_is_refused(load: Load, secrets: Path) -> None:
+    (secrets / "proxy_auth_token").write_text("\n")
+    with pytest.raises(UsageError, match="proxy_auth_token is empty"):
+        load()
+
+
+def test_pam_lets_in_the_accounts_of_the_list_alone(load: Load) -> None:
+    c = load(AUTHENTICATOR_ADMIN_USERS="ann")
+    assert c.JupyterHub.authenticator_class == "pam"
+    assert c.PAMAuthenticator.service == "jhswarmd"
+    assert c.PAMAuthenticator.allowed_groups == {"jhswarmd"}
+    assert c.Authenticator.admin_users == {"ann"}
+    assert "allow_all" not in c.Authenticator
+
+
+def test_github_lets_in_whom_the_profile_names(load: Load) -> None:
+    c = load(**make_github(GITHUB_ALLOWED_ORGANIZATIONS="physics"))
+    app = JupyterHub(config=c)
+    authenticator = app.authenticator_class(config=c)
+    assert authenticator.allowed_users == {"ann", "bob"}
+    assert authenticator.allowed_organizations == {"physics"}
+    assert "read:org" in authenticator.scope
+    assert authenticator.client_secret == SECRETS["oauth_client_secret"]
+
+
+def test_github_enterprise_is_asked_at_its_own_address(load: Load) -> None:
+    c = load(**make_github(GITHUB_URL="https://git.example/"))
+    authenticator = JupyterHub(config=c).authenticator_class(config=c)
+    assert authenticator.github_api == "https://git.example/api/v3"
+    assert authenticator.token_url == "https://git.example/login/oauth/access_token"
+
+
+def test_the_sites_files_are_read_last_and_in_order(load: Load, hub_config: Path) -> None:
+    (hub_config / "conf.d" / "20.py").write_text("c.SwarmSpawner.default_url = '/tree'\n")
+    (hub_config / "conf.d" / "10.py").write_text("c.SwarmSpawner.default_url = '/no'\n")
+    assert load(DEFAULT_URL="/lab").SwarmSpawner.default_url == "/tree"
+
+
+def test_a_site_adds_a_service_beside_ours(load: Load, hub_config: Path) -> None:
+    (hub_config / "conf.d" / "a.py").write_text(
+        "c.JupyterHub.services.append({'name': 'mine', 'url': 'http://mine:1'})\n"
+    )
+    assert [service["name"] for service in load().JupyterHub.services] == ["jhswarmd", "mine"]
+
+
+def test_options_of_dockerspawner_keep_their_names(load: Load, hub_config: Path) -> None:
+    (hub_config / "conf.d" / "a.py").write_text("c.DockerSpawner.extra_create_kwargs = {'x': 1}\n")
+    assert make_spawner(load()).extra_create_kwargs == {"x": 1}
+
+
+def test_the_older_container_spec_is_refused_with_todays_option(
+    load: Load, hub_config: Path
+) -> None:
+    (hub_config / "conf.d" / "a.py").write_text(
+        "c.SwarmSpawner.container_spec = {'Image': 'x', 'args': ['y']}\n"
+    )
+    with pytest.raises(UsageError, match=r"c\.SwarmSpawner\.image.*c\.SwarmSpawner\.cmd"):
+        load()
+
+
+def test_a_name_other_than_localhost_is_the_public_url(load: Load) -> None:
+    assert load(HOST="hub.example", HTTPS_PORT="8443").JupyterHub.public_url == (
+        "https://hub.example:8443/"
+    )
+    assert "public_url" not in load().JupyterHub
+
+
+def test_no_secret_shows_in_the_environment_or_the_log(
+    load: Load, caplog: pytest.LogCaptureFixture
+) -> None:
+
+    caplog.set_level("DEBUG")
+    load()
+    shown = repr(dict(os.environ)) + caplog.text
+    assert not [content for content in SECRETS.values() if content in shown]
+
+
+def test_a_profile_that_is_wrong_stops_the_hub(load: Load) -> None:
+    error: type[Any] = ValueError  # pydantic's ValidationError is one
+    with pytest.raises(error, match="mem_limit"):
+        load(MEM_LIMIT="much")

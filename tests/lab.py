@@ -499,9 +499,9 @@ class Lab:
         argv = ["mmdebstrap", "--quiet", "--variant=extract"]
         argv += ["--include=python3-minimal,libpython3-stdlib,dash,coreutils"]
         argv += ["--dpkgopt=path-exclude=/usr/share/doc/*"]
-        argv += ["--customize-hook=mkdir -p $1/usr/local/bin $1/root $1/home $1/var/tmp"]
-        argv += ["--customize-hook=echo root:x:0:0:root:/root:/bin/sh > $1/etc/passwd"]
-        argv += [f"--customize-hook=copy-in {server} /usr/local/bin", _codename(), str(tar)]
+        argv += ["--extract-hook=mkdir -p $1/usr/local/bin $1/root $1/home $1/var/tmp"]
+        argv += ["--extract-hook=echo root:x:0:0:root:/root:/bin/sh > $1/etc/passwd"]
+        argv += [f"--extract-hook=copy-in {server} /usr/local/bin", _codename(), str(tar)]
         self.run(argv, timeout_s=300)
         changes = [
             'CMD ["small-server"]',

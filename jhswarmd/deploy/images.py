@@ -220,14 +220,14 @@ def list_registry(client: docker.DockerClient, settings: Settings) -> list[str]:
     a registry that does not let itself be listed.
     """
     registry = settings.registry
-    with requests.Session() as session:
+    with session(registry) as asking:
         login = client.api._auth_configs.resolve_authconfig(registry)
         if login:
-            session.auth = (login.get("username", ""), login.get("password", ""))
+            asking.auth = (login.get("username", ""), login.get("password", ""))
 
         def ask(path: str) -> Any:
             try:
-                answer = session.get(f"{base_url(registry)}{path}", timeout=CATALOG_TIMEOUT_S)
+                answer = asking.get(f"{base_url(registry)}{path}", timeout=CATALOG_TIMEOUT_S)
                 answer.raise_for_status()
                 return answer.json()
             except (requests.RequestException, ValueError) as exc:
@@ -252,6 +252,13 @@ def base_url(registry: str) -> str:
     """Return the address of a registry; like the engine, trust this machine without TLS."""
     name = registry.rsplit(":", 1)[0]
     return f"http://{registry}" if is_local(name) else f"https://{registry}"
+
+
+def session(registry: str) -> requests.Session:
+    """Return a session for a registry; one on this machine is never asked through a proxy."""
+    made = requests.Session()
+    made.trust_env = not is_local(registry.rsplit(":", 1)[0])
+    return made
 
 
 def is_local(name: str) -> bool:
@@ -425,9 +432,16 @@ def _pull_bases(
                     step.update(line)
             except (JhswarmdError, DockerException, requests.RequestException, OSError) as exc:
                 step.done("not possible")
-                if isinstance(exc, JhswarmdError):
-                    return exc
-                return translate(exc, f"pulling {reference}")
+                problem = (
+                    exc
+                    if isinstance(exc, JhswarmdError)
+                    else translate(exc, f"pulling {reference}")
+                )
+                problem.remedy = (
+                    "See that the engine can pull it ('docker pull'), or set BASE_IMAGES=debian: "
+                    "a base made from this machine's package mirror."
+                )
+                return problem
     return None
 
 
@@ -453,7 +467,6 @@ def _ask_quickly(ask: Callable[[], object]) -> None:
         raise JhswarmdError(
             "The registry of the base images does not answer",
             why=f"no answer within {BASE_ANSWER_S:.0f} s",
-            remedy="Set BASE_IMAGES=debian, or see that the engine can reach that registry.",
         )
     if outcome[0] is not None:
         raise outcome[0]

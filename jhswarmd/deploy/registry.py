@@ -67,9 +67,17 @@ def ensure(
             return
         if answer is _Answer.OTHER:
             raise _port_taken(settings.registry)
-    if not _exists(client):
+    published = _published_port(client)
+    if published is None:
         image = images.build_local(client, settings, progress, "registry")
         _create(client, image, int(port), publish_mode)
+    elif published != int(port):
+        raise JhswarmdError(
+            f"The registry does not answer at {settings.registry}",
+            why=f"this swarm's registry is published on port {published}",
+            remedy=f"Set REGISTRY=localhost:{published}, or remove it ('docker service rm "
+            f"{SERVICE}'; its images are on a volume and stay) and run this again.",
+        )
     with progress.step("Starting the registry") as step:
         deadline = time.monotonic() + _READY_S
         while (answer := _ask(settings.registry)) is not _Answer.REGISTRY:
@@ -90,7 +98,8 @@ def ensure(
 
 def _ask(registry: str) -> _Answer:
     try:
-        answer = requests.get(f"{images.base_url(registry)}/v2/", timeout=_ANSWER_S)
+        with images.session(registry) as session:
+            answer = session.get(f"{images.base_url(registry)}/v2/", timeout=_ANSWER_S)
     except requests.ConnectionError as exc:
         # Refused: the port is free. Anything else that is no HTTP answer: somebody is there.
         # The mesh, too, accepts and resets while its task is not up; a deadline tells the two.
@@ -114,18 +123,21 @@ def _port_taken(registry: str) -> JhswarmdError:
     )
 
 
-def _exists(client: docker.DockerClient) -> bool:
+def _published_port(client: docker.DockerClient) -> int | None:
+    """Return the port of the registry's service; None if there is no such service."""
     with translated("looking for the registry's service"):
+        # The engine's filter is a prefix.
         found = client.api.services(filters={"name": SERVICE})
-    # The engine's filter is a prefix.
-    ours = [it for it in found if it["Spec"]["Name"] == SERVICE]
-    if ours and ours[0]["Spec"].get("Labels", {}).get(ROLE) != ROLE_REGISTRY:
+    specs = [it["Spec"] for it in found if it["Spec"]["Name"] == SERVICE]
+    if not specs:
+        return None
+    if specs[0].get("Labels", {}).get(ROLE) != ROLE_REGISTRY:
         raise JhswarmdError(
             f"The service {SERVICE} is not ours",
             why=f"it has no label {ROLE}={ROLE_REGISTRY}, and does not answer as a registry",
             remedy="Rename it, or set REGISTRY to a registry that the nodes reach.",
         )
-    return bool(ours)
+    return int(specs[0]["EndpointSpec"]["Ports"][0]["PublishedPort"])
 
 
 def _create(client: docker.DockerClient, image: str, port: int, publish_mode: str) -> None:

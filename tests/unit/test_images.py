@@ -1,0 +1,364 @@
+"""What makes a tag, which bases are chosen, and what is built and pushed."""
+
+import io
+import tarfile
+from types import SimpleNamespace
+
+import docker.errors
+import pytest
+import requests
+from rich.console import Console
+
+from jhswarmd import assets
+from jhswarmd.deploy import host, images
+from jhswarmd.deploy.progress import Progress
+from jhswarmd.errors import EngineUnavailable, JhswarmdError
+from jhswarmd.settings import Settings
+
+DEBIAN = images.Debian("bookworm", ("deb http://mirror.example/debian bookworm main",))
+
+
+def api_error(status, words):
+    response = requests.Response()
+    response.status_code = status
+    return docker.errors.APIError(words, response=response, explanation=words)
+
+
+class FakeEngine:
+    """Holds images here and in a registry; records what it was asked to make."""
+
+    def __init__(self):
+        self.here = set()
+        self.registry = set()
+        self.outside = set()
+        self.calls = []
+        self.build_output = [{"stream": "Step 1/1"}]
+        self.push_output = [{"status": "Pushed"}]
+        self.registry_error = None
+        self.images = self
+        self.api = self
+
+    def get(self, reference):
+        if reference not in self.here:
+            raise api_error(404, "No such image")
+        return SimpleNamespace(id=f"sha256:{reference}")
+
+    def inspect_distribution(self, reference):
+        if self.registry_error:
+            raise self.registry_error
+        if reference.startswith("quay.io/"):
+            if reference not in self.outside:
+                raise api_error(500, "no such host")
+        elif reference not in self.registry:
+            raise api_error(404, "manifest unknown")
+
+    def build(self, *, fileobj, tag, buildargs, **options):
+        self.calls.append(("build", tag.split("/")[-1].split(":")[0]))
+        self.built = SimpleNamespace(context=fileobj, args=buildargs, options=options)
+        if not any("error" in line for line in self.build_output):
+            self.here.add(tag)
+        return iter(self.build_output)
+
+    def push(self, repository, tag, **_):
+        self.calls.append(("push", repository.split("/")[-1]))
+        if not any("error" in line for line in self.push_output):
+            self.registry.add(f"{repository}:{tag}")
+        return iter(self.push_output)
+
+    def pull(self, repository, tag, **_):
+        self.calls.append(("pull", f"{repository}:{tag}"))
+        self.here.add(f"{repository}:{tag}")
+        return iter([{"status": "Downloading"}])
+
+    def import_image_from_file(self, filename, repository, tag):
+        self.calls.append(("import", repository))
+        self.here.add(f"{repository}:{tag}")
+
+    def made(self):
+        calls, self.calls = self.calls, []
+        return sorted(calls)
+
+
+@pytest.fixture
+def engine():
+    return FakeEngine()
+
+
+@pytest.fixture
+def progress():
+    return Progress(Console(file=io.StringIO()))
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch, tmp_path):
+    """A Debian machine without certificates of its own; mmdebstrap is there and works."""
+    ran = []
+    monkeypatch.setattr(images, "CA_CERTIFICATES", tmp_path / "ca-certificates")
+    monkeypatch.setattr(images, "_read_host_debian", lambda _progress: DEBIAN)
+    monkeypatch.setattr(images.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(host, "run_shown", lambda command, *_a, **_k: ran.append(command))
+    for name in ("http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL", "NPM_CONFIG_REGISTRY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.swapcase(), raising=False)
+    return ran
+
+
+def community(engine):
+    settings = Settings()
+    engine.outside = {settings.hub_base_image, settings.singleuser_base_image}
+
+
+BUILT_AND_PUSHED = sorted(
+    (verb, name) for verb in ("build", "push") for name in ("hub", "proxy", "singleuser")
+)
+
+
+# -- tags ----------------------------------------------------------------------------------------
+
+
+def recipe(**changes):
+    return images.Recipe(**{"name": "hub", "base": "base:1", "context": {"a": b"1"}, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"base": "base:2"},
+        {"context": {"a": b"2"}},
+        {"context": {"b": b"1"}},
+        {"context": {"a": b"1", "b": b""}},
+        {"context": {"a1": b""}},
+    ],
+    ids=["another base", "an edited file", "a renamed file", "a new file", "a name that grew"],
+)
+def test_a_tag_changes_with(changes):
+    assert recipe(**changes).digest != recipe().digest
+
+
+def test_a_tag_does_not_depend_on_the_order_of_files():
+    one = recipe(context={"a": b"1", "b": b"2"})
+    other = recipe(context={"b": b"2", "a": b"1"})
+    assert one.reference("r:5000") == other.reference("r:5000")
+
+
+def test_a_context_gives_the_same_bytes_and_scripts_that_run():
+    context = {"entrypoint": b"#!/bin/sh\n", "a/file": b"text"}
+    assert (
+        images._tar(context).getvalue() == images._tar(dict(reversed(context.items()))).getvalue()
+    )
+    with tarfile.open(fileobj=images._tar(context)) as archive:
+        modes = {it.name: oct(it.mode) for it in archive}
+    assert modes == {"a/file": "0o644", "entrypoint": "0o755"}
+
+
+def test_what_python_and_editors_leave_is_not_part_of_an_image(tmp_path):
+    for name in ("a.py", "__pycache__/a.pyc", ".a.swp", "_assets/env/x", "sub/b.py", "b.pyc"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text("x")
+    assert set(images._files(tmp_path)) == {"a.py", "sub/b.py"}
+
+
+def test_our_dockerfiles_copy_only_what_their_context_holds():
+    bases = images.Bases("base:1", "base:1", None, {})
+    for each in images._recipes(bases, Settings()):
+        lines = each.context["Dockerfile"].decode().splitlines()
+        copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ")]
+        sources = [it for words in copied if not words[0].startswith("--") for it in words]
+        for source in sources:
+            assert any(name == source or name.startswith(source) for name in each.context), source
+
+
+def test_our_dockerfiles_work_in_the_classic_builder():
+    for path in assets.DOCKERFILES.glob("*/Dockerfile"):
+        text = path.read_text()
+        assert "--mount" not in text
+        assert "<<" not in text
+
+
+# -- bases ---------------------------------------------------------------------------------------
+
+
+def test_auto_takes_the_community_images_where_they_can_be_pulled(engine, progress, machine):
+    community(engine)
+    built = images.build(engine, Settings(), progress)
+    pulled = [("pull", Settings().hub_base_image), ("pull", Settings().singleuser_base_image)]
+    assert engine.made() == sorted(BUILT_AND_PUSHED + pulled)
+    assert "quay.io" in built.base
+    assert machine == []
+
+
+def test_auto_makes_a_debian_where_they_cannot(engine, progress, machine):
+    built = images.build(engine, Settings(), progress)
+    assert engine.made() == sorted([*BUILT_AND_PUSHED, ("import", "jhswarmd/debian")])
+    assert "bookworm" in built.base
+    assert machine[0][0] == "mmdebstrap"
+    assert machine[0][-1] == DEBIAN.sources[0]
+
+
+@pytest.mark.parametrize("kind", ["debian", "community"])
+def test_auto_stays_with_what_it_chose(engine, progress, machine, kind):
+    if kind == "community":
+        community(engine)
+    first = images.build(engine, Settings(), progress)
+    engine.made()
+    engine.outside = set() if kind == "community" else {Settings().hub_base_image}
+    assert images.build(engine, Settings(), progress).hub == first.hub
+    engine.registry.clear()
+    engine.here -= {first.hub, first.proxy, first.singleuser}
+    assert images.build(engine, Settings(), progress).hub == first.hub
+    assert engine.made() == BUILT_AND_PUSHED
+
+
+def test_community_says_why_it_cannot(engine, progress):
+    with pytest.raises(JhswarmdError) as raised:
+        images.build(engine, Settings(base_images="community"), progress)
+    assert "no such host" in raised.value.why
+    assert "BASE_IMAGES=debian" in raised.value.remedy
+
+
+def test_no_base_at_all_is_an_error_with_a_remedy(engine, progress, monkeypatch):
+    monkeypatch.setattr(images, "_read_host_debian", lambda _progress: None)
+    with pytest.raises(JhswarmdError) as raised:
+        images.build(engine, Settings(), progress)
+    assert raised.value.remedy
+    with pytest.raises(JhswarmdError):
+        images.build(engine, Settings(base_images="debian"), progress)
+
+
+def test_a_base_registry_that_never_answers_is_given_up(engine, progress, monkeypatch):
+    monkeypatch.setattr(images, "BASE_ANSWER_S", 0.01)
+    released = images.threading.Event()
+    ask = engine.inspect_distribution
+    monkeypatch.setattr(
+        engine,
+        "inspect_distribution",
+        lambda name: released.wait(10) if name.startswith("quay.io") else ask(name),
+    )
+    built = images.build(engine, Settings(), progress)
+    released.set()
+    assert "bookworm" in built.base
+
+
+def test_certificates_of_the_machine_go_into_the_base_and_its_tag(engine, progress, tmp_path):
+    plain = images.build(engine, Settings(), progress)
+    engine.made()
+    (tmp_path / "ca-certificates").mkdir()
+    (tmp_path / "ca-certificates" / "site.crt").write_text("PEM")
+    (tmp_path / "ca-certificates" / "README").write_text("not one")
+    inspected = images.build(engine, Settings(), progress)
+    assert ("build", "base") in engine.made()
+    assert inspected.hub != plain.hub
+
+
+def test_only_the_systems_own_apt_sources_are_taken(mocker):
+    lines = (
+        "http://m/debian/|bookworm|main|Debian",
+        "http://m/debian/|bookworm|contrib|Debian",
+        "http://m/debian-security/|bookworm-security|main|Debian",
+        "https://third.example/debian/|bookworm|stable|Docker",
+        "https://third.example/|nodistro|main|.",
+        "http://m/debian/|bookworm-backports|main|Debian Backports",
+    )
+    done = SimpleNamespace(stdout="\n".join(lines))
+    mocker.patch.object(images.subprocess, "run", return_value=done)
+    assert images._apt_sources("debian", "bookworm") == (
+        "deb http://m/debian-security/ bookworm-security main",
+        "deb http://m/debian/ bookworm main contrib",
+    )
+
+
+def test_without_package_lists_apt_sources_are_unknown_not_none(mocker):
+    done = SimpleNamespace(stdout="http://m/debian/|bookworm|main|$(ORIGIN)\n")
+    mocker.patch.object(images.subprocess, "run", return_value=done)
+    assert images._apt_sources("debian", "bookworm") is None
+
+
+# -- building and pushing ------------------------------------------------------------------------
+
+
+def test_a_second_run_does_nothing(engine, progress):
+    first = images.build(engine, Settings(), progress)
+    engine.made()
+    second = images.build(engine, Settings(), progress)
+    assert engine.made() == []
+    assert (second.hub, second.proxy, second.singleuser) == (
+        first.hub,
+        first.proxy,
+        first.singleuser,
+    )
+    assert second.built == ()
+
+
+def test_an_image_built_but_not_pushed_is_pushed(engine, progress):
+    first = images.build(engine, Settings(), progress)
+    engine.made()
+    engine.registry.discard(first.proxy)
+    images.build(engine, Settings(), progress)
+    assert engine.made() == [("push", "proxy")]
+
+
+def test_a_notebook_image_of_the_site_is_not_built(engine, progress):
+    built = images.build(engine, Settings(single_user_image="site/lab:1"), progress)
+    assert built.singleuser == "site/lab:1"
+    assert ("build", "singleuser") not in engine.made()
+    assert images.list_missing(engine, built) == []
+
+
+def test_a_failed_build_shows_its_last_lines_and_is_not_pushed(engine, progress):
+    engine.build_output = [{"stream": "Step 1/2"}, {"error": "\x1b[91mapt-get returned 100"}]
+    with pytest.raises(JhswarmdError) as raised:
+        images.build(engine, Settings(), progress)
+    assert "apt-get returned 100" in raised.value.why
+    assert raised.value.remedy
+    assert not any(verb == "push" for verb, _ in engine.made())
+
+
+def test_a_refused_push_is_an_error(engine, progress):
+    engine.push_output = [{"status": "Preparing"}, {"error": "no basic auth credentials"}]
+    with pytest.raises(JhswarmdError, match="cannot be pushed") as raised:
+        images.build(engine, Settings(), progress)
+    assert "no basic auth credentials" in raised.value.why
+
+
+def test_a_registry_out_of_reach_is_not_an_empty_one(engine, progress):
+    engine.registry_error = api_error(500, "connection refused")
+    with pytest.raises(EngineUnavailable) as raised:
+        images.build(engine, Settings(), progress)
+    assert "REGISTRY" in raised.value.remedy
+    assert engine.made() == []
+
+
+def test_a_plan_changes_nothing_and_names_what_is_missing(engine, progress):
+    planned = images.plan(engine, Settings())
+    assert images.list_missing(engine, planned) == [planned.hub, planned.proxy, planned.singleuser]
+    assert engine.made() == []
+    built = images.build(engine, Settings(), progress)
+    assert images.list_missing(engine, images.plan(engine, Settings())) == []
+    assert images.plan(engine, Settings()).hub == built.hub
+
+
+def test_proxies_and_indexes_reach_the_build_but_no_login(engine, progress, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://index.example/simple")
+    monkeypatch.setenv("NPM_CONFIG_REGISTRY", "https://user:word@npm.example/")
+    plain = images.plan(engine, Settings())
+    images.build(engine, Settings(), progress)
+    assert engine.built.args["https_proxy"] == "http://proxy.example:3128"
+    assert engine.built.args["PIP_INDEX_URL"] == "https://index.example/simple"
+    assert "NPM_CONFIG_REGISTRY" not in engine.built.args
+    monkeypatch.delenv("PIP_INDEX_URL")
+    assert images.plan(engine, Settings()).hub == plain.hub
+
+
+@pytest.mark.parametrize(
+    ("registry", "url"),
+    [
+        ("localhost:5000", "http://localhost:5000"),
+        ("127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("registry.example", "https://registry.example"),
+        ("registry.example:5000", "https://registry.example:5000"),
+    ],
+)
+def test_only_a_registry_on_this_machine_is_asked_without_tls(registry, url):
+    assert images.base_url(registry) == url
+    assert images.session(registry).trust_env == url.startswith("https")

@@ -101,8 +101,8 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Command = Annotated[tuple[str, ...], BeforeValidator(_command)]
 Lines = Annotated[tuple[str, ...], BeforeValidator(_lines)]
 Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
-Size = Annotated[int | None, BeforeValidator(_bytes), Field(gt=0)]
-Cores = Annotated[float | None, BeforeValidator(_optional), Field(gt=0)]
+Size = Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(_bytes)]
+Cores = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_optional)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 

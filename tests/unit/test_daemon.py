@@ -1,0 +1,132 @@
+"""The small parts of the daemon: control socket, worker, duty, and the whole of it on fakes."""
+
+import socket
+import threading
+
+import pytest
+
+from jhswarmd.daemon import control
+from jhswarmd.daemon.duty import Duty
+from jhswarmd.daemon.reflector import ALL_SERVERS, Key
+from jhswarmd.daemon.run import Daemon
+from jhswarmd.daemon.worker import Worker
+from jhswarmd.daemon.workqueue import WorkQueue
+from jhswarmd.errors import HubUnknown, JhswarmdError
+from jhswarmd.settings import Settings
+
+from ..factories import make_service
+from ..fakes import FakeEngine, FakeHub
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run" / "control.sock"
+
+
+@pytest.fixture
+def server(path):
+    made = control.Control({"ping": lambda: {"pong": 1}}, path)
+    made.start()
+    yield made
+    made.close()
+
+
+def test_a_command_is_answered(server, path):
+    assert control.ask("ping", path) == {"pong": 1}
+
+
+def test_an_unknown_command_is_refused(server, path):
+    with pytest.raises(JhswarmdError, match="refused 'nosuch'"):
+        control.ask("nosuch", path)
+
+
+def test_a_line_that_is_no_json_is_refused_and_the_next_one_answered(server, path):
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        connection.sendall(b"rubbish\n")
+        assert b"unknown command" in connection.makefile("rb").readline()
+    assert control.ask("ping", path) == {"pong": 1}
+
+
+def test_only_the_owner_may_use_the_socket(server, path):
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_socket_left_by_a_killed_daemon_is_taken_over(server, path):
+    successor = control.Control({"ping": lambda: {"pong": 2}}, path)
+    successor.start()
+    assert control.ask("ping", path) == {"pong": 2}
+    successor.close()
+
+
+def test_no_daemon_is_said_with_a_remedy(path):
+    with pytest.raises(JhswarmdError) as caught:
+        control.ask("ping", path)
+    assert caught.value.remedy
+
+
+def test_the_daemon_on_the_node_of_the_hubs_newest_task_is_active():
+    engine = FakeEngine()
+    duty = Duty(engine, "jupyterhub")
+    assert duty.take()
+    engine.hub_node = "node-2"
+    assert not duty.take()
+    engine.hub_node = None
+    assert not duty.take()
+
+
+class Recorder:
+    """A reconcile function that fails as often as it is told, and says when it was called."""
+
+    def __init__(self, *failures):
+        self.failures = list(failures)
+        self.calls = []
+        self.ended = threading.Event()
+
+    def __call__(self, key):
+        self.calls.append(key)
+        if self.failures:
+            raise self.failures.pop(0)
+        self.ended.set()
+
+
+@pytest.mark.parametrize("failure", [HubUnknown("ill"), RuntimeError("a bug")])
+def test_a_pass_that_fails_is_repeated_and_the_worker_lives_on(failure):
+    recorder = Recorder(failure)
+    worker = Worker("test", WorkQueue(), recorder)
+    worker.start()
+    worker.queue.put("key")
+    assert recorder.ended.wait(5)
+    worker.queue.close()
+    assert worker.join(5)
+    assert recorder.calls == ["key", "key"]
+    assert worker.last_error == ""
+
+
+def make_daemon(engine, hub):
+    engine.events = lambda since_s, until_s: iter(())
+    return Daemon(Settings(), engine, hub)
+
+
+def test_a_standby_removes_nothing():
+    engine = FakeEngine(make_service(id="s1"))
+    engine.hub_node = "node-2"
+    daemon = make_daemon(engine, FakeHub())
+    daemon._reconcile_servers(Key("server", "s1"))
+    assert daemon._reconcile_servers(ALL_SERVERS) > 0
+    assert engine.removed == []
+
+
+def test_a_key_wakes_the_worker_of_its_kind_and_an_orphan_goes():
+    engine = FakeEngine(make_service(id="s1"))
+    gone = threading.Event()
+    remove = engine.remove_service
+    engine.remove_service = lambda id_: (remove(id_), gone.set())
+    daemon = make_daemon(engine, FakeHub())
+    for worker in daemon._workers.values():
+        worker.start()
+    daemon.wake(Key("server", "s1"))
+    assert gone.wait(5)
+    daemon.stop()
+    assert engine.removed == ["s1"]
+    assert daemon.snapshot()["servers"]["removals"][0]["user"] == "alice"

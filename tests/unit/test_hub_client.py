@@ -1,0 +1,147 @@
+"""The hub's client: anything that is not a definite answer is unknown, never empty."""
+
+import json
+
+import pytest
+import requests
+from requests.adapters import BaseAdapter
+
+from jhswarmd.errors import HubUnknown
+from jhswarmd.hub import Hub
+from jhswarmd.model import HubIdentity, HubUser
+
+TOKEN = "t0ken-t0ken-t0ken"
+SCOPES = ["list:users", "read:servers", "read:hub"]
+
+
+class Canned(BaseAdapter):
+    """Answers each path with (status, body); an exception is raised."""
+
+    def __init__(self, **answers):
+        super().__init__()
+        self.answers = answers
+        self.requests = []
+
+    def send(self, request, **kwargs):
+        self.requests.append(request)
+        answer = self.answers[request.path_url.removeprefix("/hub/api/").split("?")[0]]
+        if callable(answer):
+            answer = answer(request)
+        if isinstance(answer, Exception):
+            raise answer
+        response = requests.Response()
+        response.status_code, body = answer
+        response._content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        response.request, response.url = request, request.url
+        return response
+
+    def close(self):
+        pass
+
+
+def make_hub(**answers):
+    session = requests.Session()
+    canned = Canned(**answers)
+    session.mount("http://", canned)
+    return Hub("http://hub:8081/hub/api", TOKEN, session), canned
+
+
+def server(pending=None):
+    return {"name": "", "pending": pending, "ready": True}
+
+
+def test_the_identity_is_read_with_a_token_that_sees_everything():
+    hub, _ = make_hub(
+        user=(200, {"scopes": SCOPES}), jhswarmd=(200, {"hub_id": "abc", "starts": 2})
+    )
+    assert hub.read_identity() == HubIdentity("abc", 2)
+
+
+def test_a_token_that_may_not_see_all_servers_makes_everything_unknown():
+    hub, _ = make_hub(user=(200, {"scopes": ["list:users!group=x", "read:servers"]}))
+    with pytest.raises(HubUnknown, match="list:users"):
+        hub.read_identity()
+
+
+def test_a_user_and_their_servers_are_read():
+    hub, _ = make_hub(
+        **{"users/alice": (200, {"name": "alice", "servers": {"": server("stop"), "g": server()}})}
+    )
+    assert hub.read_user("alice") == HubUser("alice", {"": "stop", "g": None})
+
+
+def test_the_hubs_own_404_means_no_such_user():
+    hub, _ = make_hub(**{"users/bob": (404, {"status": 404, "message": "Not Found"})})
+    assert hub.read_user("bob") is None
+
+
+def test_a_name_with_a_slash_does_not_lead_to_another_path():
+    hub, canned = make_hub(**{"users/a%2Fb": (404, {"status": 404})})
+    assert hub.read_user("a/b") is None
+    assert canned.requests[0].path_url == "/hub/api/users/a%2Fb"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param((404, "<html>nginx</html>"), id="404 of something in between"),
+        pytest.param((403, {"status": 403}), id="403"),
+        pytest.param((500, {"status": 500}), id="500"),
+        pytest.param((502, "<html>"), id="502"),
+        pytest.param((302, ""), id="redirect to a login page"),
+        pytest.param((200, "<html>"), id="HTML"),
+        pytest.param((200, '{"name": "al'), id="half a JSON"),
+        pytest.param((200, []), id="a list"),
+        pytest.param((200, {"name": "alice"}), id="no servers key: scope is missing"),
+        pytest.param((200, {"name": "alice", "servers": None}), id="servers is null"),
+        pytest.param((200, {"name": "alice", "servers": {"": {}}}), id="server without state"),
+        pytest.param(requests.ConnectionError("refused"), id="refused"),
+        pytest.param(requests.Timeout(), id="time-out"),
+    ],
+)
+def test_an_unclear_answer_about_a_user_is_unknown(answer):
+    hub, _ = make_hub(**{"users/alice": answer})
+    with pytest.raises(HubUnknown):
+        hub.read_user("alice")
+
+
+def page(names, following):
+    items = [{"name": name, "servers": {}} for name in names]
+    return {"items": items, "_pagination": {"next": following}}
+
+
+def test_all_pages_are_read():
+    def answer(request):
+        assert request.headers["Accept"] == "application/jupyterhub-pagination+json"
+        second = "offset=200" in request.url
+        return (200, page(["b"], None) if second else page(["a"], {"offset": 200}))
+
+    hub, _ = make_hub(users=answer)
+    assert [user.name for user in hub.list_users()] == ["a", "b"]
+
+
+def test_a_failing_second_page_makes_the_whole_list_unknown():
+    def answer(request):
+        return (500, "") if "offset=200" in request.url else (200, page(["a"], {"offset": 200}))
+
+    hub, _ = make_hub(users=answer)
+    with pytest.raises(HubUnknown):
+        list(hub.list_users())
+
+
+def test_a_list_without_pagination_is_unknown():
+    hub, _ = make_hub(users=(200, [{"name": "a", "servers": {}}]))
+    with pytest.raises(HubUnknown):
+        list(hub.list_users())
+
+
+def test_no_error_shows_the_token():
+    def answer(request):
+        return requests.ConnectionError(f"failed with {request.headers}")
+
+    hub, _ = make_hub(**{"users/alice": answer})
+    with pytest.raises(HubUnknown) as caught:
+        hub.read_user("alice")
+    chain = [caught.value, caught.value.__cause__]
+    assert not any(TOKEN in repr(each) + str(each) for each in chain)
+    assert caught.value.__suppress_context__

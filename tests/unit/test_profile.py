@@ -1,0 +1,162 @@
+"""Profiles: everything that is wrong is said at once, with file and line."""
+
+import pytest
+
+from jhswarmd import assets
+from jhswarmd.deploy import profile, tls
+from jhswarmd.settings import Settings
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "default.env").write_text("AUTHENTICATOR_TYPE=pam\n")
+    return tmp_path
+
+
+def write(folder, name, text, **files):
+    (folder / f"{name}.env").write_text(text)
+    for path, content in files.items():
+        target = folder / name / path.replace("__", "/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def faults_of(name, folder):
+    with pytest.raises(profile.ProfileError) as caught:
+        profile.load(name, folder)
+    return caught.value.faults
+
+
+@pytest.mark.parametrize("name", ["default", "local"])
+def test_the_shipped_profiles_are_right(name):
+    assert profile.load(name, assets.ENV).name == name
+
+
+def test_a_profile_overlays_the_default_one(folder):
+    (folder / "default.env").write_text("IDLE_TIMEOUT_S=60\nHOST=default.example\n")
+    write(folder, "site", "HOST=hub.example\n", **{"user_list.txt": "alice:a\n"})
+    loaded = profile.load("site", folder)
+    assert (loaded.settings.host, loaded.settings.idle_timeout_s) == ("hub.example", 60)
+    assert loaded.files == {"users": b"alice:a\n"}
+
+
+def test_an_unknown_key_a_bad_number_and_a_missing_file_are_all_named_with_their_lines(folder):
+    write(folder, "site", "# mine\nHTTPS_PROT=1\n\nMEM_LIMIT=lots\nAUTHENTICATOR_TYPE=pam\n")
+    path = folder / "site.env"
+    assert faults_of("site", folder) == [
+        f"{path}:2: unknown key HTTPS_PROT; did you mean HTTPS_PORT?",
+        f"{path}:4: MEM_LIMIT: must be a size such as 512M or 2G",
+        f"{path}:5: AUTHENTICATOR_TYPE=pam needs the file {folder / 'site' / 'user_list.txt'}",
+    ]
+
+
+def test_a_line_without_an_equals_sign_is_named(folder):
+    write(folder, "site", "HOST\n", **{"user_list.txt": "alice:a\n"})
+    assert faults_of("site", folder) == [f"{folder / 'site.env'}:1: not of the form KEY=value"]
+
+
+def test_a_profile_that_does_not_exist_is_named(folder):
+    (fault, *_) = faults_of("nosuch", folder)
+    assert fault.startswith(f"{folder / 'nosuch.env'}: there is no such file")
+
+
+def test_a_name_that_leads_elsewhere_is_refused(folder):
+    assert faults_of("../other", folder) == ["'../other' is no name for a profile"]
+
+
+def test_github_with_nobody_allowed_is_refused_with_the_reason(folder):
+    text = "AUTHENTICATOR_TYPE=github\nOAUTH_CLIENT_ID=x\nOAUTH_CALLBACK_URL=https://h/cb\n"
+    write(folder, "site", text, oauth_client_secret="s3cret")
+    (fault,) = faults_of("site", folder)
+    assert fault.startswith(f"{folder / 'site.env'}:1: ")
+    assert "would let nobody in" in fault
+
+
+def test_github_without_its_secret_is_refused(folder):
+    write(folder, "site", "AUTHENTICATOR_TYPE=github\nOAUTH_CLIENT_ID=x\n")
+    faults = faults_of("site", folder)
+    assert any("needs OAUTH_CALLBACK_URL" in fault for fault in faults)
+    assert any("oauth_client_secret" in fault for fault in faults)
+
+
+def test_a_certificate_without_its_key_is_refused(folder):
+    certificate, _ = tls.self_signed("hub.example")
+    write(folder, "site", "", **{"user_list.txt": "a:a", "ssl__cert.pem": certificate})
+    (fault,) = faults_of("site", folder)
+    assert fault.startswith(f"{folder / 'site' / 'ssl/key.pem'}: is missing")
+
+
+def test_a_key_of_another_certificate_is_refused(folder):
+    certificate, _ = tls.self_signed("hub.example")
+    _, key = tls.self_signed("hub.example")
+    write(
+        folder,
+        "site",
+        "",
+        **{"user_list.txt": "a:a", "ssl__cert.pem": certificate, "ssl__key.pem": key},
+    )
+    (fault,) = faults_of("site", folder)
+    assert "does not belong to the certificate" in fault
+
+
+def test_an_empty_secret_file_is_refused_and_a_short_cookie_secret_too(folder):
+    files = {"user_list.txt": "a:a", "proxy_auth_token": "\n", "cookie_secret": "abc"}
+    write(folder, "site", "", **files)
+    faults = faults_of("site", folder)
+    assert any("proxy_auth_token: is empty" in fault for fault in faults)
+    assert any("64 hexadecimal digits" in fault for fault in faults)
+    assert not any("abc" in fault for fault in faults)
+
+
+def test_a_profile_does_not_show_its_secrets(folder):
+    write(folder, "site", "", **{"user_list.txt": "alice:pass-word"})
+    assert "pass-word" not in repr(profile.load("site", folder))
+
+
+@pytest.mark.parametrize(
+    ("option", "environ", "name"),
+    [
+        ("a", {"JHSWARMD_ENV": "b", "DOCKER_JUPYTERHUB_LOCAL_ENV": "_c"}, "a"),
+        (None, {"JHSWARMD_ENV": "b", "DOCKER_JUPYTERHUB_LOCAL_ENV": "_c"}, "b"),
+        (None, {"DOCKER_JUPYTERHUB_LOCAL_ENV": "_local"}, "local"),
+        (None, {}, "default"),
+    ],
+)
+def test_the_option_beats_the_variable_beats_the_older_switch(option, environ, name):
+    assert profile.selected_name(option, environ) == name
+
+
+def test_settings_survive_the_way_through_the_environment():
+    settings = Settings.from_environ(
+        {
+            "MEM_LIMIT": "2G",
+            "CPU_LIMIT": "",
+            "NOTEBOOK_ARGS": "--one 'two three'",
+            "NOTEBOOK_CONSTRAINTS": "node.role == worker; node.labels.x != y",
+            "VOLUME_OPTIONS": "type=nfs;o=addr=10.0.0.1,rw",
+            "AUTHENTICATOR_ADMIN_USERS": "alice, bob",
+            "UNRELATED": "1",
+        }
+    )
+    assert settings.mem_limit == 2 * 1024**3
+    assert settings.cpu_limit is None
+    assert settings.volume_options == {"type": "nfs", "o": "addr=10.0.0.1,rw"}
+    assert Settings.from_environ(settings.to_environ()) == settings
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"HTTP_PORT": "443"},
+        {"HTTPS_PORT": "70000"},
+        {"NOTEBOOKS_SUBNET": "10.129.0.0/16"},
+        {"CONTROL_SUBNET": "here"},
+        {"STACK_NAME": "Bad_Name"},
+        {"CPU_LIMIT": "-1"},
+        {"MEM_LIMIT": "0"},
+        {"VOLUME_OPTIONS": "nfs"},
+    ],
+)
+def test_values_that_cannot_work_are_refused(environ):
+    with pytest.raises(ValueError, match="validation error"):
+        Settings.from_environ(environ)

@@ -1,0 +1,96 @@
+"""Which secrets `up` creates: what is missing and what was changed, nothing else."""
+
+import pytest
+
+from jhswarmd.deploy import secrets
+from jhswarmd.deploy.profile import Profile
+from jhswarmd.deploy.secrets import GENERATED, KINDS, Existing
+from jhswarmd.settings import Settings
+
+USERS, COOKIE, TLS = (
+    next(kind for kind in KINDS if name in kind.names)
+    for name in ("users", "cookie_secret", "tls_cert")
+)
+
+
+def make_profile(**files):
+    return Profile("site", Settings(), files)
+
+
+def existing(kind, generation, source=GENERATED):
+    name = f"jupyterhub_{kind}_g{generation}"
+    return Existing(f"id-{name}", name, kind, generation, source)
+
+
+def everything(**sources):
+    return [
+        existing(name, 1, sources.get(name, GENERATED))
+        for kind in KINDS
+        if kind.generate
+        for name in kind.names
+    ]
+
+
+def planned(profile, held):
+    return {each.kind.names: each.generation for each in secrets.plan(profile, held)}
+
+
+def test_a_new_swarm_gets_the_first_generation_of_everything_that_is_generated():
+    assert planned(make_profile(), []) == {kind.names: 1 for kind in KINDS if kind.generate}
+
+
+def test_nothing_is_created_when_everything_is_there():
+    assert planned(make_profile(), everything()) == {}
+
+
+@pytest.mark.parametrize("guessable", [True, False])
+def test_a_label_knows_its_contents_again_and_no_others(guessable):
+    label = secrets.source_label([b"one", b"two"], guessable=guessable)
+    assert secrets.source_matches(label, [b"one", b"two"])
+    assert not secrets.source_matches(label, [b"one", b"other"])
+
+
+def test_a_guessable_content_has_a_new_label_each_time():
+    labels = {secrets.source_label([b"alice:a"], guessable=True) for _ in range(2)}
+    assert len(labels) == 2
+
+
+def test_a_file_that_was_applied_is_not_applied_again():
+    label = secrets.source_label([b"alice:a"], guessable=True)
+    assert planned(make_profile(users=b"alice:a"), everything(users=label)) == {}
+
+
+def test_a_changed_file_becomes_the_next_generation():
+    label = secrets.source_label([b"alice:a"], guessable=True)
+    assert planned(make_profile(users=b"alice:b"), everything(users=label)) == {("users",): 2}
+
+
+def test_a_supplied_secret_replaces_a_generated_one():
+    assert planned(make_profile(cookie_secret=b"ab" * 32), everything()) == {("cookie_secret",): 2}
+
+
+def test_a_removed_file_changes_nothing():
+    label = secrets.source_label([b"ab" * 32], guessable=False)
+    assert planned(make_profile(), everything(cookie_secret=label)) == {}
+
+
+def test_certificate_and_key_of_an_interrupted_run_are_made_anew_together():
+    held = [each for each in everything() if each.kind != "tls_cert"]
+    assert planned(make_profile(), held) == {("tls_cert", "tls_key"): 2}
+    held += [existing("tls_cert", 2), existing("tls_key", 2)]
+    assert secrets.live_names(held, "jupyterhub")["tls_key"] == "jupyterhub_tls_key_g2"
+
+
+def test_the_live_generation_is_the_newest_one_by_number():
+    held = [existing("users", 9), existing("users", 10)]
+    assert secrets.live_names(held, "jupyterhub") == {"users": "jupyterhub_users_g10"}
+
+
+def test_no_label_gives_a_content_away():
+    for guessable in (True, False):
+        assert "alice" not in secrets.source_label([b"alice:secret"], guessable=guessable)
+
+
+def test_github_needs_its_client_secret_and_pam_does_not():
+    assert "oauth_client_secret" in secrets.required_names("github")
+    assert "oauth_client_secret" not in secrets.required_names("pam")

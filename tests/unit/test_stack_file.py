@@ -1,0 +1,94 @@
+"""stack.yml, rendered: what the requirements say about the services holds."""
+
+import pytest
+import yaml
+
+from jhswarmd.deploy import secrets
+from jhswarmd.deploy.stack import Placeholders, render
+from jhswarmd.errors import JhswarmdError
+from jhswarmd.settings import PublishMode, Settings
+
+
+def placeholders(mode=PublishMode.host, **extra):
+    kinds = [name for kind in secrets.KINDS for name in kind.names]
+    names = {name: f"jupyterhub_{name}_g3" for name in kinds}
+    return Placeholders("r/hub:1", "r/proxy:1", "r/singleuser:1", mode, {**names, **extra})
+
+
+def rendered(settings=None, mode=PublishMode.host):
+    return yaml.safe_load(render(settings or Settings(), placeholders(mode)))
+
+
+def test_hub_proxy_and_daemon_are_its_services():
+    assert set(rendered()["services"]) == {"hub", "proxy", "jhswarmd"}
+
+
+def test_nothing_is_left_unresolved():
+    assert "${" not in render(Settings(), placeholders())
+
+
+@pytest.mark.parametrize(
+    ("mode", "endpoint"), [(PublishMode.host, "dnsrr"), (PublishMode.ingress, "vip")]
+)
+def test_virtual_addresses_are_used_where_the_mesh_is(mode, endpoint):
+    services = rendered(mode=mode)["services"]
+    assert {port["mode"] for port in services["proxy"]["ports"]} == {mode.value}
+    assert {each["deploy"]["endpoint_mode"] for each in services.values()} == {endpoint}
+
+
+def test_each_secret_is_external_its_live_generation_and_for_its_owner_alone():
+    document = rendered()
+    for name, secret in document["secrets"].items():
+        assert secret == {"external": True, "name": f"jupyterhub_{name}_g3"}
+    for service in document["services"].values():
+        for reference in service["secrets"]:
+            assert reference["mode"] == 0o400
+            assert reference["uid"] in ("0", "10001")
+
+
+def test_hub_and_proxy_stop_before_they_start_anew():
+    for role in ("hub", "proxy"):
+        assert rendered()["services"][role]["deploy"]["update_config"]["order"] == "stop-first"
+
+
+def test_the_hub_is_pinned_to_the_node_that_holds_its_volume():
+    constraints = rendered()["services"]["hub"]["deploy"]["placement"]["constraints"]
+    assert "node.labels.jhswarmd.jupyterhub.hub == true" in constraints
+
+
+def test_the_daemon_runs_on_every_manager_and_reaches_the_control_network_alone():
+    daemon = rendered()["services"]["jhswarmd"]
+    assert daemon["deploy"]["mode"] == "global"
+    assert daemon["deploy"]["placement"]["constraints"] == ["node.role == manager"]
+    assert daemon["networks"] == ["control"]
+
+
+def test_hub_and_daemon_get_the_keys_of_the_profile():
+    settings = Settings(idle_timeout_s=600, notebook_args=("--x=$HOME",))
+    for role in ("hub", "jhswarmd"):
+        environment = rendered(settings)["services"][role]["environment"]
+        assert environment["IDLE_TIMEOUT_S"] == "600"
+        # 'docker stack deploy' reads '$$' as '$'.
+        assert environment["NOTEBOOK_ARGS"] == "'--x=$$HOME'"
+
+
+def test_the_client_secret_is_mounted_for_github_alone():
+    github = Settings(
+        authenticator_type="github",
+        oauth_client_id="x",
+        oauth_callback_url="https://h/hub/oauth_callback",
+        authenticator_allowed_users=("alice",),
+    )
+    assert "oauth_client_secret" in rendered(github)["secrets"]
+    assert "oauth_client_secret" not in rendered()["secrets"]
+
+
+def test_the_published_ports_are_those_of_the_profile():
+    ports = rendered(Settings(http_port=8080, https_port=8443))["services"]["proxy"]["ports"]
+    assert [(port["target"], port["published"]) for port in ports] == [(8000, 8443), (8080, 8080)]
+
+
+def test_a_missing_secret_is_named():
+    values = Placeholders("h", "p", "s", PublishMode.host, {})
+    with pytest.raises(JhswarmdError, match="SECRET_USERS"):
+        render(Settings(), values)

@@ -1,0 +1,129 @@
+"""What status makes of what it sees."""
+
+import pytest
+from rich.console import Console
+
+from jhswarmd.deploy.status import Health, NodeState, Report, ServiceState, judge, show
+
+NOW = 1_000_000.0
+
+
+def make_daemon(**facts):
+    servers = {
+        "tracked": 1,
+        "by_verdict": {"known": 1},
+        "held": [],
+        "removals": [],
+        "last_pass_at_s": NOW - 5,
+        **facts.pop("servers", {}),
+    }
+    accounts = {"names": 1, "refused": [], "plain": 1, "delivered_to": ["c1"]}
+    return {
+        "version": "1",
+        "up_s": 10.0,
+        "is_active": True,
+        "is_connected": True,
+        "reconnects": 0,
+        "unknown": {},
+        "servers": servers,
+        "accounts": {**accounts, **facts.pop("accounts", {})},
+        "routes": {"restored_at_s": None},
+        **facts,
+    }
+
+
+def make_report(**facts):
+    values = {
+        "stack": "jupyterhub",
+        "services": [
+            ServiceState(role=role, running=1, desired=1, image="i")
+            for role in ("hub", "proxy", "jhswarmd")
+        ],
+        "nodes": [NodeState(name="n1", role="manager", state="ready", availability="active")],
+        "notebooks": {"running": 1},
+        "secrets": [],
+        "addresses_used": 3,
+        "addresses": 1000,
+        "daemon": make_daemon(),
+    }
+    return Report(**{**values, **facts})
+
+
+def services(**running):
+    return [
+        ServiceState(role=role, running=running.get(role, 1), desired=1, image="i", error="boom")
+        for role in ("hub", "proxy", "jhswarmd")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("facts", "health", "problem"),
+    [
+        pytest.param({}, Health.healthy, "", id="all is well"),
+        pytest.param(
+            {"services": services(hub=0)}, Health.down, "hub does not run (boom)", id="no hub"
+        ),
+        pytest.param({"services": []}, Health.down, "the service hub is not there", id="no stack"),
+        pytest.param(
+            {"daemon": None, "daemon_error": "silent"}, Health.down, "silent", id="no daemon"
+        ),
+        pytest.param(
+            {"nodes": [NodeState(name="n2", role="worker", state="down", availability="active")]},
+            Health.degraded,
+            "node n2 is down",
+            id="a lost node",
+        ),
+        pytest.param(
+            {"daemon": make_daemon(servers={"held": ["x"]})},
+            Health.degraded,
+            "orphans approve",
+            id="held orphans",
+        ),
+        pytest.param(
+            {"daemon": make_daemon(unknown={"servers": "the hub is ill"})},
+            Health.degraded,
+            "the hub is ill",
+            id="an unknown answer",
+        ),
+        pytest.param(
+            {"daemon": make_daemon(servers={"last_pass_at_s": NOW - 3600})},
+            Health.degraded,
+            "full pass",
+            id="no pass for an hour",
+        ),
+        pytest.param(
+            {"daemon": make_daemon(is_active=False, servers={"last_pass_at_s": None})},
+            Health.healthy,
+            "",
+            id="a standby does no passes",
+        ),
+        pytest.param(
+            {"daemon": make_daemon(accounts={"refused": ["line 3: no colon"]})},
+            Health.degraded,
+            "line 3: no colon",
+            id="refused lines",
+        ),
+        pytest.param(
+            {"addresses_used": 900}, Health.degraded, "NOTEBOOKS_SUBNET", id="addresses run out"
+        ),
+    ],
+)
+def test_health_is_what_the_worst_problem_makes_it(facts, health, problem):
+    found, problems = judge(make_report(**facts), NOW)
+    assert found is health
+    assert any(problem in each for each in problems) or not problem
+    assert bool(problems) == (health is not Health.healthy)
+
+
+def test_the_report_shows_every_part(capsys):
+    daemon = make_daemon(servers={"removals": [{"service": "s-x", "reason": "hub has no server"}]})
+    report = make_report(health="healthy", daemon=daemon)
+    show(report, Console(width=200))
+    out = capsys.readouterr().out
+    for part in ("jupyterhub is healthy", "1/1 running", "n1 (manager, ready)", "removed s-x"):
+        assert part in out
+
+
+def test_the_report_reads_back_from_its_json():
+    report = make_report()
+    assert Report.model_validate_json(report.model_dump_json()) == report

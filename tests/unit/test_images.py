@@ -10,12 +10,12 @@ import requests
 from rich.console import Console
 
 from jhswarmd import assets
-from jhswarmd.deploy import host, images
+from jhswarmd.deploy import bases, host, images, recipes
 from jhswarmd.deploy.progress import Progress
 from jhswarmd.errors import EngineUnavailable, JhswarmdError
 from jhswarmd.settings import Settings
 
-DEBIAN = images.Debian("bookworm", ("deb http://mirror.example/debian bookworm main",))
+DEBIAN = bases.Debian("bookworm", ("deb http://mirror.example/debian bookworm main",))
 
 
 def api_error(status, words):
@@ -93,9 +93,9 @@ def progress():
 def machine(monkeypatch, tmp_path):
     """A Debian machine without certificates of its own; mmdebstrap is there and works."""
     ran = []
-    monkeypatch.setattr(images, "CA_CERTIFICATES", tmp_path / "ca-certificates")
-    monkeypatch.setattr(images, "_read_host_debian", lambda _progress: DEBIAN)
-    monkeypatch.setattr(images.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(bases, "CA_CERTIFICATES", tmp_path / "ca-certificates")
+    monkeypatch.setattr(bases, "_read_host_debian", lambda _progress: DEBIAN)
+    monkeypatch.setattr(bases.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(host, "run_shown", lambda command, *_a, **_k: ran.append(command))
     for name in ("http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL", "NPM_CONFIG_REGISTRY"):
         monkeypatch.delenv(name, raising=False)
@@ -117,7 +117,7 @@ BUILT_AND_PUSHED = sorted(
 
 
 def recipe(**changes):
-    return images.Recipe(**{"name": "hub", "base": "base:1", "context": {"a": b"1"}, **changes})
+    return recipes.Recipe(**{"name": "hub", "base": "base:1", "context": {"a": b"1"}, **changes})
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_a_tag_does_not_depend_on_the_order_of_files():
 def test_a_context_gives_the_same_bytes_and_scripts_that_run():
     context = {"entrypoint": b"#!/bin/sh\n", "a/file": b"text"}
     assert (
-        images._tar(context).getvalue() == images._tar(dict(reversed(context.items()))).getvalue()
+        recipes._tar(context).getvalue() == recipes._tar(dict(reversed(context.items()))).getvalue()
     )
-    with tarfile.open(fileobj=images._tar(context)) as archive:
+    with tarfile.open(fileobj=recipes._tar(context)) as archive:
         modes = {it.name: oct(it.mode) for it in archive}
     assert modes == {"a/file": "0o644", "entrypoint": "0o755"}
 
@@ -155,12 +155,12 @@ def test_what_python_and_editors_leave_is_not_part_of_an_image(tmp_path):
     for name in ("a.py", "__pycache__/a.pyc", ".a.swp", "_assets/env/x", "sub/b.py", "b.pyc"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text("x")
-    assert set(images._files(tmp_path)) == {"a.py", "sub/b.py"}
+    assert set(recipes.read_files(tmp_path)) == {"a.py", "sub/b.py"}
 
 
 def test_our_dockerfiles_copy_only_what_their_context_holds():
-    bases = images.Bases("base:1", "base:1", None, {})
-    for each in images._recipes(bases, Settings()):
+    same = bases.Bases("base:1", "base:1", None, {})
+    for each in images._recipes(same, Settings()):
         lines = each.context["Dockerfile"].decode().splitlines()
         copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ")]
         sources = [it for words in copied if not words[0].startswith("--") for it in words]
@@ -217,7 +217,7 @@ def test_community_says_why_it_cannot(engine, progress):
 
 
 def test_no_base_at_all_is_an_error_with_a_remedy(engine, progress, monkeypatch):
-    monkeypatch.setattr(images, "_read_host_debian", lambda _progress: None)
+    monkeypatch.setattr(bases, "_read_host_debian", lambda _progress: None)
     with pytest.raises(JhswarmdError) as raised:
         images.build(engine, Settings(), progress)
     assert raised.value.remedy
@@ -226,8 +226,8 @@ def test_no_base_at_all_is_an_error_with_a_remedy(engine, progress, monkeypatch)
 
 
 def test_a_base_registry_that_never_answers_is_given_up(engine, progress, monkeypatch):
-    monkeypatch.setattr(images, "BASE_ANSWER_S", 0.01)
-    released = images.threading.Event()
+    monkeypatch.setattr(bases, "BASE_ANSWER_S", 0.01)
+    released = bases.threading.Event()
     ask = engine.inspect_distribution
     monkeypatch.setattr(
         engine,
@@ -260,8 +260,8 @@ def test_only_the_systems_own_apt_sources_are_taken(mocker):
         "http://m/debian/|bookworm-backports|main|Debian Backports",
     )
     done = SimpleNamespace(stdout="\n".join(lines))
-    mocker.patch.object(images.subprocess, "run", return_value=done)
-    assert images._apt_sources("debian", "bookworm") == (
+    mocker.patch.object(bases.subprocess, "run", return_value=done)
+    assert bases._apt_sources("debian", "bookworm") == (
         "deb http://m/debian-security/ bookworm-security main",
         "deb http://m/debian/ bookworm main contrib",
     )
@@ -269,8 +269,8 @@ def test_only_the_systems_own_apt_sources_are_taken(mocker):
 
 def test_without_package_lists_apt_sources_are_unknown_not_none(mocker):
     done = SimpleNamespace(stdout="http://m/debian/|bookworm|main|$(ORIGIN)\n")
-    mocker.patch.object(images.subprocess, "run", return_value=done)
-    assert images._apt_sources("debian", "bookworm") is None
+    mocker.patch.object(bases.subprocess, "run", return_value=done)
+    assert bases._apt_sources("debian", "bookworm") is None
 
 
 # -- building and pushing ------------------------------------------------------------------------

@@ -186,7 +186,7 @@ def engine_stop() -> None:
 @app.command(hidden=True)
 def ctl(command: str) -> None:
     """Ask the daemon of this container; 'status' and 'orphans' run it from the host."""
-    from jhswarmd.daemon import control
+    from jhswarmd import control
 
     typer.echo(json.dumps(control.ask(command)))
 

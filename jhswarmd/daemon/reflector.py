@@ -1,8 +1,8 @@
 """Turns the engine's events into keys to look at.
 
-It subscribes first and asks for full passes then, so that nothing is missed in between; each
-subscription is short (``SESSION_S``) and begins where the one before ended, and a lost one is taken up again with a jittered
-backoff. What an event says is never acted upon: it only wakes a key.
+It subscribes first and asks for full passes then, so that nothing is missed in between. Each
+subscription is short (``SESSION_S``) and begins where the one before ended; a lost one is taken up
+again with a jittered backoff. What an event says is never acted upon: it only wakes a key.
 """
 
 from __future__ import annotations

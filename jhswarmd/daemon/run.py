@@ -12,8 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jhswarmd import __version__, retry
-from jhswarmd.daemon import control
+from jhswarmd import __version__, control, retry
 from jhswarmd.daemon.culler import Culler
 from jhswarmd.daemon.duty import Duty
 from jhswarmd.daemon.reflector import ALL_SERVERS, Key, Reflector

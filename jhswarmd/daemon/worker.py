@@ -46,7 +46,7 @@ class Worker(Generic[Key]):
                 again_s = self._reconcile(key)
             except JhswarmdError as exc:
                 self._failed(key, str(exc))
-            except Exception as exc:  # noqa: BLE001 - see the class: the one catch-all
+            except Exception as exc:  # see the class: the one catch-all
                 log.exception("A pass failed in a way that nobody foresaw")
                 self._failed(key, type(exc).__name__)
             else:

@@ -20,8 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jhswarmd import labels
-from jhswarmd.daemon import control
+from jhswarmd import control, labels
 from jhswarmd.deploy import secrets
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import JhswarmdError, UsageError

@@ -7,8 +7,7 @@ import pytest
 
 from jhswarmd.engine import LocalContainer
 from jhswarmd.reconcile.accounts import SHADOW_GID, Accounts, hash_password, pack
-
-from ..fakes import FakeEngine
+from tests.fakes import FakeEngine
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from jhswarmd.daemon import control
+from jhswarmd import control
 from jhswarmd.daemon.duty import Duty
 from jhswarmd.daemon.reflector import ALL_SERVERS, Key
 from jhswarmd.daemon.run import Daemon
@@ -13,9 +13,8 @@ from jhswarmd.daemon.worker import Worker
 from jhswarmd.daemon.workqueue import WorkQueue
 from jhswarmd.errors import HubUnknown, JhswarmdError
 from jhswarmd.settings import Settings
-
-from ..factories import make_service
-from ..fakes import FakeEngine, FakeHub
+from tests.factories import make_service
+from tests.fakes import FakeEngine, FakeHub
 
 
 @pytest.fixture

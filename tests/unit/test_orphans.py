@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from jhswarmd.model import HubUser
 from jhswarmd.reconcile.orphans import FLOOR, WINDOW_S, Breaker, Verdict, judge, judge_all
-
-from ..factories import HUB_ID, make_identity, make_service, make_user
+from tests.factories import HUB_ID, make_identity, make_service, make_user
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,8 @@ import pytest
 
 from jhswarmd.errors import HubUnknown
 from jhswarmd.reconcile.servers import PENDING_AGAIN_S, Servers
-
-from ..factories import make_identity, make_service, make_user
-from ..fakes import FakeClock, FakeEngine, FakeHub
+from tests.factories import make_identity, make_service, make_user
+from tests.fakes import FakeClock, FakeEngine, FakeHub
 
 
 def reconciler(engine, hub):

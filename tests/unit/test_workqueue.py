@@ -5,8 +5,7 @@ import threading
 import pytest
 
 from jhswarmd.daemon.workqueue import BACKOFF_FIRST_S, BACKOFF_MOST_S, WorkQueue
-
-from ..fakes import FakeClock
+from tests.fakes import FakeClock
 
 
 @pytest.fixture

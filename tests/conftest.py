@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import Lab, LabError
+from tests.lab import CommandFailed, Lab, LabError
+from tests.stack import Stack
 
 HERE = Path(__file__).parent
 _LAB = pytest.StashKey[Lab]()
@@ -33,6 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get("JHSWARMD_LAB_DIR") or None,
         metavar="DIR",
         help="keep the lab engine's images in DIR between runs (also JHSWARMD_LAB_DIR)",
+    )
+    group.addoption(
+        "--screenshots",
+        type=Path,
+        metavar="DIR",
+        help="take the pictures of the documentation into DIR",
     )
 
 
@@ -118,3 +125,18 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Lab]:
 def small_image(engine: Lab) -> str:
     """Name of a small image in the lab that stands in for a notebook (``Lab.small_image``)."""
     return engine.small_image()
+
+
+@pytest.fixture(scope="session")
+def stack(engine: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The deployment, brought up by the real command line; one for all tests.
+
+    A test that takes it down is marked ``destructive`` and brings it up again if it needs to.
+    """
+    stack = Stack(engine, tmp_path_factory.mktemp("env"))
+    try:
+        stack.up()
+    except CommandFailed as exc:
+        pytest.fail(f"no stack: {exc}", pytrace=False)
+    yield stack
+    stack.down()

@@ -178,6 +178,7 @@ class Lab:
         if os.geteuid() != 0:
             raise LabError("a network namespace needs root: run the tests as root")
         install_missing(_PACKAGES)
+        install_missing({"docker": "docker-cli"})  # part of docker.io until Debian 12
         remove_leftovers()
         self._make_directory()
         self._start_init()

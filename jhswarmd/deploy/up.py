@@ -11,7 +11,6 @@ import warnings
 import docker
 import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
-
 from urllib3.exceptions import InsecureRequestWarning
 
 from jhswarmd import labels

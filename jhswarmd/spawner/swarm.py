@@ -565,12 +565,16 @@ class SwarmSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # dockers
     async def _look(self) -> tuple[bool, int | str | None]:
         """Return whether the engine gave a definite answer, and what ``poll`` says to it."""
         try:
-            task = await self._newest_task(self.object_id, POLL_WITHIN_S)
+            # A request to a silent engine hangs for longer than a page should.
+            task = await asyncio.wait_for(
+                self._newest_task(self.object_id, POLL_WITHIN_S), POLL_WITHIN_S
+            )
         except EngineNotFound:
             self.log.warning("Service %s (id: %s) is gone", self.object_name, self.object_id)
             return True, 0
-        except EngineError as exc:
-            self.log.warning("Service %s counts as alive: %s", self.object_name, exc)
+        except (EngineError, asyncio.TimeoutError) as exc:
+            reason = str(exc) or f"no answer within {POLL_WITHIN_S:g} s"
+            self.log.warning("Service %s counts as alive: %s", self.object_name, reason)
             return False, None
         return True, tasks.exit_status(task)
 

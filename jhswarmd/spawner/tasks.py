@@ -165,12 +165,13 @@ def _ended(task: Task, image: str) -> Failure:
             message=f"The notebook's image {image} was not found. Please tell your administrator.",
             detail=detail,
         )
-    if task.exit_code is not None:
+    # A container that could not even be started has an exit code too, made up by the engine.
+    if task.state == "complete" or "non-zero exit" in task.error:
         return Failure(
             reason="exited",
-            message=f"The notebook ended as soon as it had started (exit code {task.exit_code}). "
-            "Please tell your administrator.",
-            detail=f"{detail}, exit code {task.exit_code}",
+            message="The notebook ended as soon as it had started "
+            f"(exit code {task.exit_code or 0}). Please tell your administrator.",
+            detail=detail,
         )
     return Failure(
         reason=task.state,

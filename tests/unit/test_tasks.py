@@ -117,8 +117,20 @@ def test_an_ended_task_tells_how_it_ended(status: dict[str, Any], expected: int 
     [
         ({"State": "rejected", "Err": "No such image: x:1"}, "image_not_found"),
         (
-            {"State": "failed", "ContainerStatus": {"ContainerID": "c", "ExitCode": 3}},
+            {
+                "State": "failed",
+                "Err": "task: non-zero exit (3)",
+                "ContainerStatus": {"ContainerID": "c", "ExitCode": 3},
+            },
             "exited",
+        ),
+        (
+            {
+                "State": "failed",
+                "Err": "starting container failed: unable to find user x",
+                "ContainerStatus": {"ContainerID": "c", "ExitCode": 128},
+            },
+            "failed",
         ),
         ({"State": "complete"}, "exited"),
         ({"State": "rejected", "Err": "invalid mount config", "ContainerStatus": None}, "rejected"),

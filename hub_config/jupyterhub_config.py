@@ -77,7 +77,7 @@ if settings.authenticator_type is AuthenticatorType.github:
         # Without it only public members are known.
         c.GitHubOAuthenticator.scope = ["read:org"]
 else:
-    c.JupyterHub.authenticator_class = "pam"
+    c.JupyterHub.authenticator_class = "jhswarmd.hubext.auth.PAMAuthenticator"
     c.PAMAuthenticator.service = "jhswarmd"
     c.PAMAuthenticator.open_sessions = False
     # The group of the accounts that the daemon made from the list.

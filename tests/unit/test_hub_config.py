@@ -192,7 +192,7 @@ def test_an_empty_proxy_token_is_refused(load: Load, secrets: Path) -> None:
 
 def test_pam_lets_in_the_accounts_of_the_list_alone(load: Load) -> None:
     c = load(AUTHENTICATOR_ADMIN_USERS="ann")
-    assert c.JupyterHub.authenticator_class == "pam"
+    assert c.JupyterHub.authenticator_class == "jhswarmd.hubext.auth.PAMAuthenticator"
     assert c.PAMAuthenticator.service == "jhswarmd"
     assert c.PAMAuthenticator.allowed_groups == {"jhswarmd"}
     assert c.Authenticator.admin_users == {"ann"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jhswarmd import labels
 from jhswarmd.hubext import config, identity
-from jhswarmd.hubext.handlers import handlers
+from jhswarmd.hubext.handlers import REPORT_SCOPE, handlers
 from jhswarmd.settings import SECRETS_DIR, AuthenticatorType, Settings
 
 c = get_config()
@@ -51,7 +51,7 @@ config.add_service(
     c,
     "jhswarmd",
     token=config.read_secret("daemon_token"),
-    scopes=["list:users", "read:servers", "read:hub", "proxy"],
+    scopes=["list:users", "read:servers", "read:hub", "proxy", REPORT_SCOPE],
 )
 if settings.idle_timeout_s and config.has_secret("culler_token"):
     # The daemon runs it: as a process of the hub it would get its token by environment.

@@ -17,6 +17,8 @@ from jhswarmd.model import NotebookService
 
 #: Seconds until a call without an answer is given up.
 CALL_TIMEOUT_S = 30
+#: States of a task that never runs again (swarmkit, TaskState). An unknown state is none of them.
+ENDED_STATES = frozenset({"complete", "failed", "shutdown", "rejected", "orphaned", "remove"})
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,16 @@ class Engine:
         if not labels.is_notebook_of(found["Spec"].get("Labels") or {}, stack):
             return None
         return _notebook(found)
+
+    def has_ended(self, service_id: str) -> bool:
+        """Tell whether the only task of a service has ended for good.
+
+        A service without a task yet has not. Raises EngineNotFound.
+        """
+        with translated(f"list the tasks of the service {service_id}"):
+            tasks = self._api.tasks(filters={"service": service_id})
+        newest = max(tasks, key=lambda task: str(task["CreatedAt"]), default=None)
+        return newest is not None and newest["Status"]["State"] in ENDED_STATES
 
     def remove_service(self, service_id: str) -> None:
         """Remove a service by its id. Raises EngineNotFound when it is gone already."""

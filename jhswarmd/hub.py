@@ -70,6 +70,11 @@ class Hub:
                 return
             offset = _need(following, "offset", int)
 
+    def report_vanished(self, user: str, server: str) -> None:
+        """Make the hub look at once whether a server is still alive; it may find that it is."""
+        path = f"/jhswarmd/users/{quote(user, safe='')}/servers/{quote(server, safe='')}"
+        self._request("POST", path, missing_ok=True)
+
     def restore_routes(self) -> None:
         """Let the hub compare the proxy's routes with what it knows, and add what is missing."""
         self._request("POST", "/proxy")

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 STACK_NAMESPACE = "com.docker.stack.namespace"
 #: Set by the engine on the containers of a service.
 SERVICE_NAME = "com.docker.swarm.service.name"
+SERVICE_ID = "com.docker.swarm.service.id"
 
 STACK = "jhswarmd.stack"
 #: On a service of the stack: ``hub``, ``proxy``, ``jhswarmd``. On a notebook: ``notebook``.

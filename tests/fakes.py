@@ -33,6 +33,7 @@ class FakeEngine:
         self.uploads: list[tuple[str, str, bytes]] = []
         self.removed: list[str] = []
         self.calls: list[str] = []
+        self.ended: set[str] = set()
         self.node_id = "node-1"
         self.hub_node: str | None = "node-1"
 
@@ -45,6 +46,11 @@ class FakeEngine:
         if service_id not in self.services:
             raise EngineNotFound("no such service")
         return self.services[service_id]
+
+    def has_ended(self, service_id: str) -> bool:
+        if service_id not in self.services:
+            raise EngineNotFound("no such service")
+        return service_id in self.ended
 
     def remove_service(self, service_id: str) -> None:
         if service_id not in self.services:
@@ -75,6 +81,7 @@ class FakeHub:
         self.identity = identity or make_identity()
         self.unknown = False
         self.restored = 0
+        self.reports: list[tuple[str, str]] = []
         self.calls: list[str] = []
 
     def _answer(self, call: str) -> None:
@@ -93,6 +100,10 @@ class FakeHub:
     def list_users(self) -> Iterator[HubUser]:
         self._answer("list_users")
         yield from list(self.users.values())
+
+    def report_vanished(self, user: str, server: str) -> None:
+        self._answer("report_vanished")
+        self.reports.append((user, server))
 
     def restore_routes(self) -> None:
         self._answer("restore_routes")

@@ -46,9 +46,11 @@ def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
     pass finds out whether it is ours.
     """
     if event.type == "service":
-        return () if event.action == "remove" else (Key("server", event.id),)
+        return (Key("server", event.id),)
     if event.type == "container":
         service = event.attributes.get(labels.SERVICE_NAME, "")
+        if service and event.action == "die":
+            return (Key("ended", event.attributes.get(labels.SERVICE_ID, "")),)
         if service == labels.service_name(stack, "hub"):
             if event.action in ("create", "start"):
                 return (ACCOUNTS,)

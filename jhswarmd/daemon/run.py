@@ -63,7 +63,7 @@ class Daemon:
 
     def wake(self, key: Key) -> None:
         """Make the worker of this kind look at ``key``."""
-        kind = "servers" if key.kind == "server" else key.kind
+        kind = "servers" if key.kind in ("server", "ended") else key.kind
         self._workers[kind].queue.put(key)
 
     def start(self) -> None:
@@ -93,11 +93,14 @@ class Daemon:
         return None
 
     def _reconcile_servers(self, key: Key) -> float | None:
-        if not self.duty.take():
+        # A container's death is heard on its own node only, whoever has the duty.
+        if key.kind != "ended" and not self.duty.take():
             return self._resync_s() if key == ALL_SERVERS else None
         if key == ALL_SERVERS:
             self.servers.reconcile_all()
             return self._resync_s()
+        if key.kind == "ended":
+            return self.servers.reconcile_ended(key.id)
         return self.servers.reconcile_one(key.id)
 
     def _resync_s(self) -> float:

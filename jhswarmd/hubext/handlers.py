@@ -1,11 +1,12 @@
-"""The hub's additions to its REST API."""
+"""The hub's additions to its REST API, for the daemon."""
 
 from __future__ import annotations
 
 import json
 
 from jupyterhub.apihandlers.base import APIHandler
-from jupyterhub.scopes import needs_scope
+from jupyterhub.scopes import define_custom_scopes, needs_scope
+from tornado import web
 
 from jhswarmd.model import HubIdentity
 
@@ -23,6 +24,33 @@ class IdentityHandler(APIHandler):  # type: ignore[misc]  # jupyterhub is untype
         self.write(json.dumps({"hub_id": self._identity.hub_id, "starts": self._identity.starts}))
 
 
+#: What the daemon's token must have to report a server.
+REPORT_SCOPE = "custom:jhswarmd:report"
+# A handler may only ask for a scope that is defined; the hub defines a site's own ones later.
+define_custom_scopes({REPORT_SCOPE: {"description": "Report that a server may have vanished"}})
+
+
+class ReportHandler(APIHandler):  # type: ignore[misc]
+    """``POST /hub/api/jhswarmd/users/NAME/servers/[SERVER]``: this server may have vanished.
+
+    A report is never an order: the hub looks for itself, now instead of at its next round. A late
+    or wrong one harms nothing.
+    """
+
+    @needs_scope(REPORT_SCOPE)  # type: ignore[untyped-decorator]
+    async def post(self, user_name: str, server_name: str) -> None:
+        """Poll the server, and write ``{"status": ...}``; null: it is alive, or is pending."""
+        user = self.find_user(user_name)
+        if user is None or server_name not in user.spawners:
+            raise web.HTTPError(404)
+        spawner = user.spawners[server_name]
+        status = await spawner.poll_and_notify() if spawner.ready else None
+        self.write(json.dumps({"status": status}))
+
+
 def handlers(identity: HubIdentity) -> list[tuple[str, type[APIHandler], dict[str, HubIdentity]]]:
     """Return what to add to ``c.JupyterHub.extra_handlers``."""
-    return [(r"/api/jhswarmd", IdentityHandler, {"identity": identity})]
+    return [
+        (r"/api/jhswarmd", IdentityHandler, {"identity": identity}),
+        (r"/api/jhswarmd/users/([^/]+)/servers/([^/]*)", ReportHandler, {}),
+    ]

@@ -55,6 +55,23 @@ def judge_all(
     return {each.id: judge(each, hub, users.get(each.user or "")) for each in services}
 
 
+def vanished(
+    services: Iterable[NotebookService], hub: HubIdentity, users: Iterable[HubUser]
+) -> list[tuple[str, str]]:
+    """Return user and name of each server that the hub takes for running without a service.
+
+    It is a reason to make the hub look for itself, no more: a listing of the hub that was read
+    after the services may know a server whose service came later.
+    """
+    served = {(each.user, each.server) for each in services if each.hub_id == hub.hub_id}
+    return [
+        (user.name, name)
+        for user in users
+        for name, pending in user.servers.items()
+        if pending is None and (user.name, name) not in served
+    ]
+
+
 @dataclass(frozen=True)
 class Breaker:
     """Holds back a suspicious number of removals (architecture, invariant 4).

@@ -1,8 +1,11 @@
-"""Keep the notebook services and the hub's servers in step: orphans are removed.
+"""Keep the notebook services and the hub's servers in step.
 
 Observe services first and the hub second, decide (``orphans``), then remove by id, each after
 asking the hub about that one user again. Nothing is ever removed on an unknown answer: the errors
 go to the workqueue, which comes back later.
+
+The other way round, a server whose service vanished or whose task ended is reported to the hub,
+which then looks for itself.
 """
 
 from __future__ import annotations
@@ -18,12 +21,15 @@ from jhswarmd.errors import EngineNotFound
 from jhswarmd.hub import Hub
 from jhswarmd.log import event
 from jhswarmd.model import HubIdentity, NotebookService
-from jhswarmd.reconcile.orphans import Breaker, Verdict, judge, judge_all
+from jhswarmd.reconcile.orphans import Breaker, Verdict, judge, judge_all, vanished
 
 log = logging.getLogger(__name__)
 
 #: Seconds until a server for which something is pending is looked at again; it has no event.
 PENDING_AGAIN_S = 1.0
+#: Seconds until the task of a dead container is looked at again; doubles, this many times.
+ENDED_AGAIN_S = 0.1
+ENDED_LOOKS = 8
 #: How many past removals ``status`` can tell of.
 REMEMBERED = 50
 
@@ -47,6 +53,7 @@ class ServersView:
     by_verdict: dict[str, int] = field(default_factory=dict)
     held: dict[str, NotebookService] = field(default_factory=dict)
     removals: deque[Removal] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    reported: int = 0
     last_pass_s: float | None = None
 
 
@@ -70,6 +77,8 @@ class Servers:
         self._breaker = Breaker()
         self._approved: frozenset[str] = frozenset()
         self._newest_starts = 0
+        self._seen: dict[str, NotebookService] = {}
+        self._looks: dict[str, int] = {}
         self.view = ServersView()
 
     def approve(self) -> list[str]:
@@ -83,6 +92,7 @@ class Servers:
         services = self._engine.list_notebooks(self._stack)
         hub = self._hub.read_identity()
         users = {user.name: user for user in self._hub.list_users()}
+        self._seen = {service.id: service for service in services}
         verdicts = judge_all(services, hub, users)
         counts: dict[str, int] = {}
         for verdict in verdicts.values():
@@ -99,6 +109,8 @@ class Servers:
             id_: held for id_, held in self.view.held.items() if id_ in {o.id for o in orphans}
         }
         self._remove(orphans, hub)
+        for user, server in vanished(services, hub, users.values()):
+            self._report(user, server, "no service")
         self.view.last_pass_s = time.time()
 
     def reconcile_one(self, service_id: str) -> float | None:
@@ -107,9 +119,13 @@ class Servers:
             service = self._engine.read_notebook(service_id, self._stack)
         except EngineNotFound:
             self.view.held.pop(service_id, None)
+            gone = self._seen.pop(service_id, None)
+            if gone is not None and gone.user:
+                self._report(gone.user, gone.server or "", "its service was removed")
             return None
         if service is None:
             return None
+        self._seen[service_id] = service
         hub = self._hub.read_identity()
         verdict = judge(service, hub, self._hub.read_user(service.user) if service.user else None)
         if verdict is Verdict.orphan:
@@ -119,6 +135,33 @@ class Servers:
         elif verdict is not Verdict.known:
             log.info(event("Leaving alone", service=service.name, why=verdict.value))
         return None
+
+    def reconcile_ended(self, service_id: str) -> float | None:
+        """Look at a service one of whose containers has died. Returns as ``reconcile_one``.
+
+        The node tells the managers a moment after the death, so the task is looked at again, ever
+        more slowly; a node that cannot tell is left to the hub's own polls.
+        """
+        looks = self._looks.pop(service_id, 0)
+        try:
+            service = self._engine.read_notebook(service_id, self._stack)
+            if service is None or not service.user:
+                return None
+            if not self._engine.has_ended(service_id):
+                if looks == ENDED_LOOKS:
+                    return None
+                self._looks[service_id] = looks + 1
+                return float(ENDED_AGAIN_S * 2**looks)
+        except EngineNotFound:
+            return None  # its removal is an event of its own
+        self._report(service.user, service.server or "", "its task has ended")
+        return None
+
+    def _report(self, user: str, server: str, why: str) -> None:
+        """Let the hub look for itself. It ignores a server that is pending, as in a stop."""
+        log.info(event("Asking the hub to look", user=user, server=server or "(default)", why=why))
+        self._hub.report_vanished(user, server)
+        self.view.reported += 1
 
     def _remove(self, orphans: list[NotebookService], hub: HubIdentity) -> None:
         # A lower count of starts means that an older copy of the database was put back: servers

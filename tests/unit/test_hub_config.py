@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -52,6 +53,9 @@ def hub_config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def load(tmp_path: Path, hub_config: Path, secrets: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    # The configuration sends our log lines to the hub's; other tests want them where they were.
+    monkeypatch.setattr(logging.getLogger("jhswarmd"), "parent", logging.getLogger())
+
     def load_config(**environ: str) -> Config:
         for key in settings.Settings.all_keys():
             monkeypatch.delenv(key, raising=False)
@@ -158,7 +162,8 @@ def test_the_daemon_may_do_what_it_needs_and_no_more(load: Load) -> None:
     assert [service["name"] for service in c.JupyterHub.services] == ["jhswarmd"]
     (role,) = c.JupyterHub.load_roles
     assert role["services"] == ["jhswarmd"]
-    assert set(role["scopes"]) == {"list:users", "read:servers", "read:hub", "proxy"}
+    needed = {"list:users", "read:servers", "read:hub", "proxy", "custom:jhswarmd:report"}
+    assert set(role["scopes"]) == needed
 
 
 def test_the_culler_gets_its_token_only_when_servers_may_be_idle_too_long(load: Load) -> None:
@@ -259,6 +264,20 @@ def test_no_secret_shows_in_the_environment_or_the_log(
     load()
     shown = repr(dict(os.environ)) + caplog.text
     assert not [content for content in SECRETS.values() if content in shown]
+
+
+def test_our_own_log_lines_go_where_the_hubs_go(load: Load) -> None:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    hub_log = logging.getLogger("JupyterHub")
+    hub_log.addHandler(handler)
+    try:
+        load()
+        logging.getLogger("jhswarmd.retry").warning("a line of ours")
+    finally:
+        hub_log.removeHandler(handler)
+    assert lines == ["a line of ours"]
 
 
 def test_a_profile_that_is_wrong_stops_the_hub(load: Load) -> None:

@@ -7,7 +7,7 @@ import pytest
 from jhswarmd.daemon.reflector import ACCOUNTS, ALL_SERVERS, ROUTES, Key, Reflector, keys_for
 from jhswarmd.engine import Event
 from jhswarmd.errors import EngineUnavailable
-from jhswarmd.labels import SERVICE_NAME
+from jhswarmd.labels import SERVICE_ID, SERVICE_NAME
 
 HUB = {SERVICE_NAME: "jupyterhub_hub"}
 PROXY = {SERVICE_NAME: "jupyterhub_proxy"}
@@ -18,7 +18,12 @@ PROXY = {SERVICE_NAME: "jupyterhub_proxy"}
     [
         (Event("service", "create", "s1", {"name": "x"}), (Key("server", "s1"),)),
         (Event("service", "update", "s1", {}), (Key("server", "s1"),)),
-        (Event("service", "remove", "s1", {}), ()),
+        (Event("service", "remove", "s1", {}), (Key("server", "s1"),)),
+        (
+            Event("container", "die", "c1", {SERVICE_NAME: "x", SERVICE_ID: "s1"}),
+            (Key("ended", "s1"),),
+        ),
+        (Event("container", "die", "c1", {}), ()),
         (Event("container", "create", "c1", HUB), (ACCOUNTS,)),
         (Event("container", "start", "c1", HUB), (ACCOUNTS,)),
         (Event("container", "health_status: healthy", "c1", HUB), (ALL_SERVERS,)),

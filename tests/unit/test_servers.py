@@ -3,7 +3,7 @@
 import pytest
 
 from jhswarmd.errors import HubUnknown
-from jhswarmd.reconcile.servers import PENDING_AGAIN_S, Servers
+from jhswarmd.reconcile.servers import ENDED_AGAIN_S, ENDED_LOOKS, PENDING_AGAIN_S, Servers
 from tests.factories import make_identity, make_service, make_user
 from tests.fakes import FakeClock, FakeEngine, FakeHub
 
@@ -112,3 +112,41 @@ def test_a_hub_whose_database_is_older_than_before_removes_nothing_unasked():
     servers.reconcile_all()
     assert engine.removed == []
     assert list(servers.view.held) == ["s1"]
+
+
+def test_a_service_that_was_removed_by_hand_is_reported_at_once():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user(default=None))
+    servers = reconciler(engine, hub)
+    servers.reconcile_all()
+    del engine.services["s1"]
+    servers.reconcile_one("s1")
+    assert hub.reports == [("alice", "")]
+
+
+def test_a_removed_service_that_was_never_seen_is_nobodys():
+    hub = FakeHub(make_user(default=None))
+    reconciler(FakeEngine(), hub).reconcile_one("s1")
+    assert hub.reports == []
+
+
+def test_a_server_without_any_service_is_reported_in_a_full_pass():
+    hub = FakeHub(make_user("alice", default=None, gpu="spawn"), make_user("bob", default="check"))
+    reconciler(FakeEngine(make_service(hub_id="b" * 32)), hub).reconcile_all()
+    assert hub.reports == [("alice", "")]
+
+
+def test_a_task_that_has_ended_is_reported_and_one_that_has_not_yet_is_looked_at_again():
+    engine, hub = FakeEngine(make_service(id="s1", server="gpu")), FakeHub()
+    servers = reconciler(engine, hub)
+    assert servers.reconcile_ended("s1") == ENDED_AGAIN_S
+    assert servers.reconcile_ended("s1") == 2 * ENDED_AGAIN_S
+    engine.ended.add("s1")
+    assert servers.reconcile_ended("s1") is None
+    assert hub.reports == [("alice", "gpu")]
+
+
+def test_a_task_that_never_ends_is_not_looked_at_for_ever():
+    servers = reconciler(FakeEngine(make_service(id="s1")), FakeHub())
+    delays = [servers.reconcile_ended("s1") for _ in range(ENDED_LOOKS + 1)]
+    assert delays[-1] is None
+    assert all(delays[:-1])

@@ -17,96 +17,34 @@ engine. What it guarantees:
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import docker
-import dockerspawner
-from docker.types import (
-    ContainerSpec,
-    EndpointSpec,
-    Healthcheck,
-    Mount,
-    Placement,
-    Resources,
-    RestartPolicy,
-    TaskTemplate,
-)
-from docker.utils import kwargs_from_env
 from jupyterhub.spawner import SpawnException
-from jupyterhub.traitlets import ByteSpecification
 from jupyterhub.utils import AnyTimeoutError, maybe_future
-from traitlets import Unicode, default
 
 from jhswarmd import labels, retry
 from jhswarmd.engine_errors import translated
-from jhswarmd.errors import (
-    EngineConflict,
-    EngineError,
-    EngineNotFound,
-    JhswarmdError,
-)
-from jhswarmd.spawner import tasks, volumes
+from jhswarmd.errors import EngineConflict, EngineError, EngineNotFound, JhswarmdError
+from jhswarmd.spawner import tasks
+from jhswarmd.spawner.base import LOOK_WITHIN_S, REMOVE_WITHIN_S, Pause, ServiceSpawner
 from jhswarmd.spawner.progress import ProgressLog, describe
+from jhswarmd.spawner.request import create_request
 from jhswarmd.spawner.tasks import Phase, Task
 
-#: Threads for engine calls, shared by all spawners. A thread is held only while the engine takes
-#: to answer, so this is how many slow answers it takes before anybody waits for somebody else.
-MAX_CALLS = 128
-#: Seconds after which a request without an answer is given up (and retried).
-REQUEST_TIMEOUT_S = 20.0
-#: Seconds for which a poll insists on an answer. A person may be waiting for the page behind it.
-POLL_WITHIN_S = 5.0
-#: Seconds a stop may take. The engine gives a container 10 s to end, and two more before that in
-#: which the other nodes learn that its address is going away (moby, executor/container).
-STOP_WITHIN_S = 60.0
 #: Seconds for which what an ended server left behind is tried to be removed.
 SWEEP_WITHIN_S = 10.0
-#: Length of the longest service name that Swarm takes (a DNS label).
-MAX_NAME = 63
 
-_FIRST_PAUSE_S = 0.02
-_LAST_PAUSE_S = 0.5
 _CONNECT_WITHIN_S = 1.0
 #: How often a left-over of the same name may be in the way before something else is wrong.
 _LEFT_OVERS = 3
 
 
-class _Pause:
-    """Pauses between two looks at what the engine has no event for: short first, then longer."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self._next_s = _FIRST_PAUSE_S
-
-    async def wait(self) -> None:
-        await asyncio.sleep(self._next_s)
-        self._next_s = min(self._next_s * 1.5, _LAST_PAUSE_S)
-
-
-class SwarmSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # dockerspawner is untyped
+class SwarmSpawner(ServiceSpawner):
     """Start each notebook server as a Swarm service of its own."""
 
-    stack = Unicode(
-        config=True,
-        help="""Name of the stack that the notebooks belong to. They carry its label, so that
-        ``docker stack rm`` removes them too.""",
-    )
-    hub_id = Unicode(
-        config=True,
-        help="""Identity of this hub, kept in its database. Every notebook carries it, and what
-        carries another one is never removed.""",
-    )
-    spawn_id = Unicode(help="Random id of one start: 32 hex digits, empty when nothing runs.")
-
-    _pool: ClassVar[ThreadPoolExecutor | None] = None
-    _engine_client: ClassVar[docker.APIClient | None] = None
     #: Host names of nodes by id; they last as long as the node does.
     _node_names: ClassVar[dict[str, str]] = {}
     #: The event loop itself holds tasks only weakly.
@@ -186,7 +124,7 @@ class SwarmSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # dockers
         await self._left()
         if self.object_id:
             self.log.info("Stopping service %s (id: %s)", self.object_name, self.object_id)
-            await self._remove(self.object_id, self.spawn_id, STOP_WITHIN_S, is_awaited=not now)
+            await self._remove(self.object_id, self.spawn_id, REMOVE_WITHIN_S, is_awaited=not now)
         self.clear_state()
 
     async def run_post_stop_hook(self) -> None:
@@ -226,101 +164,6 @@ class SwarmSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # dockers
         self.spawn_id = ""
         self._progress = ProgressLog()
 
-    # ---- names ----------------------------------------------------------------------------
-
-    def template_namespace(self) -> dict[str, str]:
-        """Return the names that templates may use; servers 'a' and 'A' get different ones."""
-        namespace: dict[str, str] = super().template_namespace()
-        namespace["servername"] = self.escape(self.name)
-        return namespace
-
-    @default("object_name")
-    def _object_name_default(self) -> str:
-        name = str(self._render_templates(self.name_template))
-        if len(name) <= MAX_NAME:
-            return name
-        # In an escaped name only two hex digits follow a single dash, so '-x' comes from here.
-        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-        return f"{name[: MAX_NAME - len(digest) - 2].rstrip('-')}-x{digest}"
-
-    def _labels(self) -> dict[str, str]:
-        return labels.notebook_labels(
-            stack=self.stack,
-            hub_id=self.hub_id,
-            user=self.user.name,
-            server=self.name,
-            spawn_id=self.spawn_id,
-        )
-
-    # ---- the engine -----------------------------------------------------------------------
-
-    @property
-    def executor(self) -> ThreadPoolExecutor:
-        """Threads for engine calls, shared by all spawners."""
-        if SwarmSpawner._pool is None:
-            SwarmSpawner._pool = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="engine")
-        return SwarmSpawner._pool
-
-    @property
-    def client(self) -> docker.APIClient:
-        """The engine's client, shared by all spawners.
-
-        The first use asks the engine for its version, so only threads may use it. Two that come
-        first at once make two clients, of which one is kept; a lock would make everybody wait
-        for the first while the engine does not answer.
-        """
-        if SwarmSpawner._engine_client is None:
-            arguments: dict[str, Any] = {
-                "version": "auto",
-                "timeout": REQUEST_TIMEOUT_S,
-                "max_pool_size": MAX_CALLS,
-            }
-            if self.tls_config:
-                arguments["tls"] = docker.tls.TLSConfig(**self.tls_config)
-            arguments.update(kwargs_from_env())
-            arguments.update(self.client_kwargs)
-            SwarmSpawner._engine_client = docker.APIClient(**arguments)
-        return SwarmSpawner._engine_client
-
-    async def _engine(self, doing: str, method: str, *args: Any, within_s: float, **kw: Any) -> Any:
-        """Call the engine in a thread; retry what may pass for ``within_s`` seconds.
-
-        For requests that may be repeated. Raises EngineError.
-        """
-
-        async def once() -> Any:
-            with translated(doing):
-                return await self.docker(method, *args, **kw)
-
-        return await retry.coroutine(within_s)(once)
-
-    async def get_object(self, within_s: float = POLL_WITHIN_S) -> dict[str, Any] | None:
-        """Return the service, or None when the engine definitely does not have it."""
-        try:
-            found: dict[str, Any] = await self._engine(
-                f"look at service {self.object_name}",
-                "inspect_service",
-                self.object_id or self.object_name,
-                within_s=within_s,
-            )
-        except EngineNotFound:
-            return None
-        return found
-
-    async def _newest_task(self, service_id: str, within_s: float) -> Task | None:
-        """Return the newest task, None when there is none yet; EngineNotFound: no such service.
-
-        One request tells both: the engine looks the service up to filter by it.
-        """
-        return tasks.newest(
-            await self._engine(
-                f"look at the task of service {self.object_name}",
-                "tasks",
-                filters={"service": service_id},
-                within_s=within_s,
-            )
-        )
-
     # ---- start ----------------------------------------------------------------------------
 
     async def _start(self) -> tuple[str, int]:
@@ -350,7 +193,7 @@ class SwarmSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # dockers
         told by labels: this very start (its answer was lost), an earlier one of the same server
         (a left-over, removed), or somebody else (an error; nothing is removed).
         """
-        request = await self._create_request()
+        request = await create_request(self, self._labels())
         for _ in range(_LEFT_OVERS):
             try:
                 return await retry.coroutine(self._left_s())(self._create_once, request)
@@ -387,17 +230,9 @@ class SwarmSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # dockers
                 raise
         return str(created["ID"])
 
-    def _is_ours(self, service: Mapping[str, Any]) -> bool:
-        held = service["Spec"].get("Labels") or {}
-        mine = self._labels()
-        return all(
-            held.get(key) == mine[key]
-            for key in (labels.STACK, labels.ROLE, labels.HUB, labels.USER, labels.SERVER)
-        )
-
     async def _wait_running(self) -> Task:
         """Return the task once it runs. Raises SpawnException when it never will."""
-        pause = _Pause()
+        pause = Pause()
         seen: tuple[str, str, str] | None = None
         since_at = self._now()
         while True:
@@ -417,7 +252,7 @@ class SwarmSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # dockers
 
         The hub asks only every few seconds, and goes on asking when the container has ended.
         """
-        pause = _Pause()
+        pause = Pause()
         give_up_at = self._now() + self.http_timeout
         while not await self._is_listening(ip, port) and self._now() < give_up_at:
             self._check(await self._newest_task_of_start(), lasted_s=0)
@@ -484,82 +319,6 @@ class SwarmSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # dockers
             )
         return ip, self.port
 
-    # ---- the service ----------------------------------------------------------------------
-
-    @property
-    def mounts(self) -> list[Mount]:
-        """The mounts that ``volumes`` and ``read_only_volumes`` ask for."""
-        templates = (*self.volumes, *self.read_only_volumes)
-        return volumes.mounts(
-            self.volume_binds,
-            driver=self.volume_driver,
-            options=self.volume_driver_options,
-            stack=self.stack,
-            user=self.user.name,
-            per_user={
-                self.format_volume_name(name, self) for name in templates if "username}" in name
-            },
-        )
-
-    async def _create_request(self) -> dict[str, Any]:
-        """Return the arguments of docker-py's ``create_service``.
-
-        ``extra_*`` options win over everything but the labels, by which the service is known.
-        """
-        extra = dict(self.extra_create_kwargs)
-        return {
-            "name": self.object_name,
-            "endpoint_spec": self._endpoint_spec(),
-            **extra,
-            "task_template": await self._task_template(),
-            "labels": {**(extra.get("labels") or {}), **self._labels()},
-        }
-
-    async def _task_template(self) -> TaskTemplate:
-        arguments = {
-            "container_spec": await self._container_spec(),
-            "resources": self._resources(),
-            # A notebook that its user shut down must not come back, with a revoked token too.
-            "restart_policy": RestartPolicy(condition="none"),
-            "placement": Placement(**self.extra_placement_spec),
-            "networks": [self.network_name] if self.network_name else [],
-        }
-        return TaskTemplate(**{**arguments, **self.extra_task_spec})
-
-    async def _container_spec(self) -> ContainerSpec:
-        extra = dict(self.extra_container_spec)
-        arguments = {
-            "image": self.image,
-            "args": await self.get_command(),
-            "env": self.get_env(),
-            "mounts": self.mounts,
-            "init": True,
-            # Swarm kills what an image's own health check finds slow, and with it the user's
-            # work; the hub asks the notebook itself.
-            "healthcheck": Healthcheck(test=["NONE"]),
-            **extra,
-            # Swarm copies nothing from a service's labels to its containers'.
-            "labels": {**(extra.get("labels") or {}), **self._labels()},
-        }
-        return ContainerSpec(**arguments)
-
-    def _resources(self) -> Resources:
-        arguments = {
-            "mem_limit": _size(self.mem_limit),
-            "mem_reservation": _size(self.mem_guarantee),
-            "cpu_limit": _nano(self.cpu_limit),
-            "cpu_reservation": _nano(self.cpu_guarantee),
-        }
-        return Resources(**{**arguments, **self.extra_resources_spec})
-
-    def _endpoint_spec(self) -> EndpointSpec:
-        # A virtual address would cost a second address for each notebook, and IPVS drops what is
-        # idle for 900 s (moby#31208). Published ports need one.
-        arguments: dict[str, Any] = (
-            {"mode": "dnsrr"} if self.use_internal_ip else {"ports": {None: (self.port, "tcp")}}
-        )
-        return EndpointSpec(**{**arguments, **self.extra_endpoint_spec})
-
     # ---- poll -----------------------------------------------------------------------------
 
     async def _look(self) -> tuple[bool, int | str | None]:
@@ -567,13 +326,13 @@ class SwarmSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # dockers
         try:
             # A request to a silent engine hangs for longer than a page should.
             task = await asyncio.wait_for(
-                self._newest_task(self.object_id, POLL_WITHIN_S), POLL_WITHIN_S
+                self._newest_task(self.object_id, LOOK_WITHIN_S), LOOK_WITHIN_S
             )
         except EngineNotFound:
             self.log.warning("Service %s (id: %s) is gone", self.object_name, self.object_id)
             return True, 0
         except (EngineError, asyncio.TimeoutError) as exc:
-            reason = str(exc) or f"no answer within {POLL_WITHIN_S:g} s"
+            reason = str(exc) or f"no answer within {LOOK_WITHIN_S:g} s"
             self.log.warning("Service %s counts as alive: %s", self.object_name, reason)
             return False, None
         return True, tasks.exit_status(task)
@@ -586,7 +345,7 @@ class SwarmSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # dockers
         that runs well. Until then the server is pending ('check'): its route stays, and the hub
         serves everybody else (``JupyterHub.init_spawners_timeout``).
         """
-        pause = _Pause()
+        pause = Pause()
         while self._check_pending:
             is_known, status = await self._look()
             if is_known:
@@ -603,55 +362,7 @@ class SwarmSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # dockers
             return False
         return True
 
-    # ---- removal --------------------------------------------------------------------------
-
-    async def remove_object(self) -> None:
-        """Remove the service; that it is gone already is fine."""
-        await self._remove(self.object_id, self.spawn_id, STOP_WITHIN_S, is_awaited=False)
-
-    async def _remove(
-        self, service_id: str, spawn_id: str, within_s: float, *, is_awaited: bool = True
-    ) -> None:
-        """Remove a service by id, and wait until its tasks are gone. Raises EngineError."""
-        until_at = self._now() + within_s
-        with contextlib.suppress(EngineNotFound):
-            await self._engine(
-                f"remove service {self.object_name}",
-                "remove_service",
-                service_id,
-                within_s=within_s,
-            )
-        if is_awaited:
-            try:
-                await self._wait_no_tasks(service_id, spawn_id, until_at)
-            except EngineError as exc:
-                self.log.warning(
-                    "Service %s is removed, its end was not seen: %s", self.object_name, exc
-                )
-
-    async def _wait_no_tasks(self, service_id: str, spawn_id: str, until_at: float) -> None:
-        """Wait until the engine lists no task of a removed service.
-
-        It keeps a task until its container has ended (measured), but it cannot be asked for the
-        tasks of a service that it no longer has. It can for those with a label; what an older
-        spawner started has none. The tasks of a lost node stay for a day, so this ends without
-        them: their container cannot be reached anyway.
-        """
-        filters = {"label": f"{labels.SPAWN}={spawn_id}"} if spawn_id else {}
-        pause = _Pause()
-        while True:
-            listed = await self._engine(
-                f"wait for the end of service {self.object_name}",
-                "tasks",
-                filters=filters,
-                within_s=max(until_at - self._now(), 1.0),
-            )
-            if not any(task.get("ServiceID") == service_id for task in listed):
-                return
-            if self._now() > until_at:
-                self.log.warning("The task of service %s does not end", self.object_name)
-                return
-            await pause.wait()
+    # ---- clean-up -------------------------------------------------------------------------
 
     def _leave(self) -> None:
         """Remove in the background what a failed start has created, or is just creating."""
@@ -678,7 +389,7 @@ class SwarmSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # dockers
                 service_id = await self._id_of_start(creating, spawn_id)
             if service_id:
                 self.log.info("Removing service %s: its start failed", self.object_name)
-                await self._remove(service_id, spawn_id, STOP_WITHIN_S)
+                await self._remove(service_id, spawn_id, REMOVE_WITHIN_S)
         except EngineError as exc:
             self.log.warning("Service %s is left behind: %s", self.object_name, exc)
         if self.spawn_id == spawn_id:
@@ -691,15 +402,10 @@ class SwarmSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # dockers
                 return str((await creating)["ID"])
         except EngineError:
             # Refused, or applied with the answer lost: only a look tells.
-            holder = await self.get_object(STOP_WITHIN_S)
+            holder = await self.get_object(REMOVE_WITHIN_S)
         if holder is None or holder["Spec"].get("Labels", {}).get(labels.SPAWN) != spawn_id:
             return ""
         return str(holder["ID"])
-
-    # ---- time -----------------------------------------------------------------------------
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
 
     def _left_s(self) -> float:
         """Seconds until the hub gives this start up; at least one, for a last try."""
@@ -711,13 +417,3 @@ def _refuse_missing_network(exc: docker.errors.APIError, network: str) -> None:
     words = str(exc.explanation or "")
     if words.startswith("network ") and words.endswith(" not found"):
         raise EngineError(f"the network {network} does not exist", why=words) from exc
-
-
-def _size(value: Any) -> int | None:
-    """Return bytes; a callable in the configuration may have returned '2G'."""
-    return None if value in (None, 0, "") else int(ByteSpecification().validate(None, value))
-
-
-def _nano(cores: float | None) -> int | None:
-    """Return billionths of a core, the engine's unit."""
-    return int(cores * 1e9) if cores else None

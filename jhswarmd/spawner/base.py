@@ -1,0 +1,248 @@
+"""One notebook server's service, and the only way from the hub to the engine.
+
+Calls run in threads, so that the hub's event loop never waits for the engine; every one of them
+ends in time, and what may pass is retried. Nothing here decides when to start or stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
+
+import docker
+import dockerspawner
+from docker.types import Mount
+from docker.utils import kwargs_from_env
+from traitlets import Unicode, default
+
+from jhswarmd import labels, retry
+from jhswarmd.engine_errors import translated
+from jhswarmd.errors import EngineError, EngineNotFound
+from jhswarmd.spawner import tasks, volumes
+from jhswarmd.spawner.tasks import Task
+
+#: Threads for engine calls, shared by all spawners. A thread is held only while the engine takes
+#: to answer, so this is how many slow answers it takes before anybody waits for somebody else.
+MAX_CALLS = 128
+#: Seconds after which a request without an answer is given up (and retried).
+REQUEST_TIMEOUT_S = 20.0
+#: Seconds for which a look insists on an answer. A person may be waiting for the page behind it.
+LOOK_WITHIN_S = 5.0
+#: Seconds a removal may take. The engine gives a container 10 s to end, and two more before that
+#: in which the other nodes learn that its address is going away (moby, executor/container).
+REMOVE_WITHIN_S = 60.0
+#: Length of the longest service name that Swarm takes (a DNS label).
+MAX_NAME = 63
+
+_FIRST_PAUSE_S = 0.02
+_LAST_PAUSE_S = 0.5
+
+
+class Pause:
+    """Pauses between two looks at what the engine has no event for: short first, then longer."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew with the shortest pause: something has changed."""
+        self._next_s = _FIRST_PAUSE_S
+
+    async def wait(self) -> None:
+        """Wait for as long as it is worth by now."""
+        await asyncio.sleep(self._next_s)
+        self._next_s = min(self._next_s * 1.5, _LAST_PAUSE_S)
+
+
+class ServiceSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # untyped
+    """dockerspawner's options, around one service that is known by its labels."""
+
+    stack = Unicode(
+        config=True,
+        help="""Name of the stack that the notebooks belong to. They carry its label, so that
+        ``docker stack rm`` removes them too.""",
+    )
+    hub_id = Unicode(
+        config=True,
+        help="""Identity of this hub, kept in its database. Every notebook carries it, and what
+        carries another one is never removed.""",
+    )
+    spawn_id = Unicode(help="Random id of one start: 32 hex digits, empty when nothing runs.")
+
+    _pool: ClassVar[ThreadPoolExecutor | None] = None
+    _engine_client: ClassVar[docker.APIClient | None] = None
+
+    # ---- names ----------------------------------------------------------------------------
+
+    def template_namespace(self) -> dict[str, str]:
+        """Return the names that templates may use; servers 'a' and 'A' get different ones."""
+        namespace: dict[str, str] = super().template_namespace()
+        namespace["servername"] = self.escape(self.name)
+        return namespace
+
+    @default("object_name")
+    def _object_name_default(self) -> str:
+        name = str(self._render_templates(self.name_template))
+        if len(name) <= MAX_NAME:
+            return name
+        # In an escaped name only two hex digits follow a single dash, so '-x' comes from here.
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        return f"{name[: MAX_NAME - len(digest) - 2].rstrip('-')}-x{digest}"
+
+    def _labels(self) -> dict[str, str]:
+        return labels.notebook_labels(
+            stack=self.stack,
+            hub_id=self.hub_id,
+            user=self.user.name,
+            server=self.name,
+            spawn_id=self.spawn_id,
+        )
+
+    def _is_ours(self, service: Mapping[str, Any]) -> bool:
+        held = service["Spec"].get("Labels") or {}
+        mine = self._labels()
+        return all(
+            held.get(key) == mine[key]
+            for key in (labels.STACK, labels.ROLE, labels.HUB, labels.USER, labels.SERVER)
+        )
+
+    @property
+    def mounts(self) -> list[Mount]:
+        """The mounts that ``volumes`` and ``read_only_volumes`` ask for."""
+        templates = (*self.volumes, *self.read_only_volumes)
+        return volumes.mounts(
+            self.volume_binds,
+            driver=self.volume_driver,
+            options=self.volume_driver_options,
+            stack=self.stack,
+            user=self.user.name,
+            per_user={
+                self.format_volume_name(name, self) for name in templates if "username}" in name
+            },
+        )
+
+    # ---- the engine -----------------------------------------------------------------------
+
+    @property
+    def executor(self) -> ThreadPoolExecutor:
+        """Threads for engine calls, shared by all spawners."""
+        if ServiceSpawner._pool is None:
+            ServiceSpawner._pool = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="engine")
+        return ServiceSpawner._pool
+
+    @property
+    def client(self) -> docker.APIClient:
+        """The engine's client, shared by all spawners.
+
+        The first use asks the engine for its version, so only threads may use it. Two that come
+        first at once make two clients, of which one is kept; a lock would make everybody wait
+        for the first while the engine does not answer.
+        """
+        if ServiceSpawner._engine_client is None:
+            arguments: dict[str, Any] = {
+                "version": "auto",
+                "timeout": REQUEST_TIMEOUT_S,
+                "max_pool_size": MAX_CALLS,
+            }
+            if self.tls_config:
+                arguments["tls"] = docker.tls.TLSConfig(**self.tls_config)
+            arguments.update(kwargs_from_env())
+            arguments.update(self.client_kwargs)
+            ServiceSpawner._engine_client = docker.APIClient(**arguments)
+        return ServiceSpawner._engine_client
+
+    async def _engine(self, doing: str, method: str, *args: Any, within_s: float, **kw: Any) -> Any:
+        """Call the engine in a thread; retry what may pass for ``within_s`` seconds.
+
+        For requests that may be repeated. Raises EngineError.
+        """
+
+        async def once() -> Any:
+            with translated(doing):
+                return await self.docker(method, *args, **kw)
+
+        return await retry.coroutine(within_s)(once)
+
+    async def get_object(self, within_s: float = LOOK_WITHIN_S) -> dict[str, Any] | None:
+        """Return the service, or None when the engine definitely does not have it."""
+        try:
+            found: dict[str, Any] = await self._engine(
+                f"look at service {self.object_name}",
+                "inspect_service",
+                self.object_id or self.object_name,
+                within_s=within_s,
+            )
+        except EngineNotFound:
+            return None
+        return found
+
+    async def _newest_task(self, service_id: str, within_s: float) -> Task | None:
+        """Return the newest task, None when there is none yet; EngineNotFound: no such service.
+
+        One request tells both: the engine looks the service up to filter by it.
+        """
+        return tasks.newest(
+            await self._engine(
+                f"look at the task of service {self.object_name}",
+                "tasks",
+                filters={"service": service_id},
+                within_s=within_s,
+            )
+        )
+
+    # ---- removal --------------------------------------------------------------------------
+
+    async def remove_object(self) -> None:
+        """Remove the service; that it is gone already is fine."""
+        await self._remove(self.object_id, self.spawn_id, REMOVE_WITHIN_S, is_awaited=False)
+
+    async def _remove(
+        self, service_id: str, spawn_id: str, within_s: float, *, is_awaited: bool = True
+    ) -> None:
+        """Remove a service by id, and wait until its tasks are gone. Raises EngineError."""
+        until_at = self._now() + within_s
+        with contextlib.suppress(EngineNotFound):
+            await self._engine(
+                f"remove service {self.object_name}",
+                "remove_service",
+                service_id,
+                within_s=within_s,
+            )
+        if is_awaited:
+            try:
+                await self._wait_no_tasks(service_id, spawn_id, until_at)
+            except EngineError as exc:
+                self.log.warning(
+                    "Service %s is removed, its end was not seen: %s", self.object_name, exc
+                )
+
+    async def _wait_no_tasks(self, service_id: str, spawn_id: str, until_at: float) -> None:
+        """Wait until the engine lists no task of a removed service.
+
+        It keeps a task until its container has ended (measured), but it cannot be asked for the
+        tasks of a service that it no longer has. It can for those with a label; what an older
+        spawner started has none. The tasks of a lost node stay for a day, so this ends without
+        them: their container cannot be reached anyway.
+        """
+        filters = {"label": f"{labels.SPAWN}={spawn_id}"} if spawn_id else {}
+        pause = Pause()
+        while True:
+            listed = await self._engine(
+                f"wait for the end of service {self.object_name}",
+                "tasks",
+                filters=filters,
+                within_s=max(until_at - self._now(), 1.0),
+            )
+            if not any(task.get("ServiceID") == service_id for task in listed):
+                return
+            if self._now() > until_at:
+                self.log.warning("The task of service %s does not end", self.object_name)
+                return
+            await pause.wait()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,90 @@
+"""The request that creates a notebook's service, from the options of its spawner."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from docker.types import (
+    ContainerSpec,
+    EndpointSpec,
+    Healthcheck,
+    Placement,
+    Resources,
+    RestartPolicy,
+    TaskTemplate,
+)
+from jupyterhub.traitlets import ByteSpecification
+
+
+async def create_request(spawner: Any, labels: dict[str, str]) -> dict[str, Any]:
+    """Return the arguments of docker-py's ``create_service``.
+
+    ``extra_*`` options win over everything but ``labels``, by which the service is known.
+    """
+    extra = dict(spawner.extra_create_kwargs)
+    return {
+        "name": spawner.object_name,
+        "endpoint_spec": _endpoint_spec(spawner),
+        **extra,
+        "task_template": await _task_template(spawner, labels),
+        "labels": {**(extra.get("labels") or {}), **labels},
+    }
+
+
+async def _task_template(spawner: Any, labels: dict[str, str]) -> TaskTemplate:
+    arguments = {
+        "container_spec": await _container_spec(spawner, labels),
+        "resources": _resources(spawner),
+        # A notebook that its user shut down must not come back, with a revoked token too.
+        "restart_policy": RestartPolicy(condition="none"),
+        "placement": Placement(**spawner.extra_placement_spec),
+        "networks": [spawner.network_name] if spawner.network_name else [],
+    }
+    return TaskTemplate(**{**arguments, **spawner.extra_task_spec})
+
+
+async def _container_spec(spawner: Any, labels: dict[str, str]) -> ContainerSpec:
+    extra = dict(spawner.extra_container_spec)
+    arguments = {
+        "image": spawner.image,
+        "args": await spawner.get_command(),
+        "env": spawner.get_env(),
+        "mounts": spawner.mounts,
+        "init": True,
+        # Swarm kills what an image's own health check finds slow, and with it the user's work;
+        # the hub asks the notebook itself.
+        "healthcheck": Healthcheck(test=["NONE"]),
+        **extra,
+        # Swarm copies nothing from a service's labels to its containers'.
+        "labels": {**(extra.get("labels") or {}), **labels},
+    }
+    return ContainerSpec(**arguments)
+
+
+def _resources(spawner: Any) -> Resources:
+    arguments = {
+        "mem_limit": _size(spawner.mem_limit),
+        "mem_reservation": _size(spawner.mem_guarantee),
+        "cpu_limit": _nano(spawner.cpu_limit),
+        "cpu_reservation": _nano(spawner.cpu_guarantee),
+    }
+    return Resources(**{**arguments, **spawner.extra_resources_spec})
+
+
+def _endpoint_spec(spawner: Any) -> EndpointSpec:
+    # A virtual address would cost a second address for each notebook, and IPVS drops what is idle
+    # for 900 s (moby#31208). Published ports need one.
+    arguments: dict[str, Any] = (
+        {"mode": "dnsrr"} if spawner.use_internal_ip else {"ports": {None: (spawner.port, "tcp")}}
+    )
+    return EndpointSpec(**{**arguments, **spawner.extra_endpoint_spec})
+
+
+def _size(value: Any) -> int | None:
+    """Return bytes; a callable in the configuration may have returned '2G'."""
+    return None if value in (None, 0, "") else int(ByteSpecification().validate(None, value))
+
+
+def _nano(cores: float | None) -> int | None:
+    """Return billionths of a core, the engine's unit."""
+    return int(cores * 1e9) if cores else None

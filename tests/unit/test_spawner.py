@@ -1,0 +1,184 @@
+"""What the spawner decides without an engine: names, mounts, state, progress."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from traitlets.config import Config
+
+from jhswarmd import labels
+from jhswarmd.errors import JhswarmdError
+from jhswarmd.spawner.progress import ProgressLog
+from jhswarmd.spawner.swarm import SwarmSpawner
+
+#: What swarmkit accepts as the name of a service.
+DNS_NAME = re.compile(r"[a-zA-Z0-9]+(?:[a-zA-Z0-9-_]*?[a-zA-Z0-9])?")
+
+names = st.text(min_size=1, max_size=60)
+servers = st.one_of(st.just(""), names)
+
+
+def make_spawner(
+    user: str = "ann", server: str = "", state: dict[str, Any] | None = None, **options: Any
+) -> SwarmSpawner:
+    """Return a spawner of a stack's; ``options`` as in ``c.SwarmSpawner``."""
+    config = Config()
+    config.SwarmSpawner = Config({"stack": "lab", "hub_id": "a" * 32, "prefix": "lab", **options})
+    spawner = SwarmSpawner(
+        config=config,
+        user=SimpleNamespace(name=user),
+        orm_spawner=SimpleNamespace(name=server, server=None),
+    )
+    spawner.load_state(state or {})
+    return spawner
+
+
+# ---- names --------------------------------------------------------------------------------------
+
+
+@given(user=names, server=servers)
+@example(user="x" * 60, server="")
+@example(user="Ünï.cödé@example.org", server="My Server")
+def test_every_service_name_is_one_that_swarm_takes(user: str, server: str) -> None:
+    name = make_spawner(user, server).object_name
+    assert DNS_NAME.fullmatch(name)
+    assert len(name) <= 63
+
+
+@given(first=st.tuples(names, servers), second=st.tuples(names, servers))
+@example(first=("a-b", ""), second=("a", "b"))
+@example(first=("a", "B"), second=("a", "b"))
+@example(first=("x" * 60, "a"), second=("x" * 60, "b"))
+def test_two_servers_never_share_a_name(first: tuple[str, str], second: tuple[str, str]) -> None:
+    # JupyterHub itself takes users' names that differ in case alone for the same user.
+    if (first[0].lower(), first[1]) != (second[0].lower(), second[1]):
+        one, other = (make_spawner(user.lower(), server) for user, server in (first, second))
+        assert one.object_name != other.object_name
+
+
+def test_a_common_name_reads_as_the_user_spells_it() -> None:
+    assert make_spawner("ann").object_name == "lab-ann"
+
+
+def test_a_running_server_keeps_its_name_when_the_template_changes() -> None:
+    state = {"object_id": "1", "object_name": "jupyter-ann"}
+    assert make_spawner(state=state, prefix="new").object_name == "jupyter-ann"
+
+
+# ---- mounts -------------------------------------------------------------------------------------
+
+
+def test_a_named_source_is_a_volume_with_the_sites_driver() -> None:
+    (mount,) = make_spawner(
+        volumes={"lab-user-{username}": "/home/x"},
+        volume_driver="local",
+        volume_driver_options={"type": "nfs"},
+    ).mounts
+    assert mount["Type"] == "volume"
+    assert mount["Source"] == "lab-user-ann"
+    assert mount["VolumeOptions"]["DriverConfig"] == {"Name": "local", "Options": {"type": "nfs"}}
+
+
+def test_an_absolute_path_is_a_directory_of_the_node() -> None:
+    (mount,) = make_spawner(volumes={"/data": "/data"}, volume_driver="nfs").mounts
+    assert (mount["Type"], mount["Source"]) == ("bind", "/data")
+    assert "VolumeOptions" not in mount
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"read_only_volumes": {"shared": "/shared"}},
+        {"volumes": {"shared": {"bind": "/shared", "mode": "ro"}}},
+        {"volumes": {"shared": {"bind": "/shared", "mode": "ro,z"}}},
+    ],
+)
+def test_read_only_is_read_only(options: dict[str, Any]) -> None:
+    (mount,) = make_spawner(**options).mounts
+    assert mount["ReadOnly"] is True
+
+
+@pytest.mark.parametrize(
+    ("template", "owner"),
+    [("home-{username}", {labels.USER: "ann"}), ("shared-ann", {})],
+)
+def test_only_a_volume_named_after_the_user_is_labelled_as_theirs(
+    template: str, owner: dict[str, str]
+) -> None:
+    (mount,) = make_spawner(volumes={template: "/x"}).mounts
+    assert mount["VolumeOptions"]["Labels"] == {labels.STACK: "lab", **owner}
+
+
+# ---- state --------------------------------------------------------------------------------------
+
+
+def test_state_survives_a_restart_of_the_hub() -> None:
+    state = {"object_id": "1", "object_name": "lab-ann", "spawn_id": "b" * 32}
+    assert make_spawner(state=state).get_state() == state
+
+
+def test_state_of_the_oldest_spawner_is_understood() -> None:
+    assert make_spawner(state={"container_id": "1"}).object_id == "1"
+
+
+def test_a_stopped_server_leaves_no_state() -> None:
+    spawner = make_spawner(state={"object_id": "1", "spawn_id": "b" * 32})
+    spawner.clear_state()
+    assert not {"object_id", "spawn_id"} & spawner.get_state().keys()
+
+
+def test_what_was_never_started_is_not_running() -> None:
+    assert asyncio.run(make_spawner().poll()) == 0
+
+
+@pytest.mark.parametrize("missing", ["stack", "hub_id"])
+def test_no_notebook_is_started_that_nobody_could_be_told_to_own(missing: str) -> None:
+    spawner = make_spawner(**{missing: ""})
+    with pytest.raises(JhswarmdError, match="whose notebooks"):
+        asyncio.run(spawner.start())
+
+
+def test_options_are_found_under_either_class_name() -> None:
+    config = Config()
+    config.DockerSpawner.prefix = "stock"
+    config.SwarmSpawner.stack = "lab"
+    spawner = SwarmSpawner(config=config, user=SimpleNamespace(name="ann"))
+    assert (spawner.prefix, spawner.stack) == ("stock", "lab")
+
+
+# ---- progress -----------------------------------------------------------------------------------
+
+
+def test_a_late_reader_sees_every_message() -> None:
+    async def read_late() -> list[str]:
+        log = ProgressLog()
+        log.add(10, "one")
+        log.add(10, "one")
+        log.add(20, "two")
+        log.close()
+        return [event["message"] async for event in log.follow()]
+
+    assert asyncio.run(read_late()) == ["one", "two"]
+
+
+def test_a_waiting_reader_gets_each_message_as_it_comes() -> None:
+    async def follow() -> list[str]:
+        log = ProgressLog()
+        seen: list[str] = []
+        for message in ("one", "two"):
+            if not seen:
+                stream = log.follow()
+            waiting = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            log.add(10, message)
+            seen.append((await waiting)["message"])
+        return seen
+
+    assert asyncio.run(follow()) == ["one", "two"]

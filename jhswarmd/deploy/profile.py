@@ -57,12 +57,18 @@ class Profile:
     """A checked profile.
 
     ``files`` maps a kind of secret (see ``SECRET_FILES``) to the content that the administrator
-    supplied; kinds without a file are absent.
+    supplied; kinds without a file are absent. ``folder`` is where those files are.
     """
 
     name: str
     settings: Settings
     files: Mapping[str, bytes]
+    folder: Path
+
+    @property
+    def user_list(self) -> Path:
+        """Where the list of users is, if there is one."""
+        return self.folder / USER_LIST
 
     def __repr__(self) -> str:
         """Leave the content of secrets out."""
@@ -115,7 +121,7 @@ def load(name: str, folder: Path | None = None) -> Profile:
     _check_files(name, folder, values, files, faults)
     if faults or settings is None:
         raise ProfileError(name, faults)
-    return Profile(name=name, settings=settings, files=files)
+    return Profile(name, settings, files, folder / name)
 
 
 def _env_files(name: str, folder: Path, faults: list[str]) -> list[Path]:

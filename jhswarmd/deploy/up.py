@@ -133,7 +133,7 @@ def _create_secrets(client: docker.DockerClient, profile: Profile, progress: Pro
 
 def _warn_of_refused_lines(profile: Profile, progress: Progress) -> None:
     for refusal in passwd.parse(profile.files.get("users", b"")).refused:
-        progress.warn(f"env/{profile.name}/user_list.txt, {refusal}; the other lines work")
+        progress.warn(f"{profile.user_list}, {refusal}; the other lines work")
 
 
 def _wait_answer(settings: Settings) -> None:
@@ -174,7 +174,7 @@ def _tell(profile: Profile, progress: Progress) -> None:
     else:
         names = passwd.parse(profile.files.get("users", b"")).entries
         progress.note(
-            f"Log in with one of the {len(names)} accounts of env/{profile.name}/user_list.txt."
+            f"Log in with one of the {len(names)} accounts of {profile.user_list}."
             if names
             else "There are no accounts yet: write env/NAME/user_list.txt and use --env NAME."
         )

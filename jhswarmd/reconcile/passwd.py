@@ -25,6 +25,29 @@ _HASH = re.compile(
     r"|5\$(?:rounds=[1-9][0-9]+\$)?[^$:\n]{1,16}\$[./0-9A-Za-z]{43}"
     r")$"
 )
+#: Accounts of every Debian system (base-passwd), so that a list can be checked anywhere.
+SYSTEM_NAMES = frozenset(
+    [
+        "root",
+        "daemon",
+        "bin",
+        "sys",
+        "sync",
+        "games",
+        "man",
+        "lp",
+        "mail",
+        "news",
+        "uucp",
+        "proxy",
+        "www-data",
+        "backup",
+        "list",
+        "irc",
+        "nobody",
+        "_apt",
+    ]
+)
 #: libcrypt refuses longer ones.
 MAX_PASSWORD_BYTES = 500
 
@@ -56,7 +79,10 @@ class UserList:
 
 
 def parse(content: bytes, system_names: Collection[str] = ()) -> UserList:
-    """Parse the list. ``system_names`` are accounts that the hub's container has already."""
+    """Parse the list.
+
+    ``system_names`` are accounts that the hub's container has besides ``SYSTEM_NAMES``.
+    """
     entries: dict[str, Entry] = {}
     refused: list[str] = []
     for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
@@ -93,7 +119,7 @@ def _parse_line(line: bytes, system_names: Collection[str]) -> Entry:
         raise ValueError(
             "not a portable name (lower case letters, digits, '_' and '-', 32 at most)"
         )
-    if name in system_names:
+    if name in SYSTEM_NAMES or name in system_names:
         raise ValueError("the name of a system account")
     if not password:
         raise ValueError("no password")

@@ -1,5 +1,7 @@
 """Which secrets `up` creates: what is missing and what was changed, nothing else."""
 
+from pathlib import Path
+
 import pytest
 
 from jhswarmd.deploy import secrets
@@ -14,7 +16,7 @@ USERS, COOKIE, TLS = (
 
 
 def make_profile(**files):
-    return Profile("site", Settings(), files)
+    return Profile("site", Settings(), files, Path("env/site"))
 
 
 def existing(kind, generation, source=GENERATED):

@@ -147,6 +147,8 @@ class Lab:
         self.directory = Path()
         self.address = ""
         """Where the host reaches what the lab publishes."""
+        self.data_root = Path()
+        """The engine's store."""
         self.client: docker.DockerClient = None
 
     def __enter__(self) -> Lab:
@@ -290,7 +292,7 @@ class Lab:
 
     def _make_data_root(self) -> None:
         if self._keep_dir is None:
-            self._data_root = self.directory / "data"
+            self.data_root = self.directory / "data"
             return
         self._keep_dir.mkdir(parents=True, exist_ok=True)
         lock = (self._keep_dir / "lock").open("w")
@@ -299,14 +301,14 @@ class Lab:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LabError(f"{self._keep_dir} is in use by another lab") from None
-        self._data_root = self._keep_dir.resolve() / "data"
+        self.data_root = self._keep_dir.resolve() / "data"
 
     # --- the engine as a process ---
 
     def start_engine(self) -> None:
         """Start the engine and wait until it answers."""
         argv = ["dockerd", "--config-file", str(self.directory / "daemon.json")]
-        argv += ["--data-root", str(self._data_root), "--exec-root", "/run/docker"]
+        argv += ["--data-root", str(self.data_root), "--exec-root", "/run/docker"]
         argv += ["--pidfile", "/run/docker.pid", "--cgroup-parent", f"/{self.name}"]
         argv += ["-H", self.base_url, "-H", "unix:///run/docker.sock"]
         with (self.directory / "dockerd.log").open("ab") as log:
@@ -324,7 +326,7 @@ class Lab:
         driver = self.client.info()["Driver"]
         if driver not in ("overlay2", "overlayfs"):
             raise LabError(
-                f"the engine's store in {self._data_root} would be {driver}, not overlay2: "
+                f"the engine's store in {self.data_root} would be {driver}, not overlay2: "
                 "name a directory on a real disk with --lab-dir"
             )
 
@@ -459,6 +461,19 @@ class Lab:
             start_new_session=True,
             **kw,
         )
+
+    def end(self, process: subprocess.Popen[Any], how: signal.Signals = signal.SIGTERM) -> None:
+        """End what ``popen`` has started, and wait for it; ``returncode`` is the program's."""
+        with process:  # closes its pipes
+            # Not the process itself: that is nsenter, which would be gone before its child.
+            for pid in _descendants(process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, how)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
 
     def _enter(self) -> list[str]:
         return ["nsenter", "-t", str(self._init_pid), "-m", "-u", "-i", "-n", "-p"]
@@ -596,6 +611,14 @@ def _quietly(action: Callable[[], object]) -> None:
 
 def _children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _descendants(pid: int) -> list[int]:
+    try:
+        children = _children(pid)
+    except FileNotFoundError:
+        return []
+    return [each for child in children for each in (child, *_descendants(child))]
 
 
 def _free_network() -> ipaddress.IPv4Network:

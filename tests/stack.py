@@ -36,16 +36,13 @@ USERS = {
     "bob": "grüße-an-bob",
     "carol": "hash-only-in-the-list",
 }
-#: What an administrator's editor leaves behind; the good lines must work all the same.
+#: As an editor on another system saves it: a mark at the start, CRLF, no newline at the end.
 _USER_LIST = """\ufeff# accounts of the test suite\r
 \r
 testuser:{testuser}\r
 alice:{alice}\r
-a line without a separator\r
-root:{root}\r
 bob:{bob}\r
 carol:{carol}"""
-ROOT_PASSWORD = "root-must-not-get-in"
 #: SHA-512 crypt of carol's password.
 _CAROL = (
     "$6$jhswarmdtests$3NyiSl/MgnpLY9CdRQE8OFa1/M7vgDntKP7TkYMXJKkzhOynsZO9"
@@ -65,7 +62,8 @@ class Stack:
         self.url = f"https://{lab.address}"
         self.first_up: subprocess.CompletedProcess[str] | None = None
         """What the first ``up`` printed."""
-        write_profile(env_dir, self.profile, HOST=lab.address)
+        # Full passes of the daemon are what some tests wait for.
+        write_profile(env_dir, self.profile, HOST=lab.address, RESYNC_INTERVAL_S=5)
         write_users(env_dir, self.profile)
 
     def cli(
@@ -85,6 +83,17 @@ class Stack:
         result = self.cli("up", "--env", self.profile, timeout_s=UP_S)
         self.first_up = self.first_up or result
         return time.monotonic() - started
+
+    def start_up(self) -> subprocess.Popen[str]:
+        """Start ``up`` and return at once; its output is a pipe."""
+        process: subprocess.Popen[str] = self.lab.popen(
+            [sys.executable, "-m", "jhswarmd", "up", "--env", self.profile],
+            env={"JHSWARMD_ENV_DIR": str(self.env_dir), "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return process
 
     def down(self) -> None:
         """Take the stack down."""
@@ -126,10 +135,18 @@ class Stack:
 
     def replace_task(self, role: str) -> None:
         """Let the engine replace the service's task by a new one, with a new address."""
-        self.lab.run(
-            ["docker", "service", "update", "--force", "-q", "--detach=false"]
-            + [labels.service_name(self.name, role)]
-        )
+        service = labels.service_name(self.name, role)
+        self.lab.run(["docker", "service", "update", "--force", "--quiet", "--detach", service])
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``jhswarmd status --json`` says."""
+        report: dict[str, Any] = json.loads(self.cli("status", "--json", check=False).stdout)
+        return report
+
+    def log(self, role: str) -> str:
+        """Return the whole log of one of the stack's services."""
+        name = labels.service_name(self.name, role)
+        return self.lab.run(["docker", "service", "logs", "--raw", name]).stdout
 
     # --- the hub, as a browser or a program sees it ---
 
@@ -311,7 +328,8 @@ class Kernel:
         header = {"msg_id": msg_id, "msg_type": "execute_request", "version": "5.3"}
         header |= {"session": msg_id, "username": "test", "date": ""}
         content = {"code": code, "silent": False, "store_history": False, "allow_stdin": False}
-        message = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
+        message: dict[str, Any] = {"header": header, "content": content}
+        message |= {"parent_header": {}, "metadata": {}}
         await self._channel.write_message(
             json.dumps({**message, "channel": "shell", "buffers": []})
         )
@@ -337,9 +355,9 @@ def write_profile(env_dir: Path, name: str, **keys: object) -> Path:
     return path
 
 
-def write_users(env_dir: Path, name: str) -> Path:
+def write_users(env_dir: Path, name: str, *more_lines: str) -> Path:
     """Write the profile's list of accounts as a careless editor would, and return its path."""
     path = env_dir / name / "user_list.txt"
-    accounts = {**USERS, "carol": _CAROL, "root": ROOT_PASSWORD}
-    path.write_text(_USER_LIST.format(**accounts), newline="")
+    text = _USER_LIST.format(**USERS | {"carol": _CAROL})
+    path.write_bytes((text + "".join(f"\r\n{line}" for line in more_lines)).encode())
     return path

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.lab import LabError, install_missing
 from tests.stack import USERS, Stack
@@ -26,7 +26,6 @@ _ARGS = [
 _SIZE = {"width": 1280, "height": 800}
 #: A first start on two busy cores: container, server, JupyterLab's own scripts, kernel.
 SLOW_MS = 90_000
-_PAGE = pytest.StashKey[str]()
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +42,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(stack: Stack, browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
+def page(stack: Stack, browser: Browser) -> Iterator[Page]:
     """A page of a browser that nobody has used before; paths are the deployed hub's."""
     context = browser.new_context(
         base_url=stack.url, ignore_https_errors=True, viewport=_SIZE, color_scheme="light"
@@ -114,7 +113,7 @@ class Person:
         start = self.page.get_by_role("button", name="Start My Server")
         expect(start).to_be_visible(timeout=SLOW_MS)
 
-    def _launcher(self):
+    def _launcher(self) -> Locator:
         main = self.page.get_by_role("region", name="main area content")
         return main.get_by_role("button", name=re.compile("^Python 3")).first
 

@@ -1,11 +1,100 @@
-"""What a deployed stack promises, one promise a test; destructive ones last."""
+"""What a deployed stack promises, one promise a test; those that take it apart come last."""
 
 from __future__ import annotations
 
+import itertools
+import json
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
+import requests
+from docker.errors import NotFound
+from docker.models.services import Service
 
 from jhswarmd import labels
-from tests.stack import Stack
+from tests.lab import Lab
+from tests.stack import USERS, LoginRefused, Stack, Visitor, write_profile, write_users
+from tests.wait import wait_until
+
+_DOWN = (requests.RequestException, OSError)
+CreateOrphan = Callable[..., Service]
+
+
+@pytest.fixture
+def testuser(stack: Stack) -> Iterator[Visitor]:
+    """testuser, logged in, with a server that runs."""
+    with stack.login("testuser") as visitor:
+        server = visitor.server()
+        if not server or not server["ready"]:
+            visitor.start_server()
+        yield visitor
+
+
+@pytest.fixture
+def create_like_notebook(
+    stack: Stack, testuser: Visitor, small_image: str
+) -> Iterator[CreateOrphan]:
+    """Create services with the labels of testuser's notebook; the caller changes some."""
+    made: list[Service] = []
+    numbers = itertools.count()
+    notebook_labels = stack.notebook("testuser").attrs["Spec"]["Labels"]
+
+    def create(**changes: str | None) -> Service:
+        merged = {**notebook_labels, labels.SPAWN: "made-by-hand", **_spelled(changes)}
+        service = stack.lab.client.services.create(
+            small_image,
+            name=f"by-hand-{next(numbers)}",
+            labels={key: value for key, value in merged.items() if value is not None},
+        )
+        made.append(service)
+        return service
+
+    yield create
+    for service in made:
+        try:
+            service.remove()
+        except NotFound:
+            continue
+
+
+def _spelled(changes: dict[str, str | None]) -> dict[str, str | None]:
+    return {f"jhswarmd.{key}": value for key, value in changes.items()}
+
+
+def _exists(service: Service) -> bool:
+    try:
+        service.reload()
+    except NotFound:
+        return False
+    return True
+
+
+def _wait_gone(service: Service, timeout_s: float) -> float:
+    """Return the seconds until the engine says that the service does not exist."""
+    started = time.monotonic()
+    wait_until(lambda: not _exists(service), timeout_s, what=f"{service.name} is gone")
+    return time.monotonic() - started
+
+
+def _wait_full_pass(stack: Stack) -> None:
+    """Return when the daemon has made a full pass that began after this call."""
+
+    def last_pass() -> float:
+        servers = (stack.status()["daemon"] or {}).get("servers") or {}
+        return float(servers.get("last_pass_at_s") or 0)
+
+    # The time of a pass is that of its end: the second one from now began after this call.
+    for _ in range(2):
+        seen = last_pass()
+        wait_until(lambda seen=seen: last_pass() > seen, 60, what="a full pass of the daemon")
+
+
+# --- services and logins ---
 
 
 @pytest.mark.parametrize("role", ["hub", "proxy", "jhswarmd"])
@@ -15,3 +104,424 @@ def test_service_runs_with_its_labels(stack: Stack, role: str) -> None:
     assert spec["Labels"][labels.STACK] == stack.name
     assert spec["Labels"][labels.ROLE] == role
     assert stack.container(role).attrs["State"]["Health"]["Status"] == "healthy"
+
+
+def test_up_told_the_address_and_no_password(stack: Stack) -> None:
+    assert stack.first_up
+    told = stack.first_up.stdout + stack.first_up.stderr
+    assert stack.url in told
+    assert [user for user, password in USERS.items() if password in told] == []
+
+
+def test_status_is_healthy(stack: Stack) -> None:
+    result = stack.cli("status", check=False)
+    assert (result.returncode, "is healthy" in result.stdout) == (0, True), result.stdout
+
+
+def test_certificate_is_for_the_host_of_the_profile(stack: Stack) -> None:
+    with stack.session() as session:  # trusts that certificate alone, and checks the name
+        assert session.get(f"{stack.url}/hub/login", timeout=30).ok
+
+
+def test_http_is_redirected_to_https(engine: Lab, stack: Stack) -> None:
+    answer = requests.get(
+        f"http://{engine.address}/hub/login?next=%2Fhub%2Fhome", allow_redirects=False, timeout=30
+    )
+    assert 300 < answer.status_code < 400
+    target = answer.headers["Location"].replace(":443/", "/")
+    assert target == f"{stack.url}/hub/login?next=%2Fhub%2Fhome"
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_account_of_the_list_logs_in(stack: Stack, user: str) -> None:
+    with stack.login(user) as visitor:
+        assert visitor.request("GET", "/hub/api/user").json()["name"] == user
+
+
+@pytest.mark.parametrize(
+    ("user", "password"),
+    [
+        pytest.param("testuser", "wrong", id="wrong password"),
+        pytest.param("testuser", "", id="empty password"),
+        pytest.param("root", "", id="system account without a password"),
+        pytest.param("root", "root", id="system account"),
+        pytest.param("nobody", "*", id="system account whose password is locked"),
+        pytest.param("stranger", "testpassword", id="no such account"),
+    ],
+)
+def test_login_is_refused(stack: Stack, user: str, password: str) -> None:
+    with pytest.raises(LoginRefused, match="Invalid username or password"):
+        stack.login(user, password)
+
+
+def test_log_tells_of_a_new_account(stack: Stack) -> None:
+    assert "Adding user testuser" in stack.log("hub") + stack.log("jhswarmd")
+
+
+# --- refused before anything is touched ---
+
+
+def _inventory(lab: Lab) -> dict[str, Any]:
+    """Everything that a deployment could change, with the versions of services."""
+    api = lab.client.api
+    return {
+        "services": sorted((each["ID"], each["Version"]["Index"]) for each in api.services()),
+        "secrets": sorted(each["ID"] for each in api.secrets()),
+        "configs": sorted(each["ID"] for each in api.configs()),
+        "networks": sorted(each["Id"] for each in api.networks()),
+        "volumes": sorted(each["Name"] for each in api.volumes()["Volumes"] or ()),
+        "labels": [each["Spec"]["Labels"] for each in api.nodes()],
+    }
+
+
+def test_faults_of_a_profile_are_named_together_and_nothing_is_deployed(
+    engine: Lab, stack: Stack
+) -> None:
+    path = write_profile(
+        stack.env_dir,
+        "faulty",
+        AUTHENTICATOR_TYPE="pam",
+        HTTPS_PORT="many",
+        COLOUR="blue",
+        STACK_NAME="faulty",
+    )
+    before = _inventory(engine)
+    result = stack.cli("up", "--env", "faulty", check=False)
+    assert result.returncode == 2
+    assert f"{path}:2: HTTPS_PORT" in result.stderr
+    assert f"{path}:3: unknown key COLOUR" in result.stderr
+    missing = re.escape(str(stack.env_dir / "faulty" / "user_list.txt"))
+    assert re.search(rf"{re.escape(str(path))}:1: .*{missing}", result.stderr), result.stderr
+    assert _inventory(engine) == before
+
+
+def test_port_in_use_is_said_before_anything_is_deployed(engine: Lab, stack: Stack) -> None:
+    write_profile(
+        stack.env_dir,
+        "crowded",
+        STACK_NAME="crowded",
+        HTTPS_PORT=8443,
+        HTTP_PORT=8080,
+        CONTROL_SUBNET="10.131.0.0/24",
+        NOTEBOOKS_SUBNET="10.130.0.0/16",
+    )
+    write_users(stack.env_dir, "crowded")
+    server = engine.popen([sys.executable, "-m", "http.server", "8443"])
+    try:
+        probe = ["sh", "-c", "ss -ltn | grep -q :8443"]
+        wait_until(lambda: engine.run(probe, check=False).returncode == 0, 30, what="listener")
+        before = _inventory(engine)
+        result = stack.cli("up", "--env", "crowded", check=False)
+    finally:
+        engine.end(server)
+    assert result.returncode != 0
+    assert "8443" in result.stderr
+    assert "in use" in result.stderr
+    assert _inventory(engine) == before
+
+
+def test_second_up_is_fast_and_changes_nothing(engine: Lab, stack: Stack) -> None:
+    before = _inventory(engine)
+    took_s = stack.up()
+    assert _inventory(engine) == before
+    assert took_s < 15
+
+
+# --- notebooks ---
+
+
+def test_login_gives_one_service_with_all_labels(stack: Stack, testuser: Visitor) -> None:
+    spec = stack.notebook("testuser").attrs["Spec"]
+    given = spec["Labels"]
+    assert given[labels.HUB]
+    assert given[labels.SPAWN]
+    assert given == labels.notebook_labels(
+        stack=stack.name,
+        hub_id=given[labels.HUB],
+        user="testuser",
+        server="",
+        spawn_id=given[labels.SPAWN],
+    )
+    assert spec["TaskTemplate"]["ContainerSpec"]["Labels"] == given
+    assert spec["TaskTemplate"]["RestartPolicy"]["Condition"] == "none"
+
+
+def test_server_stops_and_starts_five_times_in_a_row(stack: Stack, testuser: Visitor) -> None:
+    seen = set()
+    for _ in range(5):
+        testuser.stop_server()
+        assert stack.notebooks("testuser") == []
+        testuser.start_server()
+        seen.add(stack.notebook("testuser").id)
+    assert len(seen) == 5
+
+
+def test_names_that_differ_in_punctuation_do_not_share_a_service(
+    stack: Stack, testuser: Visitor
+) -> None:
+    with stack.login("alice") as alice:
+        alice.start_server()
+        assert stack.notebook("alice").name != stack.notebook("testuser").name
+        assert alice.request("GET", "/hub/api/user").json()["name"] == "alice"
+        with pytest.raises(requests.HTTPError, match="403"):
+            alice.request("GET", "/user/testuser/api/contents")
+        alice.stop_server()
+
+
+# --- secrets ---
+
+
+def _secret_words(stack: Stack) -> set[tuple[str, str]]:
+    """Return (kind, word) for each word that must not show; read from inside the containers."""
+    words = set()
+    for role in ("hub", "proxy", "jhswarmd"):
+        container = stack.container(role)
+        listing = container.exec_run(["ls", "/run/secrets"], user="root").output.decode()
+        for kind in listing.split():
+            if kind == "tls_cert":  # shown to every visitor
+                continue
+            answer = container.exec_run(["cat", f"/run/secrets/{kind}"], user="root")
+            assert answer.exit_code == 0, kind
+            for line in answer.output.decode("utf-8-sig").splitlines():
+                if not line.strip() or line.startswith(("#", "-----")):
+                    continue
+                words.add((kind, line.partition(":")[2] if kind == "users" else line.strip()))
+    return words
+
+
+def _places(lab: Lab) -> Iterator[tuple[str, str]]:
+    """Return (place, text) for all that an onlooker without the secrets may read."""
+    api = lab.client.api
+    for service in api.services():
+        yield f"inspect of {service['Spec']['Name']}", json.dumps(service, ensure_ascii=False)
+        log = api.service_logs(service["ID"], stdout=True, stderr=True, is_tty=False)
+        yield f"log of {service['Spec']['Name']}", b"".join(log).decode(errors="replace")
+    for container in api.containers(all=True):
+        text = json.dumps(api.inspect_container(container["Id"]), ensure_ascii=False)
+        yield f"inspect of {container['Names']}", text
+    # Events hold the whole command line of each exec.
+    events = ["docker", "events", "--since", "24h", "--until", "0s", "--format", "{{json .}}"]
+    yield "events", lab.run(events).stdout
+    for what in ("cmdline", "environ"):
+        script = f"cat /proc/[0-9]*/{what} 2>/dev/null | tr '\\0' '\\n'"
+        yield f"/proc/*/{what}", lab.run(["sh", "-c", script], check=False).stdout
+    for path in lab.data_root.glob("containers/*/*"):
+        if path.is_file():
+            yield str(path), path.read_text(errors="replace")
+
+
+def test_no_secret_shows_anywhere(engine: Lab, stack: Stack, testuser: Visitor) -> None:
+    words = _secret_words(stack)
+    kinds = {kind for kind, _ in words}
+    assert {"users", "cookie_secret", "proxy_auth_token", "crypt_key", "tls_key"} <= kinds
+    assert min(len(word) for _, word in words) >= 8
+    # Never the word itself: what fails here ends in a report.
+    shown = {
+        (kind, place) for place, text in _places(engine) for kind, word in words if word in text
+    }
+    assert shown == set()
+
+
+# --- orphans ---
+
+
+def test_orphan_is_gone_within_a_second(create_like_notebook: CreateOrphan) -> None:
+    orphan = create_like_notebook(user="somebody-else")
+    assert _wait_gone(orphan, 10) < 1
+
+
+def test_services_of_another_hub_and_of_nobody_stay(
+    stack: Stack, create_like_notebook: CreateOrphan, small_image: str
+) -> None:
+    keys = ("hub", "user", "server", "spawn", "stack", "role")
+    spared = [
+        create_like_notebook(user="somebody-else", hub="another-hub"),
+        create_like_notebook(user="somebody-else", hub=None),
+        create_like_notebook(**dict.fromkeys(keys)),
+    ]
+    _wait_full_pass(stack)
+    assert [each.name for each in spared if not _exists(each)] == []
+
+
+def test_notebooks_that_the_hub_knows_stay(stack: Stack, testuser: Visitor) -> None:
+    service = stack.notebook("testuser")
+    _wait_full_pass(stack)
+    assert stack.notebook("testuser").id == service.id
+    testuser.request("GET", "/user/testuser/api/status")
+
+
+def test_orphan_made_while_the_daemon_was_away_goes_when_it_is_back(
+    stack: Stack, create_like_notebook: CreateOrphan
+) -> None:
+    stack.container("jhswarmd").kill()
+    orphan = create_like_notebook(user="somebody-else")
+    _wait_gone(orphan, 60)
+
+
+def test_suspicious_number_of_orphans_is_held_until_approved(
+    stack: Stack, create_like_notebook: CreateOrphan
+) -> None:
+    orphans = [create_like_notebook(user=f"ghost-{number}") for number in range(6)]
+
+    def held() -> list[str]:
+        return list(stack.status()["daemon"]["servers"]["held"])
+
+    names = wait_until(held, 30, what="orphans are held")
+    _wait_full_pass(stack)
+    left = [each for each in orphans if _exists(each)]
+    assert len(left) >= 2
+    assert set(names) <= {each.name for each in left} == set(held())
+    stack.cli("orphans", "approve")
+    for orphan in left:
+        _wait_gone(orphan, 30)
+
+
+# --- parts that fail and come back ---
+
+
+def test_killed_hub_costs_no_notebook_and_no_kernel(stack: Stack, testuser: Visitor) -> None:
+    container = stack.containers(stack.notebook("testuser"))[0].id
+    with testuser.start_kernel() as kernel:
+        assert kernel.execute("x = 40; x") == "40"
+        stack.container("hub").kill()
+        assert kernel.execute("x + 1") == "41"  # the hub is down
+        stack.wait_healthy()
+        assert kernel.execute("x + 2") == "42"
+        assert testuser.kernels() == [kernel.id]
+    server = testuser.server()
+    assert server
+    assert server["ready"]
+    assert stack.containers(stack.notebook("testuser"))[0].id == container
+
+
+@pytest.mark.parametrize("role", ["proxy", "hub"])
+def test_replaced_task_has_routes_and_fresh_logins_within_seconds(
+    stack: Stack, testuser: Visitor, role: str
+) -> None:
+    replaced = stack.container(role).id
+    stack.replace_task(role)
+
+    def is_replaced() -> bool:
+        found = stack.containers(stack.service(role))
+        return len(found) == 1 and found[0].id != replaced
+
+    wait_until(is_replaced, 60, what=f"a new task of {role}")
+    started = time.monotonic()
+    stack.wait_healthy(30)
+
+    def notebook_answers() -> bool:
+        return testuser.request("GET", "/user/testuser/api/status").ok
+
+    wait_until(notebook_answers, 30, what="the route to the notebook", ignoring=_DOWN)
+    with stack.login("bob") as bob:
+        bob.start_server()
+        took_s = time.monotonic() - started
+        bob.stop_server()
+    assert took_s < 45
+
+
+# --- the whole stack goes and comes ---
+
+
+def _left_of(stack: Stack) -> dict[str, list[str]]:
+    """Return what there is of the stack beside volumes, secrets and the node's label."""
+    api = stack.lab.client.api
+    ours = {"label": f"{labels.STACK_NAMESPACE}={stack.name}"}
+    left = {
+        "services": [each["Spec"]["Name"] for each in api.services(filters=ours)],
+        "containers": [each["Names"][0] for each in api.containers(all=True, filters=ours)],
+        "networks": [each["Name"] for each in api.networks(filters=ours)],
+        "configs": [each["Spec"]["Name"] for each in api.configs(filters=ours)],
+        "secrets": [each["Spec"]["Name"] for each in api.secrets(filters=ours)],
+    }
+    return {kind: names for kind, names in left.items() if names}
+
+
+def _kept_of(stack: Stack) -> dict[str, Any]:
+    api = stack.lab.client.api
+    return {
+        "volumes": sorted(each["Name"] for each in api.volumes()["Volumes"] or ()),
+        "secrets": sorted(each["ID"] for each in api.secrets()),
+        "labels": [each["Spec"]["Labels"] for each in api.nodes()],
+    }
+
+
+@pytest.mark.destructive
+def test_changed_list_names_bad_lines_by_number_and_the_good_ones_work(stack: Stack) -> None:
+    stack.up()
+    lines = ("no separator here", "root:must-not-get-in", "dave:a password of dave's")
+    path = write_users(stack.env_dir, stack.profile, *lines)
+    try:
+        result = stack.cli("up", "--env", stack.profile, timeout_s=300)
+        assert "line 7" in result.stdout + result.stderr
+        assert "no separator here" not in result.stdout + result.stderr
+
+        def dave_gets_in() -> bool:
+            stack.login("dave", "a password of dave's").__exit__(None, None, None)
+            return True
+
+        wait_until(dave_gets_in, 60, what="dave's login", ignoring=(LoginRefused, *_DOWN))
+        with pytest.raises(LoginRefused):
+            stack.login("root", "must-not-get-in")
+        refused = stack.status()["daemon"]["accounts"]["refused"]
+        assert [line.partition(":")[0] for line in refused] == ["line 7", "line 8"]
+        assert stack.cli("status", check=False).returncode == 1
+        assert "must-not-get-in" not in stack.log("jhswarmd")
+    finally:
+        write_users(path.parents[1], stack.profile)
+        stack.up()
+
+
+@pytest.mark.destructive
+def test_plain_stack_rm_leaves_only_volumes_secrets_and_label(
+    engine: Lab, stack: Stack, testuser: Visitor
+) -> None:
+    kept = _kept_of(stack)
+    engine.run(["docker", "stack", "rm", stack.name])
+    wait_until(lambda: not _left_of(stack), 60, what="nothing is left of the stack")
+    assert stack.notebooks() == []
+    assert _kept_of(stack) == kept
+
+
+@pytest.mark.destructive
+def test_files_survive_down_and_up(stack: Stack) -> None:
+    stack.up()
+    with stack.login("testuser") as visitor:
+        visitor.stop_server()
+        visitor.start_server()
+        visitor.write_file("kept-by-down.txt", "the same file")
+    kept = _kept_of(stack)
+    stack.down()
+    # The engine clears ended containers away a moment after their service.
+    wait_until(lambda: not _left_of(stack), 15, what="nothing is left of the stack")
+    assert _kept_of(stack) == kept
+    assert stack.cli("status", check=False).returncode == 2
+    stack.up()
+    with stack.login("testuser") as visitor:
+        visitor.start_server()
+        assert visitor.read_file("kept-by-down.txt") == "the same file"
+
+
+@pytest.mark.destructive
+def test_purge_takes_secrets_and_label_and_never_a_volume(stack: Stack) -> None:
+    stack.up()
+    volumes = _kept_of(stack)["volumes"]
+    stack.cli("down", "--env", stack.profile, "--purge", "--yes", timeout_s=240)
+    left = _kept_of(stack)
+    assert left["volumes"] == volumes
+    assert left["secrets"] == []
+    assert labels.hub_node_label(stack.name) not in left["labels"][0]
+
+
+@pytest.mark.destructive
+def test_interrupted_up_is_finished_by_the_next(engine: Lab, stack: Stack) -> None:
+    stack.cli("down", "--env", stack.profile, "--purge", "--yes", check=False, timeout_s=240)
+    process = stack.start_up()
+    for line in process.stdout:
+        if "Secrets" in line:
+            break
+    engine.end(process, signal.SIGINT)
+    assert process.returncode == 130
+    stack.up()
+    with stack.login("testuser") as visitor:
+        visitor.start_server()

@@ -7,7 +7,9 @@ The table (sources: the engine's API reference and swarmkit's error mapping):
     500 'update out of sequence'          EngineUnavailable re-read, re-apply, retry
     500 others, 502, 503, 504             EngineUnavailable no leader, deadline exceeded, ...
     503 'not a swarm manager'             EngineError       the wrong node stays the wrong node
+    503 '... Manager is being prepared'   EngineUnavailable a manager that starts, or lost its peers
     connection refused, reset, timeout    EngineUnavailable the request may have been applied
+    docker-py refuses the arguments       EngineError       nothing was sent
     everything else                       EngineError
 """
 
@@ -18,11 +20,20 @@ from contextlib import contextmanager
 
 import requests
 import urllib3
-from docker.errors import APIError, DockerException
+from docker.errors import (
+    APIError,
+    DockerException,
+    InvalidArgument,
+    InvalidVersion,
+    TLSParameterError,
+)
 
 from jhswarmd.errors import EngineConflict, EngineError, EngineNotFound, EngineUnavailable
 
 _WRONG_NODE = "not a swarm manager"
+#: The same status and beginning, but said by a manager without its peers (moby, daemon/cluster).
+_NOT_YET = "Manager is being prepared"
+_NEVER_SENT = (InvalidArgument, InvalidVersion, TLSParameterError)
 
 
 def translate(exc: Exception, doing: str) -> EngineError:
@@ -37,9 +48,11 @@ def translate(exc: Exception, doing: str) -> EngineError:
             return EngineNotFound(f"{doing}: the engine does not have it", why=words)
         if status == 409:
             return EngineConflict(f"{doing}: the name is taken", why=words)
-        if status >= 500 and _WRONG_NODE not in words:
+        if status >= 500 and (_WRONG_NODE not in words or _NOT_YET in words):
             return EngineUnavailable(f"{doing}: the engine answered {status}", why=words)
         return EngineError(f"{doing}: the engine answered {status}", why=words)
+    if isinstance(exc, _NEVER_SENT):
+        return EngineError(f"{doing}: the request is not valid", why=str(exc))
     if isinstance(
         exc, (requests.RequestException, urllib3.exceptions.HTTPError, DockerException, OSError)
     ):

@@ -1,9 +1,7 @@
 """The only client of the hub's REST API.
 
 Anything that is not a definite answer raises HubUnknown: an error status, HTML, half a JSON, a
-missing key, a token that may not see servers. 'No such user' is definite only once the hub has
-confirmed that this token may see all users (sources: JupyterHub's scopes; a 404 can mean 'not
-allowed').
+missing key, a token that may not see all servers.
 """
 
 from __future__ import annotations
@@ -37,7 +35,10 @@ class Hub:
         self._session.headers["Authorization"] = f"token {token}"
 
     def read_identity(self) -> HubIdentity:
-        """Return which hub this is, after making sure that the token sees all servers."""
+        """Return which hub this is, after making sure that the token sees all servers.
+
+        Without that a listing means nothing: JupyterHub leaves out what a token may not see.
+        """
         scopes = set(_need(self._get("/user"), "scopes", list))
         if not scopes >= NEEDED_SCOPES:
             raise HubUnknown(
@@ -45,16 +46,16 @@ class Hub:
                 why=f"missing: {', '.join(sorted(NEEDED_SCOPES - scopes))}",
                 remedy="Look for a 'load_roles' in hub_config/conf.d that replaces ours.",
             )
-        answer = self._get("/jhswarmd")
-        return HubIdentity(hub_id=_need(answer, "hub_id", str), starts=_need(answer, "starts", int))
+        return _identity(self._get("/jhswarmd"))
 
-    def read_user(self, name: str) -> HubUser | None:
-        """Return the user, or None when the hub definitely has no such user.
-
-        Only meaningful after ``read_identity``.
-        """
-        answer = self._get(f"/users/{quote(name, safe='')}", missing_ok=True)
-        return None if answer is None else _user(answer)
+    def read_user(self, name: str) -> tuple[HubIdentity, HubUser | None]:
+        """Return which hub answers, and the user: None when it definitely has no such user."""
+        answer = self._get(f"/jhswarmd/users/{quote(name, safe='')}")
+        identity = _identity(answer)
+        if answer.get("servers", ...) is None:
+            return identity, None
+        servers = _need(answer, "servers", dict)
+        return identity, HubUser(name, {key: _pending(value) for key, value in servers.items()})
 
     def list_users(self) -> Iterator[HubUser]:
         """Yield all users. Pages are no snapshot: confirm a single user before acting."""
@@ -73,7 +74,7 @@ class Hub:
     def report_vanished(self, user: str, server: str) -> None:
         """Make the hub look at once whether a server is still alive; it may find that it is."""
         path = f"/jhswarmd/users/{quote(user, safe='')}/servers/{quote(server, safe='')}"
-        self._request("POST", path, missing_ok=True)
+        self._request("POST", path, accepted=(404,))  # the hub has forgotten it by itself
 
     def restore_routes(self) -> None:
         """Let the hub compare the proxy's routes with what it knows, and add what is missing."""
@@ -85,11 +86,8 @@ class Hub:
         *,
         params: Mapping[str, int] | None = None,
         accept: str = "application/json",
-        missing_ok: bool = False,
     ) -> Any:
-        response = self._request("GET", path, params=params, accept=accept, missing_ok=missing_ok)
-        if response is None:
-            return None
+        response = self._request("GET", path, params=params, accept=accept)
         try:
             return response.json()
         except requests.JSONDecodeError as exc:
@@ -102,8 +100,8 @@ class Hub:
         *,
         params: Mapping[str, int] | None = None,
         accept: str = "application/json",
-        missing_ok: bool = False,
-    ) -> requests.Response | None:
+        accepted: tuple[int, ...] = (),
+    ) -> requests.Response:
         try:
             response = self._session.request(
                 method,
@@ -118,19 +116,13 @@ class Hub:
             raise HubUnknown(
                 f"No answer from the hub to {method} {path}", why=type(exc).__name__
             ) from None
-        if missing_ok and response.status_code == 404 and _is_hubs_own_404(response):
-            return None
-        if not response.ok or response.is_redirect:
+        if response.status_code not in accepted and (not response.ok or response.is_redirect):
             raise HubUnknown(f"The hub answered {response.status_code} to {method} {path}")
         return response
 
 
-def _is_hubs_own_404(response: requests.Response) -> bool:
-    """Tell the API's own 404 from one of a proxy or a web page in between."""
-    try:
-        return bool(response.json().get("status") == 404)
-    except (requests.JSONDecodeError, AttributeError):
-        return False
+def _identity(answer: Any) -> HubIdentity:
+    return HubIdentity(hub_id=_need(answer, "hub_id", str), starts=_need(answer, "starts", int))
 
 
 def _user(item: Any) -> HubUser:
@@ -139,8 +131,14 @@ def _user(item: Any) -> HubUser:
     for name, server in _need(item, "servers", dict).items():
         if not isinstance(server, dict) or "pending" not in server:
             raise HubUnknown("The hub's answer has a server without its state")
-        servers[name] = server["pending"]
+        servers[name] = _pending(server["pending"])
     return HubUser(name=_need(item, "name", str), servers=servers)
+
+
+def _pending(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise HubUnknown("The hub's answer has a server in an unknown state")
+    return value
 
 
 def _need(answer: Any, key: str, kind: type) -> Any:

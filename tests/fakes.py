@@ -93,9 +93,9 @@ class FakeHub:
         self._answer("read_identity")
         return self.identity
 
-    def read_user(self, name: str) -> HubUser | None:
+    def read_user(self, name: str) -> tuple[HubIdentity, HubUser | None]:
         self._answer(f"read_user {name}")
-        return self.users.get(name)
+        return self.identity, self.users.get(name)
 
     def list_users(self) -> Iterator[HubUser]:
         self._answer("list_users")

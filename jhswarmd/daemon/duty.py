@@ -10,7 +10,11 @@ from jhswarmd.engine import Engine
 
 
 class Duty:
-    """Knows whether this instance is the active one."""
+    """Knows whether this instance is the active one.
+
+    ``is_active`` is what the last look said. It is looked at anew when the hub's container comes or
+    goes on this node, at each full pass, and right before each removal; so an event costs nothing.
+    """
 
     def __init__(self, engine: Engine, stack: str) -> None:
         self._engine = engine

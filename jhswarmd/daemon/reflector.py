@@ -37,6 +37,7 @@ class Key(NamedTuple):
 ACCOUNTS = Key("accounts")
 ROUTES = Key("routes")
 ALL_SERVERS = Key("servers")
+DUTY = Key("duty")
 
 
 def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
@@ -49,18 +50,16 @@ def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
         return (Key("server", event.id),)
     if event.type == "container":
         service = event.attributes.get(labels.SERVICE_NAME, "")
-        if service and event.action == "die":
-            return (Key("ended", event.attributes.get(labels.SERVICE_ID, "")),)
         if service == labels.service_name(stack, "hub"):
             if event.action in ("create", "start"):
-                return (ACCOUNTS,)
+                return (ACCOUNTS, DUTY)
             if event.action == "health_status: healthy":
                 return (ALL_SERVERS,)
-        if (
-            service == labels.service_name(stack, "proxy")
-            and event.action == "health_status: healthy"
-        ):
-            return (ROUTES,)
+            return (DUTY,) if event.action == "die" else ()
+        if service == labels.service_name(stack, "proxy"):
+            return (ROUTES,) if event.action == "health_status: healthy" else ()
+        if service and event.action == "die":
+            return (Key("ended", event.attributes.get(labels.SERVICE_ID, "")),)
     return ()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from jhswarmd import __version__, control, retry
 from jhswarmd.daemon.culler import Culler
 from jhswarmd.daemon.duty import Duty
-from jhswarmd.daemon.reflector import ALL_SERVERS, Key, Reflector
+from jhswarmd.daemon.reflector import ALL_SERVERS, DUTY, Key, Reflector
 from jhswarmd.daemon.worker import Worker
 from jhswarmd.daemon.workqueue import WorkQueue
 from jhswarmd.engine import Engine
@@ -46,7 +46,7 @@ class Daemon:
         self._stop = threading.Event()
         self._started_s = time.time()
         self.duty = Duty(engine, stack)
-        self.servers = Servers(engine, hub, stack)
+        self.servers = Servers(engine, hub, stack, self.duty.take)
         self.accounts = Accounts(engine, stack)
         self.routes = Routes(hub)
         # One worker for each kind: a slow hash delays no orphan.
@@ -63,7 +63,7 @@ class Daemon:
 
     def wake(self, key: Key) -> None:
         """Make the worker of this kind look at ``key``."""
-        kind = "servers" if key.kind in ("server", "ended") else key.kind
+        kind = key.kind if key.kind in self._workers else "servers"
         self._workers[kind].queue.put(key)
 
     def start(self) -> None:
@@ -93,15 +93,19 @@ class Daemon:
         return None
 
     def _reconcile_servers(self, key: Key) -> float | None:
-        # A container's death is heard on its own node only, whoever has the duty.
-        if key.kind != "ended" and not self.duty.take():
-            return self._resync_s() if key == ALL_SERVERS else None
-        if key == ALL_SERVERS:
-            self.servers.reconcile_all()
-            return self._resync_s()
         if key.kind == "ended":
+            # A container's death is heard on its own node only, whoever has the duty.
             return self.servers.reconcile_ended(key.id)
-        return self.servers.reconcile_one(key.id)
+        if key == DUTY:
+            was_active = self.duty.is_active
+            if self.duty.take() and not was_active:
+                self.wake(ALL_SERVERS)
+            return None
+        if key == ALL_SERVERS:
+            if self.duty.take():
+                self.servers.reconcile_all()
+            return self._resync_s()
+        return self.servers.reconcile_one(key.id) if self.duty.is_active else None
 
     def _resync_s(self) -> float:
         # Jitter: several daemons must not list in step.

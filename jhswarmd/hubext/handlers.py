@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from jupyterhub import orm
 from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.scopes import define_custom_scopes, needs_scope
 from tornado import web
@@ -21,7 +22,26 @@ class IdentityHandler(APIHandler):  # type: ignore[misc]  # jupyterhub is untype
     @needs_scope("read:hub")  # type: ignore[untyped-decorator]
     def get(self) -> None:
         """Write ``{"hub_id": ..., "starts": ...}``."""
-        self.write(json.dumps({"hub_id": self._identity.hub_id, "starts": self._identity.starts}))
+        self.write(json.dumps(vars(self._identity)))
+
+
+class UserHandler(IdentityHandler):
+    """``GET /hub/api/jhswarmd/users/NAME``: which hub this is, and this user's servers.
+
+    One answer with both facts: with two requests the hub could be another one in between. And
+    'no such user' is said in so many words, where a 404 could mean 'not allowed'.
+    """
+
+    @needs_scope("read:servers")  # type: ignore[untyped-decorator]
+    def get(self, user_name: str) -> None:
+        """Write the identity and ``"servers"``: null for no such user, else name to pending."""
+        user = orm.User.find(self.db, user_name)
+        servers: dict[str, str | None] | None = None
+        if user is not None:
+            # A user whom the hub has not in memory has no server (jupyterhub, user_model).
+            spawners = self.users[user.id].spawners if user.id in self.users else {}
+            servers = {name: each.pending for name, each in spawners.items() if each.active}
+        self.write(json.dumps({**vars(self._identity), "servers": servers}))
 
 
 #: What the daemon's token must have to report a server.
@@ -52,5 +72,6 @@ def handlers(identity: HubIdentity) -> list[tuple[str, type[APIHandler], dict[st
     """Return what to add to ``c.JupyterHub.extra_handlers``."""
     return [
         (r"/api/jhswarmd", IdentityHandler, {"identity": identity}),
+        (r"/api/jhswarmd/users/([^/]+)", UserHandler, {"identity": identity}),
         (r"/api/jhswarmd/users/([^/]+)/servers/([^/]*)", ReportHandler, {}),
     ]

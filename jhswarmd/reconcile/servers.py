@@ -60,7 +60,8 @@ class ServersView:
 class Servers:
     """Reconciles notebook services of ``stack``. Used by one worker thread only.
 
-    ``approve`` alone may be called from elsewhere.
+    ``approve`` alone may be called from elsewhere. ``may_act`` is asked right before each removal
+    whether this instance has the duty: two must never act at once.
     """
 
     def __init__(
@@ -68,11 +69,13 @@ class Servers:
         engine: Engine,
         hub: Hub,
         stack: str,
+        may_act: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._hub = hub
         self._stack = stack
+        self._may_act = may_act
         self._clock = clock
         self._breaker = Breaker()
         self._approved: frozenset[str] = frozenset()
@@ -99,9 +102,7 @@ class Servers:
             counts[verdict.name] = counts.get(verdict.name, 0) + 1
         for service in services:
             if verdicts[service.id] in (Verdict.foreign, Verdict.unmarked):
-                log.info(
-                    event("Leaving alone", service=service.name, why=verdicts[service.id].value)
-                )
+                _leave_alone(service, verdicts[service.id])
         orphans = [each for each in services if verdicts[each.id] is Verdict.orphan]
         self.view.tracked = len(services)
         self.view.by_verdict = counts
@@ -126,14 +127,17 @@ class Servers:
         if service is None:
             return None
         self._seen[service_id] = service
-        hub = self._hub.read_identity()
-        verdict = judge(service, hub, self._hub.read_user(service.user) if service.user else None)
+        if not service.user:
+            _leave_alone(service, Verdict.unmarked)
+            return None
+        hub, user = self._hub.read_user(service.user)
+        verdict = judge(service, hub, user)
         if verdict is Verdict.orphan:
             self._remove([service], hub)
         elif verdict is Verdict.pending:
             return PENDING_AGAIN_S
         elif verdict is not Verdict.known:
-            log.info(event("Leaving alone", service=service.name, why=verdict.value))
+            _leave_alone(service, verdict)
         return None
 
     def reconcile_ended(self, service_id: str) -> float | None:
@@ -192,10 +196,12 @@ class Servers:
     def _remove_one(self, service: NotebookService) -> None:
         """Ask the hub about this one user again, and remove the service by its id."""
         assert service.user is not None
-        hub = self._hub.read_identity()
-        user = self._hub.read_user(service.user)
+        hub, user = self._hub.read_user(service.user)
         if judge(service, hub, user) is not Verdict.orphan:
             log.info(event("Keeping after all", service=service.name, user=service.user))
+            return
+        if not self._may_act():
+            log.info(event("No longer on duty", service=service.name))
             return
         fact = "hub has no such user" if user is None else "hub has no such server of this user"
         try:
@@ -204,6 +210,7 @@ class Servers:
             return
         finally:
             self.view.held.pop(service.id, None)
+            self._seen.pop(service.id, None)  # its removal is no news for the hub
         self._breaker = self._breaker.after_removal(self._clock())
         self._approved = self._approved - {service.id}
         self.view.removals.append(
@@ -220,3 +227,7 @@ class Servers:
                 hub=fact,
             )
         )
+
+
+def _leave_alone(service: NotebookService, verdict: Verdict) -> None:
+    log.info(event("Leaving alone", service=service.name, why=verdict.value))

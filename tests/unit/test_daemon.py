@@ -7,7 +7,7 @@ import pytest
 
 from jhswarmd import control
 from jhswarmd.daemon.duty import Duty
-from jhswarmd.daemon.reflector import ALL_SERVERS, Key
+from jhswarmd.daemon.reflector import ALL_SERVERS, DUTY, Key
 from jhswarmd.daemon.run import Daemon
 from jhswarmd.daemon.worker import Worker
 from jhswarmd.daemon.workqueue import WorkQueue
@@ -116,6 +116,16 @@ def test_a_standby_removes_nothing():
     assert engine.removed == []
 
 
+def test_a_hub_that_comes_to_this_node_makes_its_daemon_act_at_once():
+    engine = FakeEngine(make_service(id="s1"))
+    engine.hub_node = "node-2"
+    daemon = make_daemon(engine, FakeHub())
+    daemon._reconcile_servers(DUTY)
+    engine.hub_node = "node-1"
+    daemon._reconcile_servers(DUTY)
+    assert daemon._workers["servers"].queue.get() == ALL_SERVERS
+
+
 def test_a_key_wakes_the_worker_of_its_kind_and_an_orphan_goes():
     engine = FakeEngine(make_service(id="s1"))
     gone = threading.Event()
@@ -124,6 +134,7 @@ def test_a_key_wakes_the_worker_of_its_kind_and_an_orphan_goes():
     daemon = make_daemon(engine, FakeHub())
     for worker in daemon._workers.values():
         worker.start()
+    daemon.duty.take()
     daemon.wake(Key("server", "s1"))
     assert gone.wait(5)
     daemon.stop()

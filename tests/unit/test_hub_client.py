@@ -46,10 +46,6 @@ def make_hub(**answers):
     return Hub("http://hub:8081/hub/api", TOKEN, session), canned
 
 
-def server(pending=None):
-    return {"name": "", "pending": pending, "ready": True}
-
-
 def test_the_identity_is_read_with_a_token_that_sees_everything():
     hub, _ = make_hub(
         user=(200, {"scopes": SCOPES}), jhswarmd=(200, {"hub_id": "abc", "starts": 2})
@@ -63,46 +59,67 @@ def test_a_token_that_may_not_see_all_servers_makes_everything_unknown():
         hub.read_identity()
 
 
-def test_a_user_and_their_servers_are_read():
-    hub, _ = make_hub(
-        **{"users/alice": (200, {"name": "alice", "servers": {"": server("stop"), "g": server()}})}
-    )
-    assert hub.read_user("alice") == HubUser("alice", {"": "stop", "g": None})
+def known(**servers):
+    return {"hub_id": "abc", "starts": 2, "servers": servers}
 
 
-def test_the_hubs_own_404_means_no_such_user():
-    hub, _ = make_hub(**{"users/bob": (404, {"status": 404, "message": "Not Found"})})
-    assert hub.read_user("bob") is None
+def test_a_user_and_their_servers_are_read_together_with_the_hubs_identity():
+    hub, _ = make_hub(**{"jhswarmd/users/alice": (200, known(a="stop", b=None))})
+    expected = HubUser("alice", {"a": "stop", "b": None})
+    assert hub.read_user("alice") == (HubIdentity("abc", 2), expected)
+
+
+def test_no_such_user_is_said_in_so_many_words():
+    answer = {"hub_id": "abc", "starts": 2, "servers": None}
+    hub, _ = make_hub(**{"jhswarmd/users/bob": (200, answer)})
+    assert hub.read_user("bob") == (HubIdentity("abc", 2), None)
 
 
 def test_a_name_with_a_slash_does_not_lead_to_another_path():
-    hub, canned = make_hub(**{"users/a%2Fb": (404, {"status": 404})})
-    assert hub.read_user("a/b") is None
-    assert canned.requests[0].path_url == "/hub/api/users/a%2Fb"
+    hub, canned = make_hub(**{"jhswarmd/users/a%2Fb": (200, known())})
+    hub.read_user("a/b")
+    assert canned.requests[0].path_url == "/hub/api/jhswarmd/users/a%2Fb"
 
 
 @pytest.mark.parametrize(
     "answer",
     [
+        pytest.param((404, {"status": 404}), id="404: not allowed, or an older hub"),
         pytest.param((404, "<html>nginx</html>"), id="404 of something in between"),
         pytest.param((403, {"status": 403}), id="403"),
         pytest.param((500, {"status": 500}), id="500"),
         pytest.param((502, "<html>"), id="502"),
         pytest.param((302, ""), id="redirect to a login page"),
         pytest.param((200, "<html>"), id="HTML"),
-        pytest.param((200, '{"name": "al'), id="half a JSON"),
+        pytest.param((200, '{"hub_id": "al'), id="half a JSON"),
         pytest.param((200, []), id="a list"),
-        pytest.param((200, {"name": "alice"}), id="no servers key: scope is missing"),
-        pytest.param((200, {"name": "alice", "servers": None}), id="servers is null"),
-        pytest.param((200, {"name": "alice", "servers": {"": {}}}), id="server without state"),
+        pytest.param((200, {"hub_id": "abc", "starts": 2}), id="no servers key"),
+        pytest.param((200, {"servers": None}), id="no identity"),
+        pytest.param((200, {**known(), "servers": []}), id="servers is a list"),
+        pytest.param((200, known(a={})), id="a server in an unknown state"),
         pytest.param(requests.ConnectionError("refused"), id="refused"),
         pytest.param(requests.Timeout(), id="time-out"),
     ],
 )
 def test_an_unclear_answer_about_a_user_is_unknown(answer):
-    hub, _ = make_hub(**{"users/alice": answer})
+    hub, _ = make_hub(**{"jhswarmd/users/alice": answer})
     with pytest.raises(HubUnknown):
         hub.read_user("alice")
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        pytest.param({"name": "alice"}, id="no servers key: a scope is missing"),
+        pytest.param({"name": "alice", "servers": None}, id="servers is null"),
+        pytest.param({"name": "alice", "servers": {"": {}}}, id="server without state"),
+        pytest.param({"servers": {}}, id="no name"),
+    ],
+)
+def test_an_unclear_item_makes_the_whole_list_unknown(item):
+    hub, _ = make_hub(users=(200, {"items": [item], "_pagination": {"next": None}}))
+    with pytest.raises(HubUnknown):
+        list(hub.list_users())
 
 
 def page(names, following):
@@ -139,7 +156,7 @@ def test_no_error_shows_the_token():
     def answer(request):
         return requests.ConnectionError(f"failed with {request.headers}")
 
-    hub, _ = make_hub(**{"users/alice": answer})
+    hub, _ = make_hub(**{"jhswarmd/users/alice": answer})
     with pytest.raises(HubUnknown) as caught:
         hub.read_user("alice")
     chain = [caught.value, caught.value.__cause__]

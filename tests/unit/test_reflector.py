@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from jhswarmd.daemon.reflector import ACCOUNTS, ALL_SERVERS, ROUTES, Key, Reflector, keys_for
+from jhswarmd.daemon.reflector import ACCOUNTS, ALL_SERVERS, DUTY, ROUTES, Key, Reflector, keys_for
 from jhswarmd.engine import Event
 from jhswarmd.errors import EngineUnavailable
 from jhswarmd.labels import SERVICE_ID, SERVICE_NAME
@@ -24,8 +24,10 @@ PROXY = {SERVICE_NAME: "jupyterhub_proxy"}
             (Key("ended", "s1"),),
         ),
         (Event("container", "die", "c1", {}), ()),
-        (Event("container", "create", "c1", HUB), (ACCOUNTS,)),
-        (Event("container", "start", "c1", HUB), (ACCOUNTS,)),
+        (Event("container", "create", "c1", HUB), (ACCOUNTS, DUTY)),
+        (Event("container", "start", "c1", HUB), (ACCOUNTS, DUTY)),
+        (Event("container", "die", "c1", HUB), (DUTY,)),
+        (Event("container", "exec_start: true", "c1", HUB), ()),
         (Event("container", "health_status: healthy", "c1", HUB), (ALL_SERVERS,)),
         (Event("container", "health_status: healthy", "c1", PROXY), (ROUTES,)),
         (Event("container", "health_status: unhealthy", "c1", PROXY), ()),

@@ -9,7 +9,7 @@ from tests.fakes import FakeClock, FakeEngine, FakeHub
 
 
 def reconciler(engine, hub):
-    return Servers(engine, hub, "jupyterhub", FakeClock())
+    return Servers(engine, hub, "jupyterhub", lambda: True, FakeClock())
 
 
 def test_an_orphan_is_removed_by_its_id_in_a_full_pass():
@@ -150,3 +150,25 @@ def test_a_task_that_never_ends_is_not_looked_at_for_ever():
     delays = [servers.reconcile_ended("s1") for _ in range(ENDED_LOOKS + 1)]
     assert delays[-1] is None
     assert all(delays[:-1])
+
+
+def test_an_instance_that_lost_its_duty_meanwhile_removes_nothing():
+    engine = FakeEngine(make_service(id="s1"))
+    Servers(engine, FakeHub(), "jupyterhub", lambda: False, FakeClock()).reconcile_all()
+    assert engine.removed == []
+
+
+def test_an_event_costs_one_service_inspect_and_one_read_of_the_hub():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user(default=None))
+    reconciler(engine, hub).reconcile_one("s1")
+    assert engine.calls == ["read_notebook s1"]
+    assert hub.calls == ["read_user alice"]
+
+
+def test_the_daemons_own_removal_is_not_reported_to_the_hub():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub()
+    servers = reconciler(engine, hub)
+    servers.reconcile_all()
+    servers.reconcile_one("s1")
+    assert engine.removed == ["s1"]
+    assert hub.reports == []

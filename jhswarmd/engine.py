@@ -29,6 +29,8 @@ class Event:
     action: str
     id: str
     attributes: Mapping[str, str]
+    at_s: float = 0.0
+    """The engine's time of it, in seconds since the epoch."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Engine:
                 action=raw.get("Action", ""),
                 id=actor.get("ID", ""),
                 attributes=actor.get("Attributes") or {},
+                at_s=raw.get("timeNano", 0) / 1e9,
             )
 
     def list_notebooks(self, stack: str) -> list[NotebookService]:

@@ -5,7 +5,7 @@ No election: Swarm's placement of the hub decides, also while that task restarts
 
 from __future__ import annotations
 
-from jhswarmd import labels
+from jhswarmd import labels, metrics
 from jhswarmd.engine import Engine
 
 
@@ -27,4 +27,5 @@ class Duty:
         # A node that leaves and joins again gets a new id, and its daemon a new start.
         self._node_id = self._node_id or self._engine.read_node_id()
         self.is_active = self._engine.read_newest_task_node(self._hub_service) == self._node_id
+        metrics.DUTY.set(self.is_active)
         return self.is_active

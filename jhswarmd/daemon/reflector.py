@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jhswarmd import labels
+from jhswarmd import labels, metrics
 from jhswarmd.engine import Engine, Event
 from jhswarmd.errors import EngineError
 
@@ -99,7 +99,10 @@ class Reflector:
                         if lost:
                             self._look_at_everything()
                             lost = False
-                    for key in keys_for(event, self._stack):
+                    keys = keys_for(event, self._stack)
+                    if keys:
+                        metrics.EVENT_LAG_SECONDS.observe(max(0.0, time.time() - event.at_s))
+                    for key in keys:
                         self._wake(key)
                 since_s = until_s
             except EngineError as exc:
@@ -107,6 +110,7 @@ class Reflector:
                 lost = True
                 since_s = time.time()
                 self.reconnects += 1
+                metrics.RECONNECTS.inc()
                 log.warning("Lost the engine's events: %s", exc)
                 self._stop.wait(random.uniform(wait_s / 2, wait_s))  # noqa: S311 - jitter
                 wait_s = min(RECONNECT_MOST_S, wait_s * 2)

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from jhswarmd import __version__, control, retry
+from jhswarmd.daemon import web
 from jhswarmd.daemon.culler import Culler
 from jhswarmd.daemon.duty import Duty
 from jhswarmd.daemon.reflector import ALL_SERVERS, DUTY, Key, Reflector
@@ -33,6 +34,8 @@ HUB_URL = "http://hub:8081/hub/api"
 TOKEN = Path(SECRETS_DIR) / "daemon_token"
 #: Seconds in which a pass in hand may end after a stop was asked for; Swarm kills after 10.
 STOP_WITHIN_S = 5.0
+#: A full pass that is older than this many seconds means that something is wrong.
+PASS_OLD_S = 300.0
 #: Seconds for which a starting daemon tries to reach the engine before Swarm restarts it.
 ENGINE_WITHIN_S = 60.0
 
@@ -118,6 +121,7 @@ class Daemon:
             "version": __version__,
             "up_s": round(time.time() - self._started_s, 1),
             "is_active": self.duty.is_active,
+            "unready": self.unready(),
             "is_connected": self._reflector.is_connected,
             "reconnects": self._reflector.reconnects,
             "unknown": {
@@ -140,6 +144,15 @@ class Daemon:
             },
             "routes": {"restored_at_s": self.routes.restored_at_s},
         }
+
+    def unready(self) -> str:
+        """Return why this daemon is not ready, or an empty text."""
+        if not self._reflector.is_connected:
+            return "it does not hear the engine"
+        last_s = self.servers.view.last_pass_s
+        if self.duty.is_active and (last_s is None or time.time() - last_s > PASS_OLD_S):
+            return "it has not done a full pass lately"
+        return ""
 
     def approve(self) -> Mapping[str, Any]:
         """Allow the removal of what is held, and look again at once."""
@@ -165,10 +178,13 @@ def run(settings: Settings) -> None:
         "approve": daemon.approve,
     }
     server = control.Control(handlers)
+    site = web.Web(web.address_in(settings.control_subnet), daemon.unready)
     daemon.start()
+    site.start()
     server.start()
     log.info(event("jhswarmd runs", version=__version__, stack=settings.stack_name))
     asked_to_stop.wait()
     log.info("Stopping")
     server.close()
+    site.close()
     daemon.stop()

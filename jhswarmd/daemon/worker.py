@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from jhswarmd import metrics
 from jhswarmd.daemon.workqueue import WorkQueue
 from jhswarmd.errors import JhswarmdError
 from jhswarmd.log import event
@@ -43,12 +44,15 @@ class Worker(Generic[Key]):
     def _run(self) -> None:
         while (key := self.queue.get()) is not None:
             try:
-                again_s = self._reconcile(key)
+                with metrics.PASS_SECONDS.labels(self._kind(key)).time():
+                    again_s = self._reconcile(key)
             except JhswarmdError as exc:
                 self._failed(key, str(exc))
+                metrics.UNKNOWN.labels(self._kind(key), type(exc).__name__).inc()
             except Exception as exc:  # see the class: the one catch-all
                 log.exception("A pass failed in a way that nobody foresaw")
                 self._failed(key, type(exc).__name__)
+                metrics.UNKNOWN.labels(self._kind(key), type(exc).__name__).inc()
             else:
                 self.last_error = ""
                 self.queue.succeeded(key)
@@ -56,6 +60,10 @@ class Worker(Generic[Key]):
                     self.queue.put(key, again_s)
             finally:
                 self.queue.done(key)
+
+    def _kind(self, key: Key) -> str:
+        # Ids would make a series of their own each.
+        return str(getattr(key, "kind", self._thread.name))
 
     def _failed(self, key: Key, why: str) -> None:
         again_s = self.queue.put_failed(key)

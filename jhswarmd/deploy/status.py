@@ -26,8 +26,6 @@ from jhswarmd.engine_errors import translated
 from jhswarmd.errors import JhswarmdError, UsageError
 
 ROLES = ("hub", "proxy", "jhswarmd")
-#: A full pass that is older than this many seconds is a worry.
-PASS_OLD_S = 300.0
 #: A share of the notebooks' addresses above which somebody should look.
 ADDRESSES_FULL = 0.8
 
@@ -137,11 +135,11 @@ def gather(client: docker.DockerClient, stack: str) -> Report:
         daemon=daemon,
         daemon_error=daemon_error,
     )
-    health, problems = judge(report, time.time())
+    health, problems = judge(report)
     return report.model_copy(update={"health": health.name, "problems": problems})
 
 
-def judge(report: Report, now_s: float) -> tuple[Health, list[str]]:
+def judge(report: Report) -> tuple[Health, list[str]]:
     """Say how the deployment is, and every reason why it is not healthy. Pure."""
     problems: list[str] = []
     health = Health.healthy
@@ -185,9 +183,8 @@ def judge(report: Report, now_s: float) -> tuple[Health, list[str]]:
             f"{len(servers['held'])} orphans are held: look at them with 'jhswarmd orphans list' "
             "and allow their removal with 'jhswarmd orphans approve'",
         )
-    last = servers["last_pass_at_s"]
-    if report.daemon["is_active"] and (last is None or now_s - last > PASS_OLD_S):
-        worse(Health.degraded, "the daemon has not done a full pass for minutes")
+    if report.daemon["unready"]:
+        worse(Health.degraded, f"the daemon is not ready: {report.daemon['unready']}")
     if accounts["refused"]:
         worse(
             Health.degraded,

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jhswarmd import labels
+from jhswarmd import labels, metrics
 from jhswarmd.engine import Engine
 from jhswarmd.errors import EngineNotFound
 from jhswarmd.log import event
@@ -73,6 +73,8 @@ class Accounts:
             log.info(event("Accounts delivered", container=id_[:12], users=len(self._list.entries)))
             delivered.append(id_)
         self._delivered = dict.fromkeys(delivered)
+        metrics.ACCOUNTS.set(len(self._list.entries))
+        metrics.ACCOUNTS_REFUSED.set(len(self._list.refused))
         self.view = AccountsView(
             names=tuple(self._list.entries),
             refused=self._list.refused,

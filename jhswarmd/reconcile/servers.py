@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from jhswarmd import metrics
 from jhswarmd.engine import Engine
 from jhswarmd.errors import EngineNotFound
 from jhswarmd.hub import Hub
@@ -53,7 +54,6 @@ class ServersView:
     by_verdict: dict[str, int] = field(default_factory=dict)
     held: dict[str, NotebookService] = field(default_factory=dict)
     removals: deque[Removal] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
-    reported: int = 0
     last_pass_s: float | None = None
 
 
@@ -113,6 +113,10 @@ class Servers:
         for user, server in vanished(services, hub, users.values()):
             self._report(user, server, "no service")
         self.view.last_pass_s = time.time()
+        for verdict in Verdict:
+            metrics.TRACKED.labels(verdict.name).set(counts.get(verdict.name, 0))
+        metrics.LAST_PASS.set(self.view.last_pass_s)
+        metrics.ORPHANS_HELD.set(len(self.view.held))
 
     def reconcile_one(self, service_id: str) -> float | None:
         """Look at one service. Returns the seconds until it needs another look, or None."""
@@ -165,7 +169,7 @@ class Servers:
         """Let the hub look for itself. It ignores a server that is pending, as in a stop."""
         log.info(event("Asking the hub to look", user=user, server=server or "(default)", why=why))
         self._hub.report_vanished(user, server)
-        self.view.reported += 1
+        metrics.REPORTED.inc()
 
     def _remove(self, orphans: list[NotebookService], hub: HubIdentity) -> None:
         # A lower count of starts means that an older copy of the database was put back: servers
@@ -192,6 +196,7 @@ class Servers:
                 )
             )
         self.view.held[service.id] = service
+        metrics.ORPHANS_HELD.set(len(self.view.held))
 
     def _remove_one(self, service: NotebookService) -> None:
         """Ask the hub about this one user again, and remove the service by its id."""
@@ -212,6 +217,7 @@ class Servers:
             self.view.held.pop(service.id, None)
             self._seen.pop(service.id, None)  # its removal is no news for the hub
         self._breaker = self._breaker.after_removal(self._clock())
+        metrics.ORPHANS_REMOVED.inc()
         self._approved = self._approved - {service.id}
         self.view.removals.append(
             Removal(service.name, service.user, service.server or "", fact, time.time())

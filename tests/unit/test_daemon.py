@@ -9,6 +9,7 @@ from jhswarmd import control
 from jhswarmd.daemon.duty import Duty
 from jhswarmd.daemon.reflector import ALL_SERVERS, DUTY, Key
 from jhswarmd.daemon.run import Daemon
+from jhswarmd.daemon.web import Web, address_in
 from jhswarmd.daemon.worker import Worker
 from jhswarmd.daemon.workqueue import WorkQueue
 from jhswarmd.errors import HubUnknown, JhswarmdError
@@ -140,3 +141,55 @@ def test_a_key_wakes_the_worker_of_its_kind_and_an_orphan_goes():
     daemon.stop()
     assert engine.removed == ["s1"]
     assert daemon.snapshot()["servers"]["removals"][0]["user"] == "alice"
+
+
+@pytest.fixture
+def site():
+    reasons = []
+    made = Web("127.0.0.1", lambda: "".join(reasons), port=0)
+    made.reasons = reasons
+    yield made
+    made._server.server_close()
+
+
+def ask(site, path):
+    """Call the application as a server would, without one."""
+    said = {}
+    environ = {"PATH_INFO": path, "REQUEST_METHOD": "GET", "QUERY_STRING": ""}
+    body = site._answer(environ, lambda status, headers: said.update(status=status))
+    return said["status"][:3], b"".join(body).decode()
+
+
+def test_ready_says_why_it_is_not(site):
+    assert ask(site, "/ready") == ("200", "ready\n")
+    site.reasons.append("it does not hear the engine")
+    assert ask(site, "/ready") == ("503", "it does not hear the engine\n")
+    assert ask(site, "/health")[0] == "200"
+
+
+def test_metrics_tell_of_duty_and_orphans(site):
+    Duty(FakeEngine(), "jupyterhub").take()
+    status, text = ask(site, "/metrics")
+    assert status == "200"
+    assert "jhswarmd_duty 1.0" in text
+    assert "jhswarmd_orphans_removed_total" in text
+
+
+def test_other_paths_are_not_found(site):
+    assert ask(site, "/secrets")[0] == "404"
+
+
+def test_the_address_is_the_one_in_the_control_subnet():
+    assert address_in("127.0.0.0/8") == "127.0.0.1"
+    with pytest.raises(JhswarmdError, match=r"192\.0\.2\.128/32"):
+        address_in("192.0.2.128/32")
+
+
+def test_a_standby_is_ready_without_a_full_pass_and_the_active_one_is_not():
+    daemon = make_daemon(FakeEngine(), FakeHub())
+    daemon._reflector.is_connected = True
+    assert daemon.unready() == ""
+    daemon.duty.take()
+    assert "full pass" in daemon.unready()
+    daemon.servers.reconcile_all()
+    assert daemon.unready() == ""

@@ -1,0 +1,98 @@
+"""What the benchmark's hubs load: the project's own configuration, then this.
+
+Runs inside a hub's process. All hubs are alike but for their spawner.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from docker.types import Mount
+from jupyterhub.proxy import Proxy
+from jupyterhub.spawner import Spawner
+
+#: Name and token of the service under which the benchmark asks.
+SERVICE = "bench"
+TOKEN_ENV = "BENCH_TOKEN"
+#: Seconds for which the hub lets a request wait for the end of a start or a stop: its answer then
+#: is the moment itself, and nobody has to poll.
+ANSWER_WITHIN_S = 150
+#: JupyterHub's default.
+HTTP_TIMEOUT_S = 30
+
+
+class MemoryProxy(Proxy):  # type: ignore[misc]  # untyped
+    """A proxy that takes no time: routes are not what is measured."""
+
+    should_start = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._routes: dict[str, dict[str, Any]] = {}
+
+    async def add_route(self, routespec: str, target: str, data: Any) -> None:
+        """Keep the route."""
+        self._routes[routespec] = {"routespec": routespec, "target": target, "data": data}
+
+    async def delete_route(self, routespec: str) -> None:
+        """Forget the route."""
+        self._routes.pop(routespec, None)
+
+    async def get_all_routes(self) -> dict[str, dict[str, Any]]:
+        """Return what was kept."""
+        return self._routes
+
+
+class IdleSpawner(Spawner):  # type: ignore[misc]  # untyped
+    """Starts nothing: one small server, in the hub's own network, answers for everybody."""
+
+    async def start(self) -> tuple[str, int]:
+        """Return where the small server listens."""
+        return "127.0.0.1", 8888
+
+    async def poll(self) -> None:
+        """Say that it runs."""
+
+    async def stop(self, now: bool = False) -> None:
+        """Do nothing."""
+
+
+def configure(c: Any, *, spawner: str, address: str, network: str) -> None:
+    """Add to the project's configuration. ``spawner`` is ours, stock or idle."""
+    c.JupyterHub.proxy_class = MemoryProxy
+    c.JupyterHub.authenticator_class = "dummy"
+    c.DummyAuthenticator.allow_all = True
+    c.JupyterHub.hub_connect_ip = address
+    c.JupyterHub.tornado_settings = {
+        "slow_spawn_timeout": ANSWER_WITHIN_S,
+        "slow_stop_timeout": ANSWER_WITHIN_S,
+    }
+    c.JupyterHub.services.append({"name": SERVICE, "api_token": os.environ[TOKEN_ENV]})
+    c.JupyterHub.load_roles.append(
+        {"name": SERVICE, "services": [SERVICE], "scopes": ["admin:users", "admin:servers"]}
+    )
+    c.SwarmSpawner.network_name = network
+    c.SwarmSpawner.http_timeout = HTTP_TIMEOUT_S
+    if spawner == "idle":
+        c.JupyterHub.spawner_class = IdleSpawner
+    elif spawner == "stock":
+        _make_stock(c)
+
+
+def _make_stock(c: Any) -> None:
+    """Let stock SwarmSpawner do the same work as ours, as far as its options go."""
+    c.JupyterHub.spawner_class = "dockerspawner.SwarmSpawner"
+    # The same reason as ours has: a virtual address needs IPVS.
+    c.SwarmSpawner.extra_endpoint_spec = {"mode": "dnsrr"}
+    c.SwarmSpawner.pre_spawn_hook = _mount_volumes
+
+
+def _mount_volumes(spawner: Any) -> None:
+    """Mount named volumes; stock's own option takes their names for directories of the node."""
+    mounts = [
+        Mount(target=target, source=source.format(username=spawner.user.name))
+        for source, target in spawner.volumes.items()
+    ]
+    spawner.volumes = {}
+    spawner.extra_container_spec = {"mounts": mounts}

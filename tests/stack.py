@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import secrets
 import ssl
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import docker.errors
 import requests
 from docker.models.containers import Container
 from docker.models.services import Service
 from tornado.httpclient import HTTPRequest
-from tornado.ioloop import IOLoop
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from jhswarmd import labels
 from tests.lab import Lab
 from tests.wait import wait_until
+
+T = TypeVar("T")
 
 #: Building every image on two busy cores, where no base can be pulled.
 UP_S = 1200
@@ -296,32 +299,47 @@ class Visitor:
 
 
 class Kernel:
-    """A running kernel and its open websocket."""
+    """A running kernel and its open websocket.
+
+    Its event loop has a thread of its own: Playwright keeps one running in the tests' thread.
+    """
 
     def __init__(self, visitor: Visitor, kernel_id: str) -> None:
         self.id = kernel_id
-        self._loop = IOLoop(make_current=False)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
         url = f"{visitor.stack.url}/user/{visitor.user}/api/kernels/{kernel_id}/channels"
         request = HTTPRequest(
             url.replace("https:", "wss:"),
             headers={"Authorization": f"token {visitor.token}"},
             ca_certs=str(visitor.stack.certificate()),
         )
-        self._channel: WebSocketClientConnection = self._loop.run_sync(
-            lambda: websocket_connect(request), timeout=60
-        )
+        self._channel = self._await(self._connect(request), 60)
 
     def __enter__(self) -> Kernel:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._channel.close()
+        self._await(self._close(), 30)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
         self._loop.close()
+
+    def _await(self, answer: Coroutine[Any, Any, T], timeout_s: float) -> T:
+        return asyncio.run_coroutine_threadsafe(answer, self._loop).result(timeout_s)
+
+    async def _connect(self, request: HTTPRequest) -> WebSocketClientConnection:
+        return await websocket_connect(request)
+
+    async def _close(self) -> None:
+        self._channel.close()
+        while await self._channel.read_message() is not None:
+            pass
 
     def execute(self, code: str, timeout_s: float = 60) -> str:
         """Run code and return the text of its result. Raises AssertionError on its failure."""
-        result: str = self._loop.run_sync(lambda: self._execute(code), timeout=timeout_s)
-        return result
+        return self._await(self._execute(code), timeout_s)
 
     async def _execute(self, code: str) -> str:
         msg_id = secrets.token_hex(8)

@@ -114,8 +114,12 @@ def test_up_told_the_address_and_no_password(stack: Stack) -> None:
 
 
 def test_status_is_healthy(stack: Stack) -> None:
-    result = stack.cli("status", check=False)
-    assert (result.returncode, "is healthy" in result.stdout) == (0, True), result.stdout
+    def is_healthy() -> bool:
+        result = stack.cli("status", check=False)
+        return (result.returncode, "is healthy" in result.stdout) == (0, True)
+
+    # The daemon may still wait for its next attempt to reach a hub that has just started.
+    wait_until(is_healthy, 60, what="status is healthy")
 
 
 def test_certificate_is_for_the_host_of_the_profile(stack: Stack) -> None:
@@ -221,9 +225,15 @@ def test_port_in_use_is_said_before_anything_is_deployed(engine: Lab, stack: Sta
 
 
 def test_second_up_is_fast_and_changes_nothing(engine: Lab, stack: Stack) -> None:
-    before = _inventory(engine)
+    def containers() -> list[str]:
+        return sorted(each.id for each in engine.client.containers.list())
+
+    def specs() -> list[dict[str, Any]]:
+        return [each["Spec"] for each in engine.client.api.services()]
+
+    before = (_kept_of(stack), specs(), containers())
     took_s = stack.up()
-    assert _inventory(engine) == before
+    assert (_kept_of(stack), specs(), containers()) == before
     assert took_s < 15
 
 

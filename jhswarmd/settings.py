@@ -11,15 +11,33 @@ from __future__ import annotations
 import ipaddress
 import re
 import shlex
-from collections.abc import Mapping
+import string
+from collections.abc import Collection, Mapping
 from enum import Enum
-from typing import Annotated, Any
+from pathlib import PurePosixPath
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 #: Where the engine mounts secrets in a container.
 SECRETS_DIR = "/run/secrets"
 
+#: What ``{...}`` may stand for in VOLUME_OPTIONS: dockerspawner's names for templates.
+USER_TEMPLATES = frozenset(
+    {
+        "username",
+        "safe_username",
+        "raw_username",
+        "servername",
+        "raw_servername",
+        "imagename",
+        "prefix",
+    }
+)
+#: What ``{...}`` may stand for in SHARED_VOLUME_OPTIONS.
+SHARED_TEMPLATES = frozenset({"volume"})
+
+_VOLUME_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.-]+$")
 _BYTES = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?$", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
@@ -45,6 +63,21 @@ class BaseImages(str, Enum):
     auto = "auto"
     community = "community"
     debian = "debian"
+
+
+class VolumeNodePolicy(str, Enum):
+    """What a start does when the node that holds the user's volume cannot be used."""
+
+    strict = "strict"
+    relaxed = "relaxed"
+
+
+class SharedVolume(NamedTuple):
+    """One mount that all notebooks have: a volume's name or a node's directory, and where."""
+
+    source: str
+    target: str
+    mode: str
 
 
 class LogFormat(str, Enum):
@@ -81,6 +114,47 @@ def _pairs(value: Any) -> Any:
     return {key.strip(): val.strip() for key, val in (pair.split("=", 1) for pair in pairs)}
 
 
+def _shared_volumes(value: Any) -> Any:
+    """Parse ``name:/path:ro; /directory/of/the/node:/path:rw``."""
+    if not isinstance(value, str):
+        return value
+    mounts = []
+    for part in (part.strip() for part in value.split(";")):
+        if not part:
+            continue
+        pieces = tuple(piece.strip() for piece in part.split(":"))
+        if len(pieces) != 3 or pieces[2] not in ("ro", "rw"):
+            raise ValueError(f"must be mounts such as name:/path:ro or name:/path:rw, not '{part}'")
+        mounts.append(_shared_volume(*pieces))
+    return tuple(mounts)
+
+
+def _shared_volume(source: str, target: str, mode: str) -> SharedVolume:
+    if not _VOLUME_NAME.match(source) and not _is_plain_path(source):
+        raise ValueError(f"'{source}' is neither a volume's name nor an absolute path")
+    if not _is_plain_path(target) or target == "/":
+        raise ValueError(f"'{target}' is no absolute path to mount something at")
+    return SharedVolume(source, target.rstrip("/"), mode)
+
+
+def _is_plain_path(path: str) -> bool:
+    return path.startswith("/") and ".." not in PurePosixPath(path).parts
+
+
+def _check_templates(options: Mapping[str, str], known: Collection[str]) -> None:
+    """Raise ValueError for a template that nothing fills: users would share what it names."""
+    for key, value in options.items():
+        try:
+            used = {
+                field for _, field, _, _ in string.Formatter().parse(value) if field is not None
+            }
+        except ValueError as exc:
+            raise ValueError(f"'{key}={value}' is no template: {exc}") from exc
+        if not used <= set(known):
+            names = ", ".join(f"{{{name}}}" for name in sorted(known))
+            raise ValueError(f"'{key}={value}' may use {names}; write other braces as {{{{ or }}}}")
+
+
 def _bytes(value: Any) -> Any:
     """Parse ``512M`` or ``2G`` into bytes; empty means no limit (None)."""
     if not isinstance(value, str):
@@ -101,6 +175,7 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Command = Annotated[tuple[str, ...], BeforeValidator(_command)]
 Lines = Annotated[tuple[str, ...], BeforeValidator(_lines)]
 Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
+SharedVolumes = Annotated[tuple[SharedVolume, ...], BeforeValidator(_shared_volumes)]
 Size = Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(_bytes)]
 Cores = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_optional)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -155,7 +230,17 @@ class Settings(BaseModel):
     cpu_guarantee: Cores = None
     volume_driver: str = "local"
     volume_options: Pairs = {}
-    """Driver options as ``key=value;key=value``, for example an NFS export."""
+    """Driver options as ``key=value;key=value``, for example an NFS export. ``{username}`` and
+    the other names of ``USER_TEMPLATES`` are filled in for each user."""
+    volume_node_policy: VolumeNodePolicy = VolumeNodePolicy.strict
+    """When the node that holds a user's local volume cannot be used: ``strict`` starts nothing,
+    because an empty home looks like lost work; ``relaxed`` starts elsewhere, over an empty one."""
+    shared_volumes: SharedVolumes = ()
+    """What all notebooks mount besides: ``name:/path:ro; /directory/of/the/node:/path:rw``. The
+    mode must be said: everybody could change, or delete, what is mounted ``rw``."""
+    shared_volume_driver: str = "local"
+    shared_volume_options: Pairs = {}
+    """Driver options of shared volumes; ``{volume}`` is the name of each."""
     notebook_constraints: Lines = ()
     """Placement constraints as ``node.labels.x == y; node.role == worker``."""
     start_timeout_s: int = Field(300, ge=10)
@@ -185,12 +270,36 @@ class Settings(BaseModel):
         ipaddress.IPv4Network(value)
         return value
 
+    @field_validator("volume_options")
+    @classmethod
+    def _is_for_users(cls, value: dict[str, str]) -> dict[str, str]:
+        _check_templates(value, USER_TEMPLATES)
+        return value
+
+    @field_validator("shared_volume_options")
+    @classmethod
+    def _is_for_volumes(cls, value: dict[str, str]) -> dict[str, str]:
+        _check_templates(value, SHARED_TEMPLATES)
+        return value
+
+    @field_validator("shared_volumes")
+    @classmethod
+    def _has_no_doubles(cls, value: tuple[SharedVolume, ...]) -> tuple[SharedVolume, ...]:
+        for what in ("source", "target"):
+            named = [getattr(each, what) for each in value]
+            doubles = sorted({name for name in named if named.count(name) > 1})
+            if doubles:
+                raise ValueError(f"{doubles[0]} is named twice")
+        return value
+
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:
         if ipaddress.IPv4Network(self.notebooks_subnet).overlaps(
             ipaddress.IPv4Network(self.control_subnet)
         ):
             raise ValueError("NOTEBOOKS_SUBNET and CONTROL_SUBNET overlap")
+        if self.notebook_dir.rstrip("/") in (each.target for each in self.shared_volumes):
+            raise ValueError("SHARED_VOLUMES mounts something over NOTEBOOK_DIR, the users' home")
         if self.http_port == self.https_port:
             raise ValueError("HTTP_PORT and HTTPS_PORT are the same")
         if self.authenticator_type is AuthenticatorType.github:
@@ -254,6 +363,8 @@ def _spell(name: str, value: Any) -> str:
         return str(value.value)
     if isinstance(value, dict):
         return ";".join(f"{key}={val}" for key, val in value.items())
+    if name == "shared_volumes":
+        return "; ".join(":".join(each) for each in value)
     if isinstance(value, tuple):
         if name in ("notebook_command", "notebook_args"):
             return shlex.join(value)

@@ -17,7 +17,7 @@ import docker
 import dockerspawner
 from docker.types import Mount
 from docker.utils import kwargs_from_env
-from traitlets import Unicode, default
+from traitlets import Dict, Unicode, default
 
 from jhswarmd import labels, retry
 from jhswarmd.engine_errors import translated
@@ -71,6 +71,19 @@ class ServiceSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # untyp
         help="""Identity of this hub, kept in its database. Every notebook carries it, and what
         carries another one is never removed.""",
     )
+    shared_volumes = Dict(
+        config=True,
+        help="""What every notebook mounts besides ``volumes``, in the same form:
+        ``{"name": {"bind": "/path", "mode": "ro"}}``. An own option, because the driver's
+        options of ``volumes`` are each user's: an export of their home, for example.""",
+    )
+    shared_volume_driver = Unicode(
+        config=True, help="Driver of ``shared_volumes``; empty: the engine's own, 'local'."
+    )
+    shared_volume_driver_options = Dict(
+        config=True,
+        help="Its options. ``{volume}`` in a value is the name of each volume.",
+    )
     spawn_id = Unicode(help="Random id of one start: 32 hex digits, empty when nothing runs.")
 
     _pool: ClassVar[ThreadPoolExecutor | None] = None
@@ -112,18 +125,39 @@ class ServiceSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # untyp
 
     @property
     def mounts(self) -> list[Mount]:
-        """The mounts that ``volumes`` and ``read_only_volumes`` ask for."""
-        templates = (*self.volumes, *self.read_only_volumes)
-        return volumes.mounts(
+        """The mounts that ``volumes``, ``read_only_volumes`` and ``shared_volumes`` ask for."""
+        mounts = volumes.mounts(
             self.volume_binds,
             driver=self.volume_driver,
-            options=self.volume_driver_options,
+            options=volumes.render(
+                self.volume_driver_options,
+                self.template_namespace(),
+                "c.SwarmSpawner.volume_driver_options",
+            ),
             stack=self.stack,
             user=self.user.name,
-            per_user={
-                self.format_volume_name(name, self) for name in templates if "username}" in name
-            },
+            per_user=self._volumes_of_user,
         )
+        for source, bind in self._volumes_to_binds(self.shared_volumes, {}).items():
+            mounts += volumes.mounts(
+                {source: bind},
+                driver=self.shared_volume_driver,
+                options=volumes.render(
+                    self.shared_volume_driver_options,
+                    {"volume": source},
+                    "c.SwarmSpawner.shared_volume_driver_options",
+                ),
+                stack=self.stack,
+                user=self.user.name,
+                per_user=(),
+            )
+        return mounts
+
+    @property
+    def _volumes_of_user(self) -> list[str]:
+        """Sources that are this user's alone: those that are named after them."""
+        templates = (*self.volumes, *self.read_only_volumes)
+        return [self.format_volume_name(name, self) for name in templates if "username}" in name]
 
     # ---- the engine -----------------------------------------------------------------------
 

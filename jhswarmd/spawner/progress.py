@@ -7,6 +7,20 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from jhswarmd.spawner.tasks import Phase, Task
+from jhswarmd.spawner.volumes import Choice
+
+
+def describe_choice(choice: Choice) -> tuple[int, str]:
+    """Return percent and text for where a start may go."""
+    if choice.lost is not None:
+        where = f"Using node {choice.node.name} instead" if choice.node else "Starting"
+        return 5, (
+            f"Your files are on node {choice.lost.name}, which {choice.problem}. {where}, "
+            "without them; please tell your administrator"
+        )
+    if choice.node is not None:
+        return 5, f"Waiting for node {choice.node.name}, which holds your files"
+    return 5, "Waiting for a node"
 
 
 def describe(task: Task | None, *, node: str, image: str) -> tuple[int, str]:

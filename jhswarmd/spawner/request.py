@@ -16,28 +16,31 @@ from docker.types import (
 from jupyterhub.traitlets import ByteSpecification
 
 
-async def create_request(spawner: Any, labels: dict[str, str]) -> dict[str, Any]:
+async def create_request(
+    spawner: Any, labels: dict[str, str], *, node_id: str = ""
+) -> dict[str, Any]:
     """Return the arguments of docker-py's ``create_service``.
 
-    ``extra_*`` options win over everything but ``labels``, by which the service is known.
+    ``extra_*`` options win over everything but ``labels``, by which the service is known, and
+    ``node_id``, the only node that may run it (empty: any).
     """
     extra = dict(spawner.extra_create_kwargs)
     return {
         "name": spawner.object_name,
         "endpoint_spec": _endpoint_spec(spawner),
         **extra,
-        "task_template": await _task_template(spawner, labels),
+        "task_template": await _task_template(spawner, labels, node_id),
         "labels": {**(extra.get("labels") or {}), **labels},
     }
 
 
-async def _task_template(spawner: Any, labels: dict[str, str]) -> TaskTemplate:
+async def _task_template(spawner: Any, labels: dict[str, str], node_id: str) -> TaskTemplate:
     arguments = {
         "container_spec": await _container_spec(spawner, labels),
         "resources": _resources(spawner),
         # A notebook that its user shut down must not come back, with a revoked token too.
         "restart_policy": RestartPolicy(condition="none"),
-        "placement": Placement(**spawner.extra_placement_spec),
+        "placement": _placement(spawner, node_id),
         "networks": [spawner.network_name] if spawner.network_name else [],
     }
     return TaskTemplate(**{**arguments, **spawner.extra_task_spec})
@@ -59,6 +62,13 @@ async def _container_spec(spawner: Any, labels: dict[str, str]) -> ContainerSpec
         "labels": {**(extra.get("labels") or {}), **labels},
     }
     return ContainerSpec(**arguments)
+
+
+def _placement(spawner: Any, node_id: str) -> Placement:
+    spec = dict(spawner.extra_placement_spec)
+    if node_id:
+        spec["constraints"] = [*(spec.get("constraints") or ()), f"node.id == {node_id}"]
+    return Placement(**spec)
 
 
 def _resources(spawner: Any) -> Resources:

@@ -22,15 +22,16 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, ClassVar
 
 import docker
-from jupyterhub.spawner import SpawnException
 from jupyterhub.utils import AnyTimeoutError, maybe_future
 
 from jhswarmd import labels, retry
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineConflict, EngineError, EngineNotFound, JhswarmdError
 from jhswarmd.spawner import tasks
-from jhswarmd.spawner.base import LOOK_WITHIN_S, REMOVE_WITHIN_S, Pause, ServiceSpawner
-from jhswarmd.spawner.progress import ProgressLog, describe
+from jhswarmd.spawner.base import LOOK_WITHIN_S, REMOVE_WITHIN_S, Pause
+from jhswarmd.spawner.failure import StartFailed
+from jhswarmd.spawner.home import HomeSpawner
+from jhswarmd.spawner.progress import ProgressLog, describe, describe_choice
 from jhswarmd.spawner.request import create_request
 from jhswarmd.spawner.tasks import Phase, Task
 
@@ -42,11 +43,9 @@ _CONNECT_WITHIN_S = 1.0
 _LEFT_OVERS = 3
 
 
-class SwarmSpawner(ServiceSpawner):
+class SwarmSpawner(HomeSpawner):
     """Start each notebook server as a Swarm service of its own."""
 
-    #: Host names of nodes by id; they last as long as the node does.
-    _node_names: ClassVar[dict[str, str]] = {}
     #: The event loop itself holds tasks only weakly.
     _background: ClassVar[set[asyncio.Task[None]]] = set()
 
@@ -65,7 +64,7 @@ class SwarmSpawner(ServiceSpawner):
     async def start(self) -> tuple[str, int]:
         """Create the service, wait until the notebook answers, return its address and port.
 
-        Raises SpawnException with words for the user when it is hopeless. Whatever ends it
+        Raises StartFailed with words for the user when it is hopeless. Whatever ends it
         early, cancellation included, what it created is removed in the background; ``stop``
         waits for that.
         """
@@ -86,12 +85,18 @@ class SwarmSpawner(ServiceSpawner):
             address = await self._start()
             has_started = True
         except EngineError as exc:
-            raise SpawnException(
+            raise StartFailed(
                 "The cluster refused or did not answer. Please try again, or tell your "
                 "administrator.",
                 reason="engine",
-                log_message=f"{self._log_name}: {exc}",
+                detail=f"{self._log_name}: {exc}",
                 status_code=503,
+            ) from exc
+        except JhswarmdError as exc:
+            raise StartFailed(
+                "The hub's configuration is wrong. Please tell your administrator.",
+                reason="configuration",
+                detail=f"{self._log_name}: {exc}. {exc.remedy}",
             ) from exc
         finally:
             self._is_starting = False
@@ -171,15 +176,17 @@ class SwarmSpawner(ServiceSpawner):
         if image_option:
             self.image = await self.check_allowed(image_option)
         await self.pull_image(self.image)
-        self._report(None, "")
-        self.object_id = await self._create()
-        self.log.info(
-            "Created service %s (id: %s) from image %s",
-            self.object_name,
-            self.object_id,
-            self.image,
-        )
-        self._task = await self._wait_running()
+        async with self._turn():
+            await self._choose_node()
+            self._progress.add(*describe_choice(self._choice))
+            self.object_id = await self._create()
+            self.log.info(
+                "Created service %s (id: %s) from image %s",
+                self.object_name,
+                self.object_id,
+                self.image,
+            )
+            self._task = await self._wait_running()
         if self.post_start_cmd:
             await self.post_start_exec()
         address: tuple[str, int] = await self.get_ip_and_port()
@@ -193,18 +200,19 @@ class SwarmSpawner(ServiceSpawner):
         told by labels: this very start (its answer was lost), an earlier one of the same server
         (a left-over, removed), or somebody else (an error; nothing is removed).
         """
-        request = await create_request(self, self._labels())
+        node = self._choice.node
+        request = await create_request(self, self._labels(), node_id=node.id if node else "")
         for _ in range(_LEFT_OVERS):
             try:
                 return await retry.coroutine(self._left_s())(self._create_once, request)
             except EngineConflict as exc:
                 holder = await self.get_object(self._left_s())
                 if holder is not None and not self._is_ours(holder):
-                    raise SpawnException(
+                    raise StartFailed(
                         "Another service of the cluster has the name that your notebook needs. "
                         "Please tell your administrator.",
                         reason="name_taken",
-                        log_message=f"Service {self.object_name} (id: {holder['ID']}) is in the "
+                        detail=f"Service {self.object_name} (id: {holder['ID']}) is in the "
                         f"way of {self._log_name} and is not this hub's: remove or rename it",
                     ) from exc
             if holder is None:
@@ -231,7 +239,7 @@ class SwarmSpawner(ServiceSpawner):
         return str(created["ID"])
 
     async def _wait_running(self) -> Task:
-        """Return the task once it runs. Raises SpawnException when it never will."""
+        """Return the task once it runs. Raises StartFailed when it never will."""
         pause = Pause()
         seen: tuple[str, str, str] | None = None
         since_at = self._now()
@@ -241,7 +249,11 @@ class SwarmSpawner(ServiceSpawner):
             if look != seen:
                 seen, since_at = look, self._now()
                 pause.reset()
-                self._report(task, await self._node_name(task))
+                self._report(
+                    task, await self._node_name(task.node_id) if task and task.node_id else ""
+                )
+            if task is not None:
+                await self._remember(task)
             self._check(task, lasted_s=self._now() - since_at)
             if task is not None and task.phase is Phase.running:
                 return task
@@ -262,19 +274,22 @@ class SwarmSpawner(ServiceSpawner):
         try:
             return await self._newest_task(self.object_id, self._left_s())
         except EngineNotFound as exc:
-            raise SpawnException(
+            raise StartFailed(
                 "Your notebook was removed from the cluster while it started.",
                 reason="removed",
-                log_message=f"{self._log_name}: {exc}",
+                detail=f"{self._log_name}: {exc}",
             ) from exc
 
     def _check(self, task: Task | None, *, lasted_s: float) -> None:
-        failure = tasks.failure(task, image=self.image, lasted_s=lasted_s)
+        home = self._choice.node
+        failure = tasks.failure(
+            task, image=self.image, lasted_s=lasted_s, home_node=home.name if home else ""
+        )
         if failure is not None:
-            raise SpawnException(
+            raise StartFailed(
                 failure.message,
                 reason=failure.reason,
-                log_message=f"{self._log_name}: {failure.detail}",
+                detail=f"{self._log_name}: {failure.detail}",
                 status_code=failure.status_code,
             )
 
@@ -288,20 +303,6 @@ class SwarmSpawner(ServiceSpawner):
 
     def _report(self, task: Task | None, node: str) -> None:
         self._progress.add(*describe(task, node=node, image=self.image))
-
-    async def _node_name(self, task: Task | None) -> str:
-        """Return the node's host name, or its id when it cannot be had."""
-        if task is None or not task.node_id:
-            return ""
-        if task.node_id not in self._node_names:
-            try:
-                node = await self._engine(
-                    "look at a node", "inspect_node", task.node_id, within_s=1.0
-                )
-            except EngineError:
-                return task.node_id
-            self._node_names[task.node_id] = node["Description"]["Hostname"]
-        return self._node_names[task.node_id]
 
     async def get_ip_and_port(self) -> tuple[str, int]:
         """Return where the notebook listens: the task's own address on ``network_name``.
@@ -335,6 +336,8 @@ class SwarmSpawner(ServiceSpawner):
             reason = str(exc) or f"no answer within {LOOK_WITHIN_S:g} s"
             self.log.warning("Service %s counts as alive: %s", self.object_name, reason)
             return False, None
+        if task is not None:
+            await self._remember(task)
         return True, tasks.exit_status(task)
 
     async def _poll_at_hub_start(self) -> int | str | None:

@@ -40,6 +40,9 @@ _PHASES = {
     "remove": Phase.ended,
 }
 
+#: A node makes volumes and container while the task is 'preparing'.
+_AFTER_VOLUMES = frozenset({"ready", "starting", "running"})
+
 #: Seconds for which 'no suitable node' must last before it is believed. What a notebook that is
 #: just ending had reserved is free only when its task is gone (measured: under 4 s), and right
 #: after a change of leader the scheduler does not know all nodes yet.
@@ -60,6 +63,13 @@ class Task:
     """Exit code of the container, None when none has ended."""
     addresses: Mapping[str, str] = field(default_factory=dict)
     """Address without prefix length, by name and by id of the network."""
+    local_volumes: frozenset[str] = frozenset()
+    """Names of its volumes that exist on its node alone."""
+
+    @property
+    def has_volumes(self) -> bool:
+        """Whether its node has made its volumes by now, if there were any to make."""
+        return self.state in _AFTER_VOLUMES or self.exit_code is not None
 
     @property
     def phase(self) -> Phase:
@@ -94,7 +104,25 @@ def read_task(raw: Mapping[str, Any]) -> Task:
         node_id=str(raw.get("NodeID") or ""),
         exit_code=int(container.get("ExitCode") or 0) if has_ended else None,
         addresses=_addresses(raw.get("NetworksAttachments") or ()),
+        local_volumes=_local_volumes((raw.get("Spec") or {}).get("ContainerSpec") or {}),
     )
+
+
+def _local_volumes(container_spec: Mapping[str, Any]) -> frozenset[str]:
+    found = set()
+    for mount in container_spec.get("Mounts") or ():
+        driver = (mount.get("VolumeOptions") or {}).get("DriverConfig") or {}
+        if mount.get("Type") == "volume" and is_local(driver.get("Name"), driver.get("Options")):
+            found.add(str(mount["Source"]))
+    return frozenset(found)
+
+
+def is_local(driver: str | None, options: Mapping[str, str] | None) -> bool:
+    """Tell whether a volume of this driver exists on one node alone.
+
+    With options the local driver mounts something from elsewhere, such as an NFS export.
+    """
+    return driver in (None, "", "local") and not options
 
 
 def _addresses(attachments: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -143,17 +171,20 @@ def exit_status(task: Task | None) -> int | str | None:
     return f"{task.state}: {task.error}" if task.error else task.state
 
 
-def failure(task: Task | None, *, image: str, lasted_s: float) -> Failure | None:
+def failure(
+    task: Task | None, *, image: str, lasted_s: float, home_node: str = ""
+) -> Failure | None:
     """Return why this start is hopeless, or None while it may still succeed.
 
-    ``lasted_s`` is for how many seconds the task has looked as it does now.
+    ``lasted_s`` is for how many seconds the task has looked as it does now. ``home_node`` is the
+    name of the one node that may run it, because it holds the user's volume; empty: any may.
     """
     if task is None:
         return None
     if task.phase is Phase.ended:
         return _ended(task, image)
     if "no suitable node" in task.error and lasted_s >= NO_NODE_GRACE_S:
-        return _no_node(task)
+        return _no_node(task, home_node)
     return None
 
 
@@ -180,20 +211,23 @@ def _ended(task: Task, image: str) -> Failure:
     )
 
 
-def _no_node(task: Task) -> Failure:
-    if "insufficient resources" in task.error:
-        message = (
-            "No node of the cluster has enough free memory or processors for your notebook. "
-            "Please try again later, or tell your administrator."
+def _no_node(task: Task, home_node: str) -> Failure:
+    is_full = "insufficient resources" in task.error
+    if home_node and is_full:
+        what = (
+            f"Your files are on node {home_node}, which has not enough free memory or processors "
+            "for your notebook."
         )
+    elif home_node:
+        what = f"Your files are on node {home_node}, which may not run your notebook at the moment."
+    elif is_full:
+        what = "No node of the cluster has enough free memory or processors for your notebook."
     else:
-        message = (
-            "No node of the cluster may run your notebook at the moment. "
-            "Please tell your administrator."
-        )
+        what = "No node of the cluster may run your notebook at the moment."
+    todo = "Please try again later, or tell your administrator."
     return Failure(
         reason="no_node",
-        message=message,
+        message=f"{what} {todo if is_full else 'Please tell your administrator.'}",
         detail=f"task {task.id} {task.state}: {task.error}",
         status_code=503,
     )

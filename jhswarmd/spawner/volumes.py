@@ -1,13 +1,20 @@
-"""The mounts of a notebook, from dockerspawner's ``volumes`` to what Swarm understands. Pure."""
+"""The mounts of a notebook, and which node may have them. Pure.
+
+Mounts go from dockerspawner's ``volumes`` to what Swarm understands. A node is chosen because a
+volume of the local driver exists where it was first used, and nowhere else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from docker.types import DriverConfig, Mount
 
 from jhswarmd import labels
+from jhswarmd.errors import JhswarmdError
+from jhswarmd.spawner.whereabouts import Holder
 
 
 def mounts(
@@ -23,8 +30,8 @@ def mounts(
 
     A source that is an absolute path is a directory of the node (type=bind), as ``docker run -v``
     reads it; every other is the name of a volume (type=volume) that the node makes on first use
-    with ``driver`` and ``options``. A new volume carries the stack's label; one named in
-    ``per_user`` the user's too.
+    with ``driver`` (empty: the engine's own) and ``options``. A new volume carries the stack's
+    label; one named in ``per_user`` the user's too.
     """
     return [
         _bind(source, bind)
@@ -32,7 +39,7 @@ def mounts(
         else _volume(
             source,
             bind,
-            driver=DriverConfig(name=driver, options=dict(options) or None) if driver else None,
+            driver=_driver(driver, options),
             volume_labels={
                 labels.STACK: stack,
                 **({labels.USER: user} if source in per_user else {}),
@@ -40,6 +47,12 @@ def mounts(
         )
         for source, bind in binds.items()
     ]
+
+
+def _driver(name: str, options: Mapping[str, str]) -> DriverConfig | None:
+    if not name and not options:
+        return None
+    return DriverConfig(name=name or "local", options=dict(options) or None)
 
 
 def _is_read_only(bind: Mapping[str, str]) -> bool:
@@ -74,3 +87,109 @@ def _volume(
     if driver is not None:
         arguments["driver_config"] = driver
     return Mount(**arguments)
+
+
+def render(options: Mapping[str, Any], names: Mapping[str, str], option: str) -> dict[str, Any]:
+    """Return ``options`` with its templates filled in; ``option`` is its name, for the error.
+
+    Raises JhswarmdError for a template that nothing fills. Left as it is, it would name one and
+    the same place for all users.
+    """
+    try:
+        return {
+            key: value.format(**names) if isinstance(value, str) else value
+            for key, value in options.items()
+        }
+    except (KeyError, IndexError, ValueError) as exc:
+        raise JhswarmdError(
+            f"{option} holds a template that nothing fills",
+            why=str(exc),
+            remedy=f"Use {', '.join(sorted(names))}; write other braces as {{{{ or }}}}.",
+        ) from exc
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the swarm, as far as it matters to who wants to run there."""
+
+    id: str
+    name: str
+    state: str
+    """``ready``, ``down``, ``disconnected``, or ``unknown`` right after a change of leader."""
+    availability: str
+    """``active``, ``pause`` or ``drain``."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it takes new tasks."""
+        return self.state == "ready" and self.availability == "active"
+
+
+def read_node(raw: Mapping[str, Any]) -> Node:
+    """Read one node of ``GET /nodes``."""
+    return Node(
+        id=str(raw["ID"]),
+        name=str((raw.get("Description") or {}).get("Hostname") or raw["ID"]),
+        state=str((raw.get("Status") or {}).get("State") or "unknown"),
+        availability=str((raw.get("Spec") or {}).get("Availability") or "active"),
+    )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where a notebook with a local volume may run."""
+
+    node: Node | None = None
+    """The node that has the volume; None: any node, which will make a new and empty one."""
+    lost: Holder | None = None
+    """Who has the user's files when ``node`` has not got them."""
+    problem: str = ""
+    """What is wrong with ``lost``, to be read behind 'node X, which'."""
+    is_lost_for_good: bool = False
+    """Whether ``lost`` has left the swarm: under its id it never comes back."""
+    advice: str = ""
+    """For the administrator's log."""
+    is_refused: bool = False
+    """Whether nothing may be started."""
+
+
+def choose(holders: Sequence[Holder], nodes: Sequence[Node], *, is_strict: bool) -> Choice:
+    """Choose the node for a volume that ``holders`` have, the oldest of which has the files.
+
+    Strict: that node or none. Relaxed: else a later holder, else the node that has come back
+    under another id (its name is the same), else any.
+    """
+    if not holders:
+        return Choice()
+    by_id = {node.id: node for node in nodes}
+    first = by_id.get(holders[0].node_id)
+    if first is not None and first.is_usable:
+        return Choice(node=first)
+    namesakes = [node for node in nodes if node.is_usable and node.name == holders[0].name]
+    problem = _problem(first)
+    if is_strict:
+        return Choice(
+            lost=holders[0],
+            problem=problem,
+            advice="A node of the same name is in the swarm under another id; if it still has its "
+            "volumes, VOLUME_NODE_POLICY=relaxed takes it for the same."
+            if namesakes
+            else "VOLUME_NODE_POLICY=relaxed starts elsewhere, over an empty volume.",
+            is_refused=True,
+        )
+    later = [by_id[each.node_id] for each in holders[1:] if each.node_id in by_id]
+    usable = [*namesakes[:1], *(node for node in later if node.is_usable)]
+    return Choice(
+        node=usable[0] if usable else None,
+        lost=holders[0],
+        problem=problem,
+        is_lost_for_good=first is None,
+    )
+
+
+def _problem(node: Node | None) -> str:
+    if node is None:
+        return "is no longer part of the cluster"
+    if node.state != "ready":
+        return "is down at the moment"
+    return "is being maintained and takes no notebooks at the moment"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
@@ -14,132 +13,31 @@ from unittest.mock import Mock
 import docker
 import pytest
 import requests
-from docker.models.containers import Container
 from docker.types import ContainerSpec, EndpointSpec, TaskTemplate
-from jupyterhub import orm
-from jupyterhub.objects import Hub, Server
 from jupyterhub.spawner import SpawnException
-from jupyterhub.user import User
-from traitlets.config import Config
 
 from jhswarmd import labels
 from jhswarmd.spawner import swarm
-from jhswarmd.spawner.base import ServiceSpawner
+from tests.engine import spawner_kit
+from tests.engine.spawner_kit import (
+    HUB_ID,
+    NETWORK,
+    STACK,
+    TOKEN,
+    DeafSpawner,
+    Flaky,
+    list_tasks,
+    start_and_clean_up,
+    the_container,
+    the_service,
+)
 from tests.lab import Lab
 from tests.wait import wait_until
 
-STACK = "spawnertest"
-NETWORK = f"{STACK}_notebooks"
-HUB_ID = "a" * 32
-TOKEN = "not-a-real-token"
-
-
-class Spawner(swarm.SwarmSpawner):
-    """The spawner; this process is not on the overlay network, so it takes 'running' for 'answers'.
-
-    Starting and stopping with a hub that is on the network: tests/browser.
-    """
-
-    async def _is_listening(self, ip: str, port: int) -> bool:
-        return True
-
-
-class DeafSpawner(swarm.SwarmSpawner):
-    """The spawner, of a notebook that runs and does not answer."""
-
-    async def _is_listening(self, ip: str, port: int) -> bool:
-        return False
-
-
-class Flaky:
-    """An engine client whose next answers can be lost, delayed or replaced by failures."""
-
-    def __init__(self, client: docker.APIClient) -> None:
-        self._client = client
-        self.lose_answers = 0
-        self.gate = threading.Event()
-        self.gate.set()
-        self.has_created = threading.Event()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-    def create_service(self, **request: Any) -> Any:
-        created = self._client.create_service(**request)
-        self.has_created.set()
-        self.gate.wait(30)
-        if self.lose_answers:
-            self.lose_answers -= 1
-            raise requests.exceptions.ReadTimeout("the answer was lost")
-        return created
-
-
-@pytest.fixture(scope="module")
-def network(engine: Lab) -> Iterator[str]:
-    made = engine.client.networks.create(NETWORK, driver="overlay", scope="swarm")
-    yield NETWORK
-    # Once here is quicker than after each test: the engine takes its time to end a task.
-    wait_until(lambda: not engine.client.api.tasks(), 30)
-    made.remove()
-
-
-@pytest.fixture
-def client(engine: Lab, network: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flaky]:
-    flaky = Flaky(docker.APIClient(base_url=engine.base_url, version="auto", timeout=5))
-    monkeypatch.setattr(ServiceSpawner, "_engine_client", flaky)
-    yield flaky
-    flaky.gate.set()
-    for service in engine.client.services.list():
-        service.remove()
-    flaky.close()
-
-
-@pytest.fixture
-def user() -> Iterator[User]:
-    session = orm.new_session_factory("sqlite:///:memory:")()
-    session.add(orm.User(name="ann"))
-    session.commit()
-    yield User(session.query(orm.User).one(), {})
-    session.close()
-
-
-@pytest.fixture
-def make(user: User, client: Flaky, small_image: str) -> Any:
-    def make_spawner(state: dict[str, Any] | None = None, **options: Any) -> swarm.SwarmSpawner:
-        config = Config()
-        config.DockerSpawner.image = small_image
-        config.DockerSpawner.network_name = NETWORK
-        config.SwarmSpawner.stack = STACK
-        config.SwarmSpawner.hub_id = HUB_ID
-        config.SwarmSpawner.volumes = {f"{STACK}-user-{{username}}": "/home/jovyan"}
-        defaults = {"spawner_class": Spawner, "cmd": ["small-server"], "start_timeout": 60}
-        spawner = user._new_spawner(
-            "", config=config, hub=Hub(), oauth_client_id="mock", **{**defaults, **options}
-        )
-        row = orm.Server(base_url="/user/ann/")
-        user.db.add(row)
-        user.db.commit()
-        spawner.server = Server(orm_server=row)
-        spawner.api_token = TOKEN
-        spawner.load_state(state or {})
-        return spawner
-
-    return make_spawner
-
-
-def the_service(client: Flaky) -> dict[str, Any]:
-    (service,) = client.services()
-    return dict(service)
-
-
-def the_container(engine: Lab, spawner: swarm.SwarmSpawner) -> Container:
-    label = f"{labels.SPAWN}={spawner.spawn_id}"
-    (container,) = engine.client.containers.list(filters={"label": label})
-    return container
-
-
-def list_tasks(client: Flaky, service_id: str) -> list[dict[str, Any]]:
-    return [task for task in client.tasks() if task["ServiceID"] == service_id]
+network = spawner_kit.network
+client = spawner_kit.client
+user = spawner_kit.user
+make = spawner_kit.make
 
 
 @contextlib.contextmanager
@@ -434,16 +332,6 @@ def test_a_foreign_service_of_the_same_name_is_named_and_left_alone(
 
 
 # ---- starts that fail ---------------------------------------------------------------------------
-
-
-async def start_and_clean_up(spawner: swarm.SwarmSpawner) -> None:
-    """Start as the hub does, which calls ``stop`` after a start that failed."""
-    try:
-        await spawner.start()
-    except BaseException:
-        assert await spawner.poll() is None
-        await spawner.stop()
-        raise
 
 
 @pytest.mark.parametrize(

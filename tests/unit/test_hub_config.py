@@ -138,6 +138,22 @@ def test_limits_volumes_and_placement_come_from_the_profile(load: Load) -> None:
     }
 
 
+def test_shared_volumes_and_the_policy_for_nodes_come_from_the_profile(load: Load) -> None:
+    spawner = make_spawner(
+        load(
+            VOLUME_NODE_POLICY="relaxed",
+            SHARED_VOLUMES="courses:/courses:ro; /data:/data:rw",
+            SHARED_VOLUME_OPTIONS="device=:/export/{volume}",
+        )
+    )
+    assert spawner.volume_node_policy == "relaxed"
+    home, courses, data = spawner.mounts
+    assert (home["Type"], home["Target"]) == ("volume", "/home/jovyan")
+    assert (courses["Target"], courses["ReadOnly"]) == ("/courses", True)
+    assert courses["VolumeOptions"]["DriverConfig"]["Options"] == {"device": ":/export/courses"}
+    assert (data["Type"], data["Source"], data["ReadOnly"]) == ("bind", "/data", False)
+
+
 def test_a_profile_without_limits_sets_none(load: Load) -> None:
     spawner = make_spawner(load())
     assert spawner.mem_limit is None

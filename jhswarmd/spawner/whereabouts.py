@@ -1,0 +1,70 @@
+"""Which node holds a volume, remembered in the hub's own database.
+
+A volume of the engine's ``local`` driver exists on the one node where it was first used, and
+Swarm neither knows nor cares: a start on another node would get a new, empty volume of the same
+name. The hub's database is the one place that outlives stops, named servers and the hub itself.
+
+The session is the hub's own, so nothing here waits for a lock that the hub holds; each write is
+committed at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+_TABLE = sa.Table(
+    "jhswarmd_volume_nodes",
+    sa.MetaData(),
+    # In the order in which the nodes came to hold the volume.
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("volume", sa.String(255), nullable=False),
+    sa.Column("node_id", sa.String(64), nullable=False),
+    # For messages: a node that has left the swarm cannot be asked any more.
+    sa.Column("node_name", sa.String(255), nullable=False),
+    sa.UniqueConstraint("volume", "node_id"),
+)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A node that holds a volume."""
+
+    node_id: str
+    name: str
+
+
+def list_holders(session: Any, volume: str) -> list[Holder]:
+    """Return the nodes that hold ``volume``, the one that has had it longest first.
+
+    They are more than one only after starts that the policy 'relaxed' sent elsewhere.
+    """
+    _make_table(session)
+    rows = session.execute(
+        sa.select(_TABLE.c.node_id, _TABLE.c.node_name)
+        .where(_TABLE.c.volume == volume)
+        .order_by(_TABLE.c.id)
+    )
+    return [Holder(node_id=row.node_id, name=row.node_name) for row in rows]
+
+
+def remember(session: Any, volume: str, holder: Holder) -> None:
+    """Remember that ``holder`` has ``volume``, unless that is known."""
+    if holder.node_id not in (each.node_id for each in list_holders(session, volume)):
+        session.execute(
+            _TABLE.insert().values(volume=volume, node_id=holder.node_id, node_name=holder.name)
+        )
+        session.commit()
+
+
+def forget(session: Any, volume: str, node_id: str) -> None:
+    """Forget that the node holds ``volume``: it has left the swarm, with all it held."""
+    _make_table(session)
+    session.execute(_TABLE.delete().where(_TABLE.c.volume == volume, _TABLE.c.node_id == node_id))
+    session.commit()
+
+
+def _make_table(session: Any) -> None:
+    _TABLE.create(session.connection(), checkfirst=True)

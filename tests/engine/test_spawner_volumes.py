@@ -1,0 +1,211 @@
+"""Volumes of notebooks on a real engine: options, shared ones, and the node that holds one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from jupyterhub.spawner import SpawnException
+from jupyterhub.user import User
+
+from jhswarmd import labels
+from jhswarmd.spawner import whereabouts
+from jhswarmd.spawner.whereabouts import Holder
+from tests.engine import spawner_kit
+from tests.engine.spawner_kit import (
+    STACK,
+    Flaky,
+    start_and_clean_up,
+    the_container,
+    the_service,
+)
+from tests.lab import Lab
+
+network = spawner_kit.network
+client = spawner_kit.client
+user = spawner_kit.user
+make = spawner_kit.make
+
+VOLUME = f"{STACK}-user-ann"
+GONE = Holder("nodethatleftlongago", "worker-7")
+
+
+def this_node(engine: Lab) -> Holder:
+    (node,) = engine.client.nodes.list()
+    return Holder(node.id, node.attrs["Description"]["Hostname"])
+
+
+def holders(user: User) -> list[Holder]:
+    return whereabouts.list_holders(user.db, VOLUME)
+
+
+def constraints_of(service: dict[str, Any]) -> list[str]:
+    return list(service["Spec"]["TaskTemplate"].get("Placement", {}).get("Constraints") or [])
+
+
+def constraints(client: Flaky) -> list[str]:
+    return constraints_of(the_service(client))
+
+
+@contextlib.contextmanager
+def drained(engine: Lab) -> Iterator[None]:
+    (node,) = engine.client.nodes.list()
+
+    def make_it(availability: str) -> None:
+        node.reload()
+        node.update({**node.attrs["Spec"], "Availability": availability})
+
+    make_it("drain")
+    try:
+        yield
+    finally:
+        make_it("active")
+
+
+def test_driver_options_are_filled_in_for_each_user(make: Any, engine: Lab) -> None:
+    # Mounted as an NFS export is, from a directory of the node instead.
+    engine.run(["mkdir", "-p", "/run/export/ann"])
+    spawner = make(
+        volumes={f"{STACK}-export-{{username}}": "/home/jovyan"},
+        volume_driver="local",
+        volume_driver_options={"type": "none", "o": "bind", "device": "/run/export/{username}"},
+    )
+    asyncio.run(spawner.start())
+    the_container(engine, spawner).exec_run(["touch", "/home/jovyan/mine"])
+    assert engine.run(["ls", "/run/export/ann"]).stdout.split() == ["mine"]
+
+
+def test_shared_volumes_are_mounted_as_they_should_be_and_are_nobodys(
+    make: Any, engine: Lab
+) -> None:
+    engine.run(["mkdir", "-p", "/run/export/courses"])
+    spawner = make(
+        shared_volumes={
+            "courses": {"bind": "/courses", "mode": "ro"},
+            "exchange": {"bind": "/exchange", "mode": "rw"},
+        },
+        shared_volume_driver_options={
+            "type": "none",
+            "o": "bind",
+            "device": "/run/export/{volume}",
+        },
+    )
+    engine.run(["mkdir", "-p", "/run/export/exchange"])
+    asyncio.run(spawner.start())
+    container = the_container(engine, spawner)
+    assert container.exec_run(["touch", "/courses/x"]).exit_code != 0
+    assert container.exec_run(["touch", "/exchange/x"]).exit_code == 0
+    assert engine.run(["ls", "/run/export/exchange"]).stdout.split() == ["x"]
+    assert engine.client.volumes.get("courses").attrs["Labels"] == {labels.STACK: STACK}
+
+
+def test_a_template_that_nothing_fills_starts_nothing(make: Any, client: Flaky) -> None:
+    spawner = make(volume_driver_options={"device": "/export/{user}"})
+    with pytest.raises(SpawnException) as caught:
+        asyncio.run(start_and_clean_up(spawner))
+    assert caught.value.reason == "configuration"
+    assert "volume_driver_options" in caught.value.log_message
+    assert client.services() == []
+
+
+def test_the_node_of_a_local_volume_is_remembered_after_a_stop(
+    make: Any, client: Flaky, engine: Lab, user: User
+) -> None:
+    spawner = make()
+
+    async def start_stop_start() -> None:
+        await spawner.start()
+        assert constraints(client) == []
+        await spawner.stop()
+        # As after a restart of the hub, too: nothing but the database knows.
+        await make(extra_placement_spec={"constraints": ["node.role == manager"]}).start()
+
+    asyncio.run(start_stop_start())
+    assert holders(user) == [this_node(engine)]
+    wanted = ["node.role == manager", f"node.id == {this_node(engine).node_id}"]
+    assert constraints(client) == wanted
+
+
+def test_a_notebook_that_runs_already_tells_where_its_volume_is(
+    make: Any, engine: Lab, user: User
+) -> None:
+    spawner = make()
+    asyncio.run(spawner.start())
+    # As a hub whose older version remembered nothing.
+    whereabouts.forget(user.db, VOLUME, this_node(engine).node_id)
+    assert asyncio.run(make(spawner.get_state()).poll()) is None
+    assert holders(user) == [this_node(engine)]
+
+
+def test_a_volume_of_a_driver_that_reaches_all_nodes_binds_nobody_to_one(
+    make: Any, engine: Lab, user: User, client: Flaky
+) -> None:
+    engine.run(["mkdir", "-p", "/run/export/ann"])
+    whereabouts.remember(user.db, VOLUME, GONE)
+    options = {"type": "none", "o": "bind", "device": "/run/export/{username}"}
+    asyncio.run(make(volume_driver_options=options).start())
+    assert constraints(client) == []
+    assert holders(user) == [GONE]
+
+
+def test_two_first_starts_of_one_user_go_to_one_node(make: Any, client: Flaky, engine: Lab) -> None:
+    one, other = make(), make(name_template="other")
+
+    async def start_both() -> None:
+        await asyncio.gather(one.start(), other.start())
+
+    asyncio.run(start_both())
+    placed = [constraints_of(service) for service in client.services()]
+    assert sorted(placed) == [[], [f"node.id == {this_node(engine).node_id}"]]
+
+
+@pytest.mark.parametrize("case", ["gone", "drained"])
+def test_a_home_on_a_node_that_cannot_be_used_is_explained_and_nothing_starts(
+    make: Any, client: Flaky, engine: Lab, user: User, case: str
+) -> None:
+    holder = GONE if case == "gone" else this_node(engine)
+    whereabouts.remember(user.db, VOLUME, holder)
+    begun_at = time.monotonic()
+    with (
+        drained(engine) if case == "drained" else contextlib.nullcontext(),
+        pytest.raises(SpawnException) as caught,
+    ):
+        asyncio.run(start_and_clean_up(make()))
+    assert time.monotonic() - begun_at < 10
+    assert caught.value.reason == "volume_node"
+    assert f"Your files are on node {holder.name}" in caught.value.jupyterhub_message
+    assert holder.node_id in caught.value.log_message
+    assert client.services() == []
+    assert holders(user) == [holder]
+
+
+def test_relaxed_starts_over_an_empty_volume_says_so_and_remembers_the_new_node(
+    make: Any, engine: Lab, user: User, client: Flaky
+) -> None:
+    whereabouts.remember(user.db, VOLUME, GONE)
+    spawner = make(volume_node_policy="relaxed")
+
+    async def start_and_read() -> list[dict[str, Any]]:
+        starting = asyncio.ensure_future(spawner.start())
+        events = [event async for event in spawner.progress()]
+        await starting
+        return events
+
+    events = asyncio.run(start_and_read())
+    assert "Your files are on node worker-7" in events[0]["message"]
+    assert "without them" in events[0]["message"]
+    assert constraints(client) == []
+    assert holders(user) == [this_node(engine)]
+
+
+def test_a_full_node_that_holds_the_home_is_named(
+    make: Any, client: Flaky, engine: Lab, user: User
+) -> None:
+    whereabouts.remember(user.db, VOLUME, this_node(engine))
+    with pytest.raises(SpawnException) as caught:
+        asyncio.run(start_and_clean_up(make(mem_guarantee="1000T")))
+    assert f"on node {this_node(engine).name}, which has not enough" in caught.value.message

@@ -73,7 +73,6 @@ signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 def call(*argv):
     subprocess.run(argv, check=True)
 call("hostname", name)
-os.makedirs("/etc/docker", exist_ok=True)
 for directory in ("/run", "/etc/docker"):  # sockets; the engine's identity and configuration
     call("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", directory)
 os.makedirs("/run/lock", exist_ok=True)
@@ -215,6 +214,7 @@ class Lab:
         (self.directory / "resolv.conf").write_text(_reachable_resolv_conf())
 
     def _start_init(self) -> None:
+        self._make_mount_point(Path("/etc/docker"))
         argv = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "--uts", "--ipc"]
         argv += ["--pid", "--fork", "--kill-child", "--mount-proc"]
         argv += [sys.executable, "-I", "-S", "-c", _INIT, self.name]
@@ -238,6 +238,12 @@ class Lab:
                 + log.read_text()
             )
         (self._init_pid,) = _children(self._holder.pid)
+
+    def _make_mount_point(self, directory: Path) -> None:
+        """See that a directory of the host exists, and leave it as it was found."""
+        if not directory.exists():
+            directory.mkdir()
+            self._undo.callback(_remove_if_empty, directory)
 
     def _end_namespaces(self) -> None:
         assert self._holder
@@ -681,8 +687,12 @@ def _remove_cgroups(name: str) -> None:
     """Remove the empty control groups that the engine's containers were in."""
     for top in (*Path("/sys/fs/cgroup").glob(name), *Path("/sys/fs/cgroup").glob(f"*/{name}")):
         for directory, _, _ in os.walk(top, topdown=False):
-            with contextlib.suppress(OSError):
-                Path(directory).rmdir()
+            _remove_if_empty(Path(directory))
+
+
+def _remove_if_empty(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 def _remove_tree(directory: Path) -> None:

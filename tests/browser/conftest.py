@@ -88,6 +88,12 @@ class Person:
         self.page.goto(f"/hub/spawn/{self.name}?next=/user/{self.name}/lab?reset")
         expect(self._launcher()).to_be_visible(timeout=SLOW_MS)
 
+    def decline_news(self) -> None:
+        """Answer JupyterLab's question about news, whenever it comes: it covers the page."""
+        question = self.page.get_by_text("notified about official Jupyter news")
+        answer = self.page.get_by_role("button", name="No", exact=True)
+        self.page.add_locator_handler(question, lambda: answer.click())
+
     def open_notebook(self) -> None:
         """Make a new notebook and wait for its kernel: a cell run before that is lost."""
         self._launcher().click()

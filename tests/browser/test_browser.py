@@ -57,15 +57,18 @@ def test_file_survives_stop_and_start_of_the_server(testuser: Person) -> None:
     assert testuser.run_cell("open('kept.txt').read()") == "'still here'"
 
 
-def test_screenshots_for_the_documentation(testuser: Person, screenshots: Path) -> None:
-    page = testuser.page
+def test_screenshots_for_the_documentation(page: Page, screenshots: Path) -> None:
+    alice = Person(page, "alice")
+    page.set_viewport_size({"width": 1000, "height": 400})
     page.goto("/hub/login")
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
     page.screenshot(path=screenshots / "login.png")
-    testuser.log_in()
-    testuser.open_lab()
-    # Whether to be told of news is the user's own business, and none of the picture's.
-    page.get_by_role("button", name="No", exact=True).click()
-    testuser.open_notebook()
-    assert testuser.run_cell("import platform; platform.node(); 6 * 7") == "42"
+    page.set_viewport_size({"width": 1000, "height": 560})
+    alice.log_in()
+    alice.decline_news()
+    alice.open_lab()
+    alice.open_notebook()
+    user = 'import os\n\nos.environ["JUPYTERHUB_USER"], os.getcwd()'
+    assert alice.run_cell(user) == "('alice', '/home/jovyan')"
+    assert alice.run_cell("6 * 7") == "42"
     page.screenshot(path=screenshots / "notebook.png")

@@ -160,17 +160,16 @@ def _listens(path: Path) -> bool:
         return probe.connect_ex(str(path)) == 0
 
 
-def test_kept_directory_cannot_be_used_twice(engine: Lab, tmp_path: Path) -> None:
-    with Lab(keep_dir=tmp_path / "lab", swarm=False), pytest.raises(LabError, match="in use"):
-        Lab(keep_dir=tmp_path / "lab").start()
+def test_kept_directory_cannot_be_used_twice(engine: Lab) -> None:
+    keep_dir = engine.directory / "taken"
+    with Lab(keep_dir=keep_dir, swarm=False), pytest.raises(LabError, match="in use"):
+        Lab(keep_dir=keep_dir).start()
 
 
-def test_kept_directory_brings_back_images_and_nothing_else(
-    engine: Lab, small_image: str, tmp_path: Path
-) -> None:
-    tar = tmp_path / "small.tar"
+def test_kept_directory_brings_back_images_and_nothing_else(engine: Lab, small_image: str) -> None:
+    tar = engine.directory / "saved.tar"
     engine.run(["docker", "save", "-o", tar, small_image])
-    keep_dir = Path(engine.directory) / "kept"
+    keep_dir = engine.directory / "kept"
     with Lab(keep_dir=keep_dir) as lab:
         lab.run(["docker", "load", "-q", "-i", tar])
         lab.client.volumes.create("some")

@@ -266,7 +266,7 @@ def test_server_stops_and_starts_five_times_in_a_row(stack: Stack, testuser: Vis
     assert len(seen) == 5
 
 
-def test_names_that_differ_in_punctuation_do_not_share_a_service(
+def test_users_share_no_service_and_do_not_reach_each_other(
     stack: Stack, testuser: Visitor
 ) -> None:
     with stack.login("alice") as alice:

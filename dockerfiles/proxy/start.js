@@ -4,7 +4,7 @@
 // anybody. So: no start without a token, and the token enters the environment inside this process,
 // which neither the engine nor /proc/PID/environ shows.
 
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { API_PORT, controlAddress } from "./control.js";
 
 function refuse(what, remedy) {
@@ -42,6 +42,8 @@ function findApiAddress(subnet) {
 }
 
 const env = process.env;
+const apiAddress = findApiAddress(env.CONTROL_SUBNET || "10.129.0.0/24");
+writeFileSync("/tmp/api-address", apiAddress); // for the health check
 const secrets = "/run/secrets";
 process.env.CONFIGPROXY_AUTH_TOKEN = readToken(env.PROXY_TOKEN_FILE || `${secrets}/proxy_auth_token`);
 
@@ -54,7 +56,7 @@ const options = [
   "--redirect-port", "8080",
   // The published port: what browsers must be sent to, not what listens here.
   "--redirect-to", env.HTTPS_PORT || "443",
-  "--api-ip", findApiAddress(env.CONTROL_SUBNET || "10.129.0.0/24"),
+  "--api-ip", apiAddress,
   "--api-port", String(API_PORT),
   "--default-target", "http://hub:8081",
   "--error-target", "http://hub:8081/hub/error",

@@ -10,9 +10,9 @@ import socket
 import string
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import docker
 import yaml
@@ -29,6 +29,8 @@ HEALTHY_WITHIN_S = 300.0
 #: Seconds in which notebooks are asked to save and end before the engine kills them, and more.
 GONE_WITHIN_S = 120.0
 _POLL_S = 0.2
+#: So many failed tasks of one service mean that it will not become healthy by itself.
+FAILURES = 5
 
 
 @dataclass(frozen=True)
@@ -186,59 +188,74 @@ def deploy(stack: str, rendered: str) -> None:
 
 
 def wait_healthy(
-    client: docker.DockerClient,
-    stack: str,
-    step: Step,
-    within_s: float = HEALTHY_WITHIN_S,
-    clock: Callable[[], float] = time.monotonic,
+    client: docker.DockerClient, stack: str, step: Step, within_s: float = HEALTHY_WITHIN_S
 ) -> None:
     """Return once hub, proxy and daemon run what was deployed, each with its health check passed.
 
     Swarm has no event for tasks, so they are polled, but only here, while something is pending.
-    Raises JhswarmdError with the engine's reason and the last lines of the log.
+    Raises JhswarmdError with the engine's reason and the last lines of the log, at once for a
+    service whose tasks fail again and again.
     """
-    deadline = clock() + within_s
-    while True:
-        waiting = {role: _not_ready(client, stack, role) for role in ROLES}
-        waiting = {role: reason for role, reason in waiting.items() if reason}
+    seen = {role: _look(client, stack, role).failed for role in ROLES}
+    failed: dict[str, set[str]] = {role: set() for role in ROLES}
+    waiting: dict[str, str] = {}
+    for _ in _poll(within_s):
+        looks = {role: _look(client, stack, role) for role in ROLES}
+        waiting = {role: look.reason for role, look in looks.items() if look.reason}
         if not waiting:
             return
+        for role in waiting:
+            failed[role] |= looks[role].failed - seen[role]
+            if len(failed[role]) >= FAILURES:
+                _give_up(client, labels.service_name(stack, role), waiting[role])
         step.update(", ".join(f"{role}: {reason}" for role, reason in waiting.items()))
-        if clock() > deadline:
-            role, reason = next(iter(waiting.items()))
-            name = labels.service_name(stack, role)
-            raise JhswarmdError(
-                f"The service {name} is not healthy after {within_s:.0f} s",
-                why=f"{reason}\n{_last_lines(client, name)}",
-                remedy=f"See 'docker service ps --no-trunc {name}' and 'docker service logs "
-                f"{name}'; run the command again when it is mended.",
-            )
-        time.sleep(_POLL_S)
+    for role, reason in waiting.items():
+        _give_up(client, labels.service_name(stack, role), reason)
 
 
-def _not_ready(client: docker.DockerClient, stack: str, role: str) -> str:
-    """Return why a service does not yet run what its newest spec says, or an empty string."""
+def _give_up(client: docker.DockerClient, name: str, reason: str) -> NoReturn:
+    raise JhswarmdError(
+        f"The service {name} does not become healthy",
+        why=f"{reason}\n{_last_lines(client, name)}",
+        remedy=f"See 'docker service ps --no-trunc {name}' and 'docker service logs {name}'; run "
+        "the command again when it is mended.",
+    )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Why a service does not yet run what its newest spec says (empty: it does), and the ids of
+    its tasks that have failed."""
+
+    reason: str
+    failed: frozenset[str] = frozenset()
+
+
+def _look(client: docker.DockerClient, stack: str, role: str) -> _Look:
     name = labels.service_name(stack, role)
     try:
         with translated(f"look at the service {name}"):
             service = client.api.inspect_service(name)
+            tasks = client.api.tasks(filters={"service": service["ID"]})
     except EngineNotFound:
-        return "not created yet"
-    update = (service.get("UpdateStatus") or {}).get("State", "")
-    if update in ("updating", "paused", "rollback_started"):
-        return f"update {update}"
-    with translated(f"list the tasks of {name}"):
-        tasks = client.api.tasks(filters={"service": service["ID"]})
-    wanted = [task for task in tasks if task["DesiredState"] == "running"]
-    image = service["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"]
-    current = [task for task in wanted if task["Spec"]["ContainerSpec"]["Image"] == image]
-    if any(task["Status"]["State"] == "running" for task in current):
-        return ""
-    failed = sorted(
-        (task for task in tasks if task["Status"].get("Err")), key=lambda task: task["UpdatedAt"]
+        return _Look("not created yet")
+    failures = sorted(
+        (task for task in tasks if task["Status"]["State"] in ("failed", "rejected")),
+        key=lambda task: str(task["UpdatedAt"]),
     )
-    state = current[0]["Status"]["State"] if current else "waiting for a task"
-    return f"{state} ({failed[-1]['Status']['Err']})" if failed else state
+    failed = frozenset(task["ID"] for task in failures)
+    if (service.get("UpdateStatus") or {}).get("State", "") in ("updating", "rollback_started"):
+        return _Look("updating", failed)
+    image = service["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"]
+    states = [
+        task["Status"]["State"]
+        for task in tasks
+        if task["DesiredState"] == "running" and task["Spec"]["ContainerSpec"]["Image"] == image
+    ]
+    if "running" in states:
+        return _Look("", failed)
+    error = f" (before: {failures[-1]['Status'].get('Err', '')})" if failures else ""
+    return _Look((states[0] if states else "waiting for a task") + error, failed)
 
 
 def _last_lines(client: docker.DockerClient, name: str, lines: int = 10) -> str:
@@ -314,31 +331,36 @@ def _remove_and_wait(
         except EngineNotFound:
             continue
     ids = {service["ID"] for service in services}
-    for left in _poll(GONE_WITHIN_S, "The tasks of removed services do not end"):
+    for left in _poll(GONE_WITHIN_S):
         with translated("list the tasks"):
             tasks = client.api.tasks() if ids else []
         alive = [task for task in tasks if task["ServiceID"] in ids]
         if not alive:
             return
         step.update(f"{len(alive)} still stopping, {left:.0f} s left")
+    _too_slow("The tasks of removed services do not end")
 
 
 def _wait_networks_gone(client: docker.DockerClient, stack: str, step: Step) -> None:
-    for _ in _poll(GONE_WITHIN_S, f"The networks of {stack} do not go away"):
+    for _ in _poll(GONE_WITHIN_S):
         with translated("list the networks"):
             left = client.api.networks(filters={"label": f"{labels.STACK_NAMESPACE}={stack}"})
         if not left:
             return
         step.update(f"{len(left)} networks left")
+    _too_slow(f"The networks of {stack} do not go away")
 
 
-def _poll(within_s: float, failure: str) -> Iterator[float]:
-    """Yield the seconds that are left until they are over, then raise JhswarmdError."""
-    deadline = time.monotonic() + within_s
-    while (left := deadline - time.monotonic()) > 0:
-        yield left
-        time.sleep(_POLL_S)
+def _too_slow(what: str) -> NoReturn:
     raise JhswarmdError(
-        f"{failure} within {within_s:.0f} s",
+        f"{what} within {GONE_WITHIN_S:.0f} s",
         remedy="See 'docker node ls' and 'docker service ls'; run the command again.",
     )
+
+
+def _poll(within_s: float) -> Iterator[float]:
+    """Yield the seconds that are left, with a pause in between, until they are over."""
+    deadline = time.monotonic() + within_s
+    while (left_s := deadline - time.monotonic()) > 0:
+        yield left_s
+        time.sleep(_POLL_S)

@@ -32,6 +32,9 @@ StackOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--stack", metavar="NAME", help="Stack, where the swarm has several."),
 ]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done and why; remove nothing.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -133,17 +136,33 @@ def status(stack: StackOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def run() -> None:
+def run(dry_run: DryRunOption = False) -> None:
     """Run the daemon (in its container; the stack does it)."""
     from jhswarmd.daemon import run
 
+    run.run(_settings_of_container(), dry_run=dry_run)
+
+
+@app.command()
+def reconcile(
+    once: Annotated[bool, typer.Option("--once", help="One full pass.")],
+    dry_run: DryRunOption = False,
+) -> None:
+    """Compare services and servers once (in the daemon's container)."""
+    from jhswarmd.daemon import run
+
+    run.reconcile_once(_settings_of_container(), dry_run=dry_run)
+
+
+def _settings_of_container() -> Settings:
+    """Read the profile's keys from the environment, and begin to log as they say."""
     try:
         settings = Settings.from_environ(os.environ)
     except ValidationError as exc:
         keys = ", ".join(str(error["loc"][0]).upper() for error in exc.errors() if error["loc"])
         raise UsageError("The environment has bad keys", why=keys) from None
     log.configure(settings.log_level, settings.log_format.value)
-    run.run(settings)
+    return settings
 
 
 @orphans_app.command("list")

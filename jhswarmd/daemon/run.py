@@ -43,13 +43,15 @@ ENGINE_WITHIN_S = 60.0
 class Daemon:
     """One instance of jhswarmd. ``start`` begins, ``stop`` ends in reverse order."""
 
-    def __init__(self, settings: Settings, engine: Engine, hub: Hub) -> None:
+    def __init__(
+        self, settings: Settings, engine: Engine, hub: Hub, *, dry_run: bool = False
+    ) -> None:
         stack = settings.stack_name
         self._settings = settings
         self._stop = threading.Event()
         self._started_s = time.time()
         self.duty = Duty(engine, stack)
-        self.servers = Servers(engine, hub, stack, self.duty.take)
+        self.servers = Servers(engine, hub, stack, self.duty.take, dry_run=dry_run)
         self.accounts = Accounts(engine, stack)
         self.routes = Routes(hub)
         # One worker for each kind: a slow hash delays no orphan.
@@ -162,8 +164,21 @@ class Daemon:
         return {"approved": approved}
 
 
-def run(settings: Settings) -> None:
-    """Run the daemon until SIGTERM or SIGINT."""
+def reconcile_once(settings: Settings, *, dry_run: bool) -> None:
+    """Do one full pass over the notebook services. The log tells what it finds and does.
+
+    Raises JhswarmdError when engine or hub give no definite answer.
+    """
+    engine = Engine.connect()
+    duty = Duty(engine, settings.stack_name)
+    hub = Hub(HUB_URL, TOKEN.read_text().strip())
+    servers = Servers(engine, hub, settings.stack_name, duty.take, dry_run=dry_run)
+    servers.reconcile_all()
+    log.info(event("Pass done", services=servers.view.tracked, **servers.view.by_verdict))
+
+
+def run(settings: Settings, *, dry_run: bool = False) -> None:
+    """Run the daemon until SIGTERM or SIGINT. With ``dry_run`` no service is removed."""
     asked_to_stop = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -172,7 +187,8 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     engine = retry.blocking(ENGINE_WITHIN_S, asked_to_stop)(Engine.connect)
-    daemon = Daemon(settings, engine, Hub(HUB_URL, TOKEN.read_text().strip()))
+    hub = Hub(HUB_URL, TOKEN.read_text().strip())
+    daemon = Daemon(settings, engine, hub, dry_run=dry_run)
     handlers: dict[str, Callable[[], Mapping[str, Any]]] = {
         "status": daemon.snapshot,
         "approve": daemon.approve,

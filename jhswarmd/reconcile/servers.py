@@ -61,7 +61,8 @@ class Servers:
     """Reconciles notebook services of ``stack``. Used by one worker thread only.
 
     ``approve`` alone may be called from elsewhere. ``may_act`` is asked right before each removal
-    whether this instance has the duty: two must never act at once.
+    whether this instance has the duty: two must never act at once. With ``dry_run`` it only says
+    what it would do, and why.
     """
 
     def __init__(
@@ -71,12 +72,15 @@ class Servers:
         stack: str,
         may_act: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        dry_run: bool = False,
     ) -> None:
         self._engine = engine
         self._hub = hub
         self._stack = stack
         self._may_act = may_act
         self._clock = clock
+        self._dry_run = dry_run
         self._breaker = Breaker()
         self._approved: frozenset[str] = frozenset()
         self._newest_starts = 0
@@ -167,7 +171,10 @@ class Servers:
 
     def _report(self, user: str, server: str, why: str) -> None:
         """Let the hub look for itself. It ignores a server that is pending, as in a stop."""
-        log.info(event("Asking the hub to look", user=user, server=server or "(default)", why=why))
+        doing = "Would ask the hub to look" if self._dry_run else "Asking the hub to look"
+        log.info(event(doing, user=user, server=server or "(default)", why=why))
+        if self._dry_run:
+            return
         self._hub.report_vanished(user, server)
         metrics.REPORTED.inc()
 
@@ -205,10 +212,21 @@ class Servers:
         if judge(service, hub, user) is not Verdict.orphan:
             log.info(event("Keeping after all", service=service.name, user=service.user))
             return
+        fact = "hub has no such user" if user is None else "hub has no such server of this user"
+        facts = {
+            "service": service.name,
+            "id": service.id,
+            "user": service.user,
+            "server": service.server or "(default)",
+            "engine": "service exists",
+            "hub": fact,
+        }
+        if self._dry_run:
+            log.warning(event("Would remove an orphan", **facts))
+            return
         if not self._may_act():
             log.info(event("No longer on duty", service=service.name))
             return
-        fact = "hub has no such user" if user is None else "hub has no such server of this user"
         try:
             self._engine.remove_service(service.id)
         except EngineNotFound:
@@ -222,17 +240,7 @@ class Servers:
         self.view.removals.append(
             Removal(service.name, service.user, service.server or "", fact, time.time())
         )
-        log.warning(
-            event(
-                "Removed an orphan",
-                service=service.name,
-                id=service.id,
-                user=service.user,
-                server=service.server or "(default)",
-                engine="service exists",
-                hub=fact,
-            )
-        )
+        log.warning(event("Removed an orphan", **facts))
 
 
 def _leave_alone(service: NotebookService, verdict: Verdict) -> None:

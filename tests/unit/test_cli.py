@@ -11,7 +11,7 @@ from jhswarmd.errors import JhswarmdError, UsageError
 
 def test_help_names_every_command():
     result = CliRunner().invoke(cli.app, ["--help"])
-    for command in ("up", "build", "render", "down", "status", "run", "orphans"):
+    for command in ("up", "build", "render", "down", "status", "run", "reconcile", "orphans"):
         assert command in result.output
     assert "ctl" not in result.output.split()
 

@@ -172,3 +172,14 @@ def test_the_daemons_own_removal_is_not_reported_to_the_hub():
     servers.reconcile_one("s1")
     assert engine.removed == ["s1"]
     assert hub.reports == []
+
+
+def test_a_dry_run_says_what_it_would_do_and_does_nothing(caplog):
+    engine = FakeEngine(make_service(id="s1"))
+    hub = FakeHub(make_user("bob", default=None))
+    servers = Servers(engine, hub, "jupyterhub", lambda: True, FakeClock(), dry_run=True)
+    with caplog.at_level("INFO"):
+        servers.reconcile_all()
+    assert "Would remove an orphan service=jupyter-alice" in caplog.text
+    assert "Would ask the hub to look user=bob" in caplog.text
+    assert (engine.removed, hub.reports) == ([], [])

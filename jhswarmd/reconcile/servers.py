@@ -167,7 +167,8 @@ class Servers:
         except EngineNotFound:
             return None  # its removal is an event of its own
         self._report(service.user, service.server or "", "its task has ended")
-        return None
+        # The hub has looked by now, and its spawner removed what was left, unless that failed.
+        return self.reconcile_one(service_id)
 
     def _report(self, user: str, server: str, why: str) -> None:
         """Let the hub look for itself. It ignores a server that is pending, as in a stop."""

@@ -141,8 +141,18 @@ def test_a_task_that_has_ended_is_reported_and_one_that_has_not_yet_is_looked_at
     assert servers.reconcile_ended("s1") == ENDED_AGAIN_S
     assert servers.reconcile_ended("s1") == 2 * ENDED_AGAIN_S
     engine.ended.add("s1")
+    hub.users["alice"] = make_user(gpu=None)
     assert servers.reconcile_ended("s1") is None
     assert hub.reports == [("alice", "gpu")]
+    assert engine.removed == []
+
+
+def test_a_service_that_is_left_when_the_hub_has_given_up_its_server_goes_at_once():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user())
+    engine.ended.add("s1")
+    reconciler(engine, hub).reconcile_ended("s1")
+    assert hub.reports == [("alice", "")]
+    assert engine.removed == ["s1"]
 
 
 def test_a_task_that_never_ends_is_not_looked_at_for_ever():

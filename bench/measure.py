@@ -88,7 +88,7 @@ def spawn(site: Site, turns: Sequence[Contender], rounds: int, report: Report) -
     return [ready, gone, bounce, again]
 
 
-def _restart(site: Site, contender: Contender, bounce: Figure, again: Figure, number: int) -> None:
+def _restart(site: Site, contender: Contender, bounce: Figure, again: Figure) -> None:
     users = contender.new_users(1)
     contender.start(users)
     with timed(bounce, contender.name):

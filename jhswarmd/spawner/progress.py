@@ -23,19 +23,37 @@ def describe_choice(choice: Choice) -> tuple[int, str]:
     return 5, "Waiting for a node"
 
 
-def describe(task: Task | None, *, node: str, image: str) -> tuple[int, str]:
-    """Return percent and text for the state of a start. ``node`` is a name for people."""
+def describe(task: Task | None, *, node: str, image: str, lasted_s: float = 0.0) -> tuple[int, str]:
+    """Return percent and text for the state of a start.
+
+    ``node`` is a name for people; ``lasted_s`` is for how many seconds the state has lasted. The
+    same seconds are told for a while, so that a long wait is not a message a second.
+    """
+    told_s = _told_s(lasted_s)
+    since = f" ({told_s} s)" if told_s else ""
     if task is None or not task.node_id:
         if task is not None and task.error:
-            return 10, f"Waiting for a node: {task.error}"
-        return 10, "Waiting for a node"
+            return 10, f"Waiting for a node: {task.error}{since}"
+        return 10, f"Waiting for a node{since}"
     if task.phase is Phase.running:
-        return 80, f"Running on {node}, waiting for the notebook to answer"
+        return 80, f"Running on {node}, waiting for the notebook to answer{since}"
     if task.state == "preparing":
-        return 30, f"Preparing on {node}; it pulls {image} if it does not have it yet"
+        if not told_s:
+            return 30, f"Preparing on {node}"
+        # An image of some gigabytes takes minutes; the bar moves, and never arrives.
+        percent = 30 + int(28 * told_s / (told_s + 60))
+        return percent, f"Preparing on {node}, which pulls {image} if it has not got it yet{since}"
     if task.state in ("ready", "starting"):
-        return 60, f"Starting on {node}"
-    return 20, f"Handed to {node}"
+        return 60, f"Starting on {node}{since}"
+    return 20, f"Handed to {node}{since}"
+
+
+def _told_s(lasted_s: float) -> int:
+    """Return the seconds to tell: in steps of 5, later of 10 and 30; 0: nothing yet."""
+    for until_s, step_s in ((30, 5), (120, 10)):
+        if lasted_s < until_s:
+            return int(lasted_s // step_s) * step_s
+    return int(lasted_s // 30) * 30
 
 
 class ProgressLog:

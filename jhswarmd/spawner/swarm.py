@@ -30,20 +30,24 @@ from jhswarmd.errors import EngineConflict, EngineError, EngineNotFound, Jhswarm
 from jhswarmd.spawner import tasks
 from jhswarmd.spawner.base import LOOK_WITHIN_S, REMOVE_WITHIN_S, Pause
 from jhswarmd.spawner.failure import StartFailed
-from jhswarmd.spawner.home import HomeSpawner
-from jhswarmd.spawner.progress import ProgressLog, describe, describe_choice
+from jhswarmd.spawner.progress import ProgressLog, describe_choice
 from jhswarmd.spawner.request import create_request
-from jhswarmd.spawner.tasks import Phase, Task
+from jhswarmd.spawner.starting import StartingSpawner
+from jhswarmd.spawner.tasks import Task
 
 #: Seconds for which what an ended server left behind is tried to be removed.
 SWEEP_WITHIN_S = 10.0
 
+#: How often a start begins anew because its node did not know the network yet.
+NETWORK_RETRIES = 3
+
 _CONNECT_WITHIN_S = 1.0
+_BEFORE_TIMEOUT_S = 0.5
 #: How often a left-over of the same name may be in the way before something else is wrong.
 _LEFT_OVERS = 3
 
 
-class SwarmSpawner(HomeSpawner):
+class SwarmSpawner(StartingSpawner):
     """Start each notebook server as a Swarm service of its own."""
 
     #: The event loop itself holds tasks only weakly.
@@ -52,12 +56,6 @@ class SwarmSpawner(HomeSpawner):
     _is_starting = False
     _creating: asyncio.Future[Any] | None = None
     _leaving: asyncio.Task[None] | None = None
-    _task: Task | None = None
-    _deadline_at = 0.0
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._progress = ProgressLog()
 
     # ---- what the hub calls ---------------------------------------------------------------
 
@@ -82,8 +80,19 @@ class SwarmSpawner(HomeSpawner):
         self._is_starting = True
         has_started = False
         try:
-            address = await self._start()
+            # Before the hub's own timeout, which leaves the user without a word.
+            address = await asyncio.wait_for(
+                self._start(), max(self.start_timeout - _BEFORE_TIMEOUT_S, 0.1)
+            )
             has_started = True
+        except asyncio.TimeoutError as exc:
+            raise StartFailed(
+                "The cluster did not answer in time. Please try again, or tell your administrator.",
+                reason="timeout",
+                detail=f"{self._log_name}: not started within {self.start_timeout} s "
+                "(START_TIMEOUT_S)",
+                status_code=503,
+            ) from exc
         except EngineError as exc:
             raise StartFailed(
                 "The cluster refused or did not answer. Please try again, or tell your "
@@ -179,6 +188,17 @@ class SwarmSpawner(HomeSpawner):
         async with self._turn():
             await self._choose_node()
             self._progress.add(*describe_choice(self._choice))
+            self._task = await self._create_until_it_runs()
+        if self.post_start_cmd:
+            await self.post_start_exec()
+        address: tuple[str, int] = await self.get_ip_and_port()
+        await self._wait_answer(*address)
+        return address
+
+    async def _create_until_it_runs(self) -> Task:
+        """Create the service and return its running task; begin anew where that may help."""
+        pause = Pause()
+        for is_last in (False,) * NETWORK_RETRIES + (True,):
             self.object_id = await self._create()
             self.log.info(
                 "Created service %s (id: %s) from image %s",
@@ -186,12 +206,16 @@ class SwarmSpawner(HomeSpawner):
                 self.object_id,
                 self.image,
             )
-            self._task = await self._wait_running()
-        if self.post_start_cmd:
-            await self.post_start_exec()
-        address: tuple[str, int] = await self.get_ip_and_port()
-        await self._wait_answer(*address)
-        return address
+            try:
+                return await self._wait_running()
+            except StartFailed as exc:
+                if is_last or not exc.may_pass:
+                    raise
+                self.log.warning("Starting anew: %s", exc.log_message)
+            service_id, self.object_id = self.object_id, ""
+            await self._remove(service_id, self.spawn_id, self._left_s())
+            await pause.wait()
+        raise AssertionError("the last one returns or raises")
 
     async def _create(self) -> str:
         """Create the service and return its id.
@@ -237,72 +261,6 @@ class SwarmSpawner(HomeSpawner):
                 _refuse_missing_network(exc, self.network_name)
                 raise
         return str(created["ID"])
-
-    async def _wait_running(self) -> Task:
-        """Return the task once it runs. Raises StartFailed when it never will."""
-        pause = Pause()
-        seen: tuple[str, str, str] | None = None
-        since_at = self._now()
-        while True:
-            task = await self._newest_task_of_start()
-            look = (task.state, task.error, task.node_id) if task else ("", "", "")
-            if look != seen:
-                seen, since_at = look, self._now()
-                pause.reset()
-                self._report(
-                    task, await self._node_name(task.node_id) if task and task.node_id else ""
-                )
-            if task is not None:
-                await self._remember(task)
-            self._check(task, lasted_s=self._now() - since_at)
-            if task is not None and task.phase is Phase.running:
-                return task
-            await pause.wait()
-
-    async def _wait_answer(self, ip: str, port: int) -> None:
-        """Return once something listens, or after ``http_timeout``: the hub then says so itself.
-
-        The hub asks only every few seconds, and goes on asking when the container has ended.
-        """
-        pause = Pause()
-        give_up_at = self._now() + self.http_timeout
-        while not await self._is_listening(ip, port) and self._now() < give_up_at:
-            self._check(await self._newest_task_of_start(), lasted_s=0)
-            await pause.wait()
-
-    async def _newest_task_of_start(self) -> Task | None:
-        try:
-            return await self._newest_task(self.object_id, self._left_s())
-        except EngineNotFound as exc:
-            raise StartFailed(
-                "Your notebook was removed from the cluster while it started.",
-                reason="removed",
-                detail=f"{self._log_name}: {exc}",
-            ) from exc
-
-    def _check(self, task: Task | None, *, lasted_s: float) -> None:
-        home = self._choice.node
-        failure = tasks.failure(
-            task, image=self.image, lasted_s=lasted_s, home_node=home.name if home else ""
-        )
-        if failure is not None:
-            raise StartFailed(
-                failure.message,
-                reason=failure.reason,
-                detail=f"{self._log_name}: {failure.detail}",
-                status_code=failure.status_code,
-            )
-
-    async def _is_listening(self, ip: str, port: int) -> bool:
-        try:
-            _, writer = await asyncio.wait_for(asyncio.open_connection(ip, port), _CONNECT_WITHIN_S)
-        except (OSError, asyncio.TimeoutError):
-            return False
-        writer.close()
-        return True
-
-    def _report(self, task: Task | None, node: str) -> None:
-        self._progress.add(*describe(task, node=node, image=self.image))
 
     async def get_ip_and_port(self) -> tuple[str, int]:
         """Return where the notebook listens: the task's own address on ``network_name``.
@@ -409,10 +367,6 @@ class SwarmSpawner(HomeSpawner):
         if holder is None or holder["Spec"].get("Labels", {}).get(labels.SPAWN) != spawn_id:
             return ""
         return str(holder["ID"])
-
-    def _left_s(self) -> float:
-        """Seconds until the hub gives this start up; at least one, for a last try."""
-        return max(self._deadline_at - self._now(), 1.0)
 
 
 def _refuse_missing_network(exc: docker.errors.APIError, network: str) -> None:

@@ -9,6 +9,7 @@ from engine 20.10.24.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -47,6 +48,11 @@ _AFTER_VOLUMES = frozenset({"ready", "starting", "running"})
 #: just ending had reserved is free only when its task is gone (measured: under 4 s), and right
 #: after a change of leader the scheduler does not know all nodes yet.
 NO_NODE_GRACE_S = 5.0
+
+#: A node learns of a network with its first task in it, and may be late (moby#35288).
+_MISSING_NETWORK = re.compile(r"\bnetwork \S+ not found|No such network")
+_TELL = "Please tell your administrator."
+_LATER = "Please try again later, or tell your administrator."
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,10 @@ class Failure:
     """The engine's own words, for the administrator's log."""
     status_code: int = 500
     """HTTP status: 503 where trying again later may help."""
+    has_log: bool = False
+    """Whether the notebook's own last lines may tell more."""
+    may_pass: bool = False
+    """Whether the same start may succeed at once."""
 
 
 def read_task(raw: Mapping[str, Any]) -> Task:
@@ -172,42 +182,63 @@ def exit_status(task: Task | None) -> int | str | None:
 
 
 def failure(
-    task: Task | None, *, image: str, lasted_s: float, home_node: str = ""
+    task: Task | None, *, image: str, lasted_s: float, node: str = "", home_node: str = ""
 ) -> Failure | None:
     """Return why this start is hopeless, or None while it may still succeed.
 
-    ``lasted_s`` is for how many seconds the task has looked as it does now. ``home_node`` is the
-    name of the one node that may run it, because it holds the user's volume; empty: any may.
+    ``lasted_s`` is for how many seconds the task has looked as it does now, ``node`` the name of
+    its node. ``home_node`` is the name of the one node that may run it, because it holds the
+    user's volume; empty: any may.
     """
     if task is None:
         return None
     if task.phase is Phase.ended:
-        return _ended(task, image)
+        return _ended(task, image=image, node=node)
     if "no suitable node" in task.error and lasted_s >= NO_NODE_GRACE_S:
         return _no_node(task, home_node)
     return None
 
 
-def _ended(task: Task, image: str) -> Failure:
-    detail = f"task {task.id} {task.state}: {task.error or 'no reason given'}"
-    if "No such image" in task.error or "manifest unknown" in task.error:
+def _ended(task: Task, *, image: str, node: str) -> Failure:
+    words = task.error
+    detail = f"task {task.id} {task.state} on node {node or 'none'}: {words or 'no reason given'}"
+    if "No such image" in words or "manifest unknown" in words:
         return Failure(
             reason="image_not_found",
-            message=f"The notebook's image {image} was not found. Please tell your administrator.",
+            message=f"The notebook's image {image} was not found. {_TELL}",
+            # The engine says the same when it cannot reach the registry.
+            detail=f"{detail}. There is no such image, or that node cannot reach its registry",
+        )
+    if _MISSING_NETWORK.search(words):
+        return Failure(
+            reason="network_missing",
+            message=f"Node {node} of the cluster does not know the notebooks' network. {_TELL}",
             detail=detail,
+            status_code=503,
+            may_pass=True,
+        )
+    if "error while mounting volume" in words or "bind source path does not exist" in words:
+        return Failure(
+            reason="mount",
+            message=f"Your files, or others that your notebook needs, cannot be reached from node "
+            f"{node}. {_TELL}",
+            detail=detail,
+            status_code=503,
         )
     # A container that could not even be started has an exit code too, made up by the engine.
-    if task.state == "complete" or "non-zero exit" in task.error:
+    if task.state == "complete" or "non-zero exit" in words:
         return Failure(
             reason="exited",
             message="The notebook ended as soon as it had started "
-            f"(exit code {task.exit_code or 0}). Please tell your administrator.",
+            f"(exit code {task.exit_code or 0}). {_TELL}",
             detail=detail,
+            has_log=True,
         )
     return Failure(
         reason=task.state,
-        message="The cluster could not start the notebook. Please tell your administrator.",
+        message=f"The cluster could not start the notebook. {_TELL}",
         detail=detail,
+        has_log=task.exit_code is not None,
     )
 
 
@@ -224,10 +255,66 @@ def _no_node(task: Task, home_node: str) -> Failure:
         what = "No node of the cluster has enough free memory or processors for your notebook."
     else:
         what = "No node of the cluster may run your notebook at the moment."
-    todo = "Please try again later, or tell your administrator."
     return Failure(
         reason="no_node",
-        message=f"{what} {todo if is_full else 'Please tell your administrator.'}",
+        message=f"{what} {_LATER if is_full else _TELL}",
         detail=f"task {task.id} {task.state}: {task.error}",
         status_code=503,
+    )
+
+
+def no_address(task: Task | None, *, network: str, used: int, total: int) -> Failure:
+    """Return the failure of a start whose network is full."""
+    return Failure(
+        reason="no_address",
+        message="The cluster's network has no address left for your notebook. Please try again "
+        "when others have stopped theirs, or tell your administrator.",
+        detail=f"task {task.id if task else 'none'} gets no address: {used} of {total} addresses "
+        f"of the network {network} are used. A larger one: NOTEBOOKS_SUBNET, after 'jhswarmd down'",
+        status_code=503,
+    )
+
+
+def node_down(task: Task, *, node: str) -> Failure:
+    """Return the failure of a start whose node was lost before the notebook ran."""
+    return Failure(
+        reason="node_down",
+        message=f"Node {node}, on which your notebook was about to start, is down. Please try "
+        "again.",
+        detail=f"task {task.id} {task.state}: its node {node} (id: {task.node_id}) is down",
+        status_code=503,
+    )
+
+
+def too_slow(task: Task | None, *, node: str, image: str, start_timeout_s: float) -> Failure:
+    """Return the failure of a start that takes too long."""
+    state = task.state if task else "not there"
+    if task is not None and task.state == "preparing":
+        message = (
+            f"Node {node} is still pulling the image {image} or preparing your files. What it "
+            f"has pulled is kept. {_LATER}"
+        )
+    elif task is not None and task.node_id:
+        message = f"Node {node} does not start your notebook in time. {_LATER}"
+    else:
+        message = f"The cluster found no place for your notebook in time. {_LATER}"
+    return Failure(
+        reason="timeout",
+        message=message,
+        detail=f"task {task.id if task else 'none'} is {state} on node {node or 'none'} after "
+        f"{start_timeout_s:g} s (START_TIMEOUT_S): {task.error if task else ''}",
+        status_code=503,
+    )
+
+
+def no_answer(task: Task | None, *, node: str, waited_s: float) -> Failure:
+    """Return the failure of a notebook that runs, and at whose address nobody answers."""
+    return Failure(
+        reason="no_answer",
+        message=f"Your notebook runs on node {node}, and has not answered within {waited_s:.0f} "
+        f"seconds. {_LATER}",
+        detail=f"task {task.id if task else 'none'} runs on node {node}, and nothing listens at "
+        f"its address after {waited_s:.0f} s",
+        status_code=503,
+        has_log=True,
     )

@@ -5,6 +5,7 @@ The hub around the spawner is in memory; only its user is made up.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -86,7 +87,9 @@ def client(engine: Lab, network: str, monkeypatch: pytest.MonkeyPatch) -> Iterat
     yield flaky
     flaky.gate.set()
     for service in engine.client.services.list():
-        service.remove()
+        # A start that failed may still be removing its own.
+        with contextlib.suppress(docker.errors.NotFound):
+            service.remove()
     flaky.close()
 
 
@@ -146,3 +149,19 @@ async def start_and_clean_up(spawner: swarm.SwarmSpawner) -> None:
         assert await spawner.poll() is None
         await spawner.stop()
         raise
+
+
+@contextlib.contextmanager
+def drained(engine: Lab) -> Iterator[None]:
+    """The only node takes no tasks, and ends those it has."""
+    (node,) = engine.client.nodes.list()
+
+    def make_it(availability: str) -> None:
+        node.reload()
+        node.update({**node.attrs["Spec"], "Availability": availability})
+
+    make_it("drain")
+    try:
+        yield
+    finally:
+        make_it("active")

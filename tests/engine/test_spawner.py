@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -24,7 +23,6 @@ from tests.engine.spawner_kit import (
     NETWORK,
     STACK,
     TOKEN,
-    DeafSpawner,
     Flaky,
     list_tasks,
     start_and_clean_up,
@@ -332,32 +330,6 @@ def test_a_foreign_service_of_the_same_name_is_named_and_left_alone(
 
 
 # ---- starts that fail ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"image": "localhost:1/no/such:1"}, "image_not_found"),
-        ({"cmd": ["sh", "-c", "exit 3"]}, "exited"),
-        ({"extra_placement_spec": {"constraints": ["node.labels.x == y"]}}, "no_node"),
-        ({"mem_guarantee": "1000T"}, "no_node"),
-        ({"network_name": "no_such_network"}, "engine"),
-        ({"extra_container_spec": {"user": "nobody-of-this-name"}}, "failed"),
-    ],
-)
-def test_a_hopeless_start_fails_within_ten_seconds_and_leaves_nothing(
-    make: Any, client: Flaky, options: dict[str, Any], reason: str
-) -> None:
-    if reason == "exited":
-        # The container runs for a moment.
-        options = {**options, "spawner_class": DeafSpawner}
-    spawner = make(**options)
-    begun_at = time.monotonic()
-    with pytest.raises(SpawnException) as caught:
-        asyncio.run(start_and_clean_up(spawner))
-    assert time.monotonic() - begun_at < 10
-    assert caught.value.reason == reason
-    assert client.services() == []
 
 
 def test_a_cancelled_start_removes_what_it_created(make: Any, client: Flaky) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from jhswarmd import assets, labels
+from tests.engine.spawner_kit import drained
 from tests.lab import Lab
 from tests.wait import wait_until
 
@@ -266,6 +267,37 @@ def test_a_hub_that_was_killed_knows_its_notebook_again(stopped: HubProcess, eng
     wait_until(stopped.is_ready, 30)
     assert [service.id for service in engine.client.services.list()] == [before.id]
     assert stopped.call("GET", "/jhswarmd", TOKENS["daemon_token"])[1]["starts"] == starts + 1
+
+
+def test_a_home_stays_on_its_node_after_stop_and_restart_of_the_hub(
+    stopped: HubProcess, engine: Lab
+) -> None:
+    start(stopped)
+    assert stopped.call("DELETE", "/users/ann/server")[0] in (202, 204)
+    wait_until(stopped.is_stopped, 60)
+    stopped.kill()
+    stopped.start()
+    start(stopped)
+    (service,) = engine.client.services.list()
+    (node,) = engine.client.nodes.list()
+    placement = service.attrs["Spec"]["TaskTemplate"]["Placement"]
+    assert placement["Constraints"] == [f"node.id == {node.id}"]
+
+
+def test_a_user_reads_why_a_start_failed_and_the_administrator_reads_more(
+    stopped: HubProcess, engine: Lab
+) -> None:
+    start(stopped)
+    assert stopped.call("DELETE", "/users/ann/server")[0] in (202, 204)
+    wait_until(stopped.is_stopped, 60)
+    with drained(engine):
+        assert stopped.call("POST", "/users/ann/server")[0] == 202
+        _, events = stopped.call("GET", "/users/ann/server/progress")
+    told = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: ")]
+    assert told[-1]["failed"] is True
+    assert told[-1]["message"].startswith("Spawn failed: Your files are on node ")
+    assert "VOLUME_NODE_POLICY" not in told[-1]["message"]
+    assert "VOLUME_NODE_POLICY" in stopped.log.read_text()
 
 
 def test_a_hub_that_starts_while_the_engine_is_silent_keeps_its_notebook(

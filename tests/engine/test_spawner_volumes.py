@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from tests.engine import spawner_kit
 from tests.engine.spawner_kit import (
     STACK,
     Flaky,
+    drained,
     start_and_clean_up,
     the_container,
     the_service,
@@ -49,21 +49,6 @@ def constraints_of(service: dict[str, Any]) -> list[str]:
 
 def constraints(client: Flaky) -> list[str]:
     return constraints_of(the_service(client))
-
-
-@contextlib.contextmanager
-def drained(engine: Lab) -> Iterator[None]:
-    (node,) = engine.client.nodes.list()
-
-    def make_it(availability: str) -> None:
-        node.reload()
-        node.update({**node.attrs["Spec"], "Availability": availability})
-
-    make_it("drain")
-    try:
-        yield
-    finally:
-        make_it("active")
 
 
 def test_driver_options_are_filled_in_for_each_user(make: Any, engine: Lab) -> None:

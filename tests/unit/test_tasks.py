@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jhswarmd.spawner.progress import describe
 from jhswarmd.spawner.tasks import (
@@ -15,6 +18,7 @@ from jhswarmd.spawner.tasks import (
     failure,
     newest,
     read_task,
+    too_slow,
 )
 
 
@@ -112,42 +116,104 @@ def test_an_ended_task_tells_how_it_ended(status: dict[str, Any], expected: int 
     assert exit_status(read_task(make_raw(**status))) == expected
 
 
+STARTED = {"ContainerID": "c", "ExitCode": 128}
+NO_NODE = "no suitable node "
+
+
 @pytest.mark.parametrize(
-    ("status", "reason"),
+    ("state", "err", "container", "reason", "words"),
     [
-        ({"State": "rejected", "Err": "No such image: x:1"}, "image_not_found"),
+        ("rejected", "No such image: x:1", None, "image_not_found", "image x:1 was not found"),
         (
-            {
-                "State": "failed",
-                "Err": "task: non-zero exit (3)",
-                "ContainerStatus": {"ContainerID": "c", "ExitCode": 3},
-            },
-            "exited",
-        ),
-        (
-            {
-                "State": "failed",
-                "Err": "starting container failed: unable to find user x",
-                "ContainerStatus": {"ContainerID": "c", "ExitCode": 128},
-            },
             "failed",
+            "task: non-zero exit (3)",
+            {"ContainerID": "c", "ExitCode": 3},
+            "exited",
+            "exit code 3",
         ),
-        ({"State": "complete"}, "exited"),
-        ({"State": "rejected", "Err": "invalid mount config", "ContainerStatus": None}, "rejected"),
+        ("complete", "", STARTED, "exited", "ended as soon as"),
+        ("failed", "starting container failed: no user x", STARTED, "failed", "could not start"),
+        ("rejected", "something new", None, "rejected", "could not start"),
         (
-            {"State": "pending", "Err": "no suitable node (insufficient resources on 1 node)"},
-            "no_node",
+            "rejected",
+            'invalid mount config for type "bind": bind source path does not exist: /x',
+            None,
+            "mount",
+            "cannot be reached from node box",
         ),
         (
-            {"State": "pending", "Err": "no suitable node (scheduling constraints not satisfied)"},
+            "failed",
+            "starting container failed: error while mounting volume '/v': failed to mount local "
+            "volume: mount :/export/ann:/v: no such file or directory",
+            STARTED,
+            "mount",
+            "cannot be reached from node box",
+        ),
+        ("rejected", "network lab_notebooks not found", None, "network_missing", "Node box"),
+        (
+            "failed",
+            "starting container failed: No such network: lab_notebooks",
+            None,
+            "network_missing",
+            "Node box",
+        ),
+        (
+            "pending",
+            f"{NO_NODE}(insufficient resources on 1 node)",
+            None,
             "no_node",
+            "not enough|has enough",
+        ),
+        (
+            "pending",
+            f"{NO_NODE}(scheduling constraints not satisfied on 3 nodes)",
+            None,
+            "no_node",
+            "may run",
         ),
     ],
 )
-def test_hopeless_starts_are_told_apart(status: dict[str, Any], reason: str) -> None:
-    found = failure(read_task(make_raw(**status)), image="x:1", lasted_s=NO_NODE_GRACE_S)
+def test_hopeless_starts_are_told_apart_and_explained(
+    state: str, err: str, container: Any, reason: str, words: str
+) -> None:
+    task = read_task(make_raw(State=state, Err=err, ContainerStatus=container))
+    found = failure(task, image="x:1", lasted_s=NO_NODE_GRACE_S, node="box")
     assert found is not None
     assert found.reason == reason
+    assert re.search(words, found.message)
+    assert found.message.endswith("administrator.")
+    assert err in found.detail
+
+
+def test_only_a_network_that_a_node_does_not_know_yet_is_worth_another_try() -> None:
+    errors = ["network x not found", "No such network: x", "No such image: x", "anything else"]
+    found = [failure(Task("t", "rejected", error=error), image="x", lasted_s=0) for error in errors]
+    assert [each.may_pass for each in found if each] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("err", ["(insufficient resources on 1 node)", "(unsupported platform)"])
+def test_a_home_that_leaves_one_node_only_is_named_when_that_node_cannot(err: str) -> None:
+    task = Task("t", "pending", error=f"{NO_NODE}{err}")
+    found = failure(task, image="x:1", lasted_s=NO_NODE_GRACE_S, home_node="box")
+    assert found is not None
+    assert found.message.startswith("Your files are on node box, which ")
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (None, "no place"),
+        (Task("t", "pending"), "no place"),
+        (Task("t", "preparing", node_id="n"), "Node box is still pulling the image x:1"),
+        (Task("t", "starting", node_id="n"), "Node box does not start"),
+    ],
+)
+def test_a_start_that_takes_too_long_says_what_it_was_waiting_for(
+    task: Task | None, words: str
+) -> None:
+    found = too_slow(task, node="box", image="x:1", start_timeout_s=300)
+    assert words in found.message
+    assert "300 s" in found.detail
 
 
 def test_a_failure_gives_the_administrator_the_engines_own_words() -> None:
@@ -182,7 +248,25 @@ def test_progress_only_grows_on_the_way_to_a_running_notebook() -> None:
     assert percents[-1] < 100
 
 
-def test_progress_names_the_node_and_the_image_it_may_pull() -> None:
-    _, text = describe(Task("t", "preparing", node_id="n"), node="box", image="x:1")
-    assert "box" in text
-    assert "x:1" in text
+PREPARING = Task("t", "preparing", node_id="n")
+
+
+def test_a_long_pull_names_node_and_image_and_counts_the_seconds() -> None:
+    told = [
+        describe(PREPARING, node="box", image="x:1", lasted_s=lasted_s)[1]
+        for lasted_s in (0, 4.9, 5, 9.9, 10, 31, 39, 119, 121, 179, 600)
+    ]
+    assert told[0] == told[1] == "Preparing on box"
+    assert told[2] == told[3] == "Preparing on box, which pulls x:1 if it has not got it yet (5 s)"
+    counted = [re.findall(r"\((\d+) s\)", text) for text in told[4:]]
+    assert counted == [["10"], ["30"], ["30"], ["110"], ["120"], ["150"], ["600"]]
+
+
+@given(st.floats(min_value=0, max_value=1e5), st.floats(min_value=0, max_value=1e5))
+def test_a_long_pull_moves_the_bar_and_never_past_the_next_state(one: float, other: float) -> None:
+    first, second = (
+        describe(PREPARING, node="box", image="x:1", lasted_s=lasted_s)[0]
+        for lasted_s in sorted((one, other))
+    )
+    starting = describe(Task("t", "starting", node_id="n"), node="box", image="x:1")[0]
+    assert 30 <= first <= second < starting

@@ -1,0 +1,212 @@
+"""Waiting for a server that starts, and saying in words why it does not.
+
+What it guarantees: whatever makes a start hopeless ends it within seconds, and not at the
+timeout; the user reads what it is about, the administrator reads the engine's own words; no token
+is in either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from jhswarmd.engine_errors import translated
+from jhswarmd.errors import EngineError, EngineNotFound
+from jhswarmd.spawner import addresses, notebook_log, tasks
+from jhswarmd.spawner.base import Pause
+from jhswarmd.spawner.failure import StartFailed
+from jhswarmd.spawner.home import HomeSpawner
+from jhswarmd.spawner.progress import ProgressLog, describe
+from jhswarmd.spawner.tasks import Failure, Phase, Task
+
+#: Seconds after which a task that stands still is looked into, and between two such looks.
+LOOK_CLOSER_S = 2.0
+#: Seconds that the notebook's log may take.
+LOG_WITHIN_S = 3.0
+
+_CONNECT_WITHIN_S = 1.0
+#: Seconds before the hub's own timeout, which has no words for the user.
+_BEFORE_TIMEOUT_S = 1.0
+#: Bytes of a log that are read: its last lines may be endless.
+_LOG_BYTES = 64 * 1024
+
+
+class StartingSpawner(HomeSpawner):
+    """A server whose service exists, on its way to an answer."""
+
+    _task: Task | None = None
+    _deadline_at = 0.0
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._progress = ProgressLog()
+
+    async def _wait_running(self) -> Task:
+        """Return the task once it runs. Raises StartFailed when it never will."""
+        pause = Pause()
+        seen: tuple[str, str, str] | None = None
+        since_at = closer_at = self._now()
+        while True:
+            task = await self._newest_task_of_start()
+            look = (task.state, task.error, task.node_id) if task else ("", "", "")
+            if look != seen:
+                seen, since_at = look, self._now()
+                closer_at = since_at + LOOK_CLOSER_S
+                pause.reset()
+            lasted_s = self._now() - since_at
+            node = await self._node_name(task.node_id) if task and task.node_id else ""
+            self._report(task, node, lasted_s)
+            if task is not None:
+                await self._remember(task)
+            await self._check(task, node, lasted_s=lasted_s)
+            if task is not None and task.phase is Phase.running:
+                return task
+            if self._now() >= closer_at:
+                await self._look_closer(task, node)
+                closer_at = self._now() + LOOK_CLOSER_S
+            if self._left_s() <= _BEFORE_TIMEOUT_S:
+                await self._fail(
+                    tasks.too_slow(
+                        task, node=node, image=self.image, start_timeout_s=self.start_timeout
+                    )
+                )
+            await pause.wait()
+
+    async def _wait_answer(self, ip: str, port: int) -> None:
+        """Return once something listens. Raises StartFailed after ``http_timeout``.
+
+        The hub itself asks only every few seconds, and goes on asking when the container has
+        ended.
+        """
+        pause = Pause()
+        begun_at = self._now()
+        node = await self._node_name(self._task.node_id) if self._task else ""
+        while not await self._is_listening(ip, port):
+            waited_s = self._now() - begun_at
+            task = await self._newest_task_of_start()
+            self._report(task, node, waited_s)
+            await self._check(task, node, lasted_s=0)
+            if waited_s >= self.http_timeout or self._left_s() <= _BEFORE_TIMEOUT_S:
+                await self._fail(tasks.no_answer(task, node=node, waited_s=waited_s))
+            await pause.wait()
+
+    async def _is_listening(self, ip: str, port: int) -> bool:
+        try:
+            _, writer = await asyncio.wait_for(asyncio.open_connection(ip, port), _CONNECT_WITHIN_S)
+        except (OSError, asyncio.TimeoutError):
+            return False
+        writer.close()
+        return True
+
+    async def _newest_task_of_start(self) -> Task | None:
+        try:
+            return await self._newest_task(self.object_id, self._left_s())
+        except EngineNotFound as exc:
+            raise StartFailed(
+                "Your notebook was removed from the cluster while it started.",
+                reason="removed",
+                detail=f"{self._log_name}: {exc}",
+            ) from exc
+
+    def _report(self, task: Task | None, node: str, lasted_s: float) -> None:
+        self._progress.add(*describe(task, node=node, image=self.image, lasted_s=lasted_s))
+
+    def _left_s(self) -> float:
+        """Seconds until the hub gives this start up; at least one, for a last try."""
+        return max(self._deadline_at - self._now(), 1.0)
+
+    # ---- failures -------------------------------------------------------------------------
+
+    async def _check(self, task: Task | None, node: str, *, lasted_s: float) -> None:
+        """Raise StartFailed when the task itself tells that this start is hopeless."""
+        home = self._choice.node
+        failure = tasks.failure(
+            task,
+            image=self.image,
+            lasted_s=lasted_s,
+            node=node,
+            home_node=home.name if home else "",
+        )
+        if failure is not None:
+            await self._fail(failure)
+
+    async def _look_closer(self, task: Task | None, node: str) -> None:
+        """Raise StartFailed when something else tells it: a full network, a node that is down."""
+        try:
+            if task is None or task.state == "new":
+                await self._check_addresses(task)
+            elif task.node_id and await self._is_down(task.node_id):
+                await self._fail(tasks.node_down(task, node=node))
+        except EngineError as exc:
+            self.log.info("%s: why its start takes so long is not known: %s", self._log_name, exc)
+
+    async def _check_addresses(self, task: Task | None) -> None:
+        if not self.network_name:
+            return
+        network = await self._ask("look at the network", "inspect_network", self.network_name)
+        total = addresses.count_all(network)
+        used = addresses.count_used(
+            network,
+            await self._ask("list tasks", "tasks"),
+            await self._ask("list services", "services"),
+        )
+        if used >= total:
+            await self._fail(
+                tasks.no_address(task, network=self.network_name, used=used, total=total)
+            )
+
+    async def _is_down(self, node_id: str) -> bool:
+        try:
+            node = await self._ask("look at a node", "inspect_node", node_id)
+        except EngineNotFound:
+            return True
+        return bool((node.get("Status") or {}).get("State") == "down")
+
+    async def _ask(self, doing: str, method: str, *args: Any) -> Any:
+        return await self._engine(doing, method, *args, within_s=LOOK_CLOSER_S)
+
+    async def _fail(self, failure: Failure) -> None:
+        """Raise StartFailed with all that is known."""
+        lines = await self._last_lines() if failure.has_log else ()
+        log = "".join(f"\n    {line}" for line in lines)
+        raise StartFailed(
+            failure.message,
+            reason=failure.reason,
+            detail=f"{self._log_name}: {failure.detail}"
+            f"{f'. Last lines of its log:{log}' if lines else ''}",
+            status_code=failure.status_code,
+            lines=lines,
+            may_pass=failure.may_pass,
+        )
+
+    async def _last_lines(self) -> tuple[str, ...]:
+        """Return the last lines of the notebook's log, none when they cannot be had in time."""
+        loop = asyncio.get_running_loop()
+        try:
+            with translated(f"read the log of service {self.object_name}"):
+                text = await asyncio.wait_for(
+                    loop.run_in_executor(self.executor, self._read_log, self.object_id),
+                    LOG_WITHIN_S,
+                )
+        except (EngineError, asyncio.TimeoutError) as exc:
+            self.log.info("%s: its log is not to be had: %s", self._log_name, exc)
+            return ()
+        return notebook_log.last_lines(
+            text, {self.api_token or "", *notebook_log.secrets_of(self.get_env())} - {""}
+        )
+
+    def _read_log(self, service_id: str) -> str:
+        """Return the end of the log. Blocks."""
+        chunks: list[bytes] = []
+        stream = self.client.service_logs(
+            service_id,
+            stdout=True,
+            stderr=True,
+            tail=notebook_log.LINES,
+            is_tty=bool(self.extra_container_spec.get("tty")),
+        )
+        for chunk in stream:
+            chunks.append(chunk)
+            if sum(map(len, chunks)) > _LOG_BYTES:
+                break
+        return b"".join(chunks).decode("utf-8", errors="replace")

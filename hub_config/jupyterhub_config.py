@@ -109,6 +109,14 @@ c.SwarmSpawner.mem_limit = settings.mem_limit
 c.SwarmSpawner.mem_guarantee = settings.mem_guarantee
 c.SwarmSpawner.cpu_limit = settings.cpu_limit
 c.SwarmSpawner.cpu_guarantee = settings.cpu_guarantee
+c.SwarmSpawner.shm_size = settings.shm_size
+c.SwarmSpawner.pids_limit = settings.pids_limit
+c.SwarmSpawner.ulimits = settings.ulimits
+c.SwarmSpawner.cap_drop = list(settings.cap_drop)
+c.SwarmSpawner.no_new_privileges = settings.no_new_privileges
+c.SwarmSpawner.generic_resources = {
+    name: int(count) for name, count in settings.generic_resources.items()
+}
 if settings.notebook_constraints:
     c.SwarmSpawner.extra_placement_spec = {"constraints": list(settings.notebook_constraints)}
 c.SwarmSpawner.start_timeout = settings.start_timeout_s

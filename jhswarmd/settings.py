@@ -37,6 +37,14 @@ USER_TEMPLATES = frozenset(
 #: What ``{...}`` may stand for in SHARED_VOLUME_OPTIONS.
 SHARED_TEMPLATES = frozenset({"volume"})
 
+#: Limits of a process that the engine takes (docker run --ulimit).
+_ULIMITS = frozenset(
+    ("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc")
+    + ("rss", "rtprio", "rttime", "sigpending", "stack")
+)
+_ULIMIT = re.compile(r"^(-1|\d+)(?::(-1|\d+))?$")
+_CAPABILITY = re.compile(r"^(CAP_)?[A-Z][A-Z_]+$")
+
 _VOLUME_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.-]+$")
 _BYTES = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?$", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
@@ -241,6 +249,20 @@ class Settings(BaseModel):
     shared_volume_driver: str = "local"
     shared_volume_options: Pairs = {}
     """Driver options of shared volumes; ``{volume}`` is the name of each."""
+    shm_size: Size = None
+    """Size of /dev/shm; empty: the engine's 64M, which is little for parallel Python."""
+    pids_limit: Annotated[int, Field(gt=0)] | None = None
+    """Processes and threads of a notebook. Libraries start a thread for each core of the node."""
+    ulimits: Pairs = {}
+    """As ``nofile=4096; core=0``, or ``nofile=1024:4096`` for soft and hard."""
+    cap_drop: Words = ("NET_RAW", "MKNOD")
+    """Capabilities that are taken away: with NET_RAW a notebook could pose as another in their
+    common network, and none needs to make devices. ``ALL`` suits images that never run as root."""
+    no_new_privileges: bool = False
+    """Whether sudo and the like gain nothing. Off, because images may offer sudo, and because
+    the engine has it for services from API 1.44 (25.0) on."""
+    generic_resources: Pairs = {}
+    """What a node must have to give, as ``NVIDIA-GPU=1``, in whole numbers."""
     notebook_constraints: Lines = ()
     """Placement constraints as ``node.labels.x == y; node.role == worker``."""
     start_timeout_s: int = Field(300, ge=10)
@@ -280,6 +302,37 @@ class Settings(BaseModel):
     @classmethod
     def _is_for_volumes(cls, value: dict[str, str]) -> dict[str, str]:
         _check_templates(value, SHARED_TEMPLATES)
+        return value
+
+    @field_validator("pids_limit", mode="before")
+    @classmethod
+    def _is_optional(cls, value: Any) -> Any:
+        return _optional(value)
+
+    @field_validator("ulimits")
+    @classmethod
+    def _are_ulimits(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, limit in value.items():
+            if name not in _ULIMITS:
+                raise ValueError(f"'{name}' is none of {', '.join(sorted(_ULIMITS))}")
+            if not _ULIMIT.match(limit):
+                raise ValueError(f"'{name}={limit}' must be a number, or soft:hard")
+        return value
+
+    @field_validator("cap_drop")
+    @classmethod
+    def _are_capabilities(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not _CAPABILITY.match(name):
+                raise ValueError(f"'{name}' is no capability; spell it as NET_RAW, or ALL")
+        return value
+
+    @field_validator("generic_resources")
+    @classmethod
+    def _are_counted(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, count in value.items():
+            if not name or not count.isdecimal() or not int(count):
+                raise ValueError(f"'{name}={count}' must be a name and a number, as NVIDIA-GPU=1")
         return value
 
     @field_validator("shared_volumes")

@@ -14,15 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import docker
-import dockerspawner
 from docker.types import Mount
 from docker.utils import kwargs_from_env
-from traitlets import Dict, Unicode, default
+from traitlets import Unicode, default
 
 from jhswarmd import labels, retry
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineError, EngineNotFound
 from jhswarmd.spawner import tasks, volumes
+from jhswarmd.spawner.options import OptionsSpawner
 from jhswarmd.spawner.tasks import Task
 
 #: Threads for engine calls, shared by all spawners. A thread is held only while the engine takes
@@ -58,32 +58,9 @@ class Pause:
         self._next_s = min(self._next_s * 1.5, _LAST_PAUSE_S)
 
 
-class ServiceSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # untyped
-    """dockerspawner's options, around one service that is known by its labels."""
+class ServiceSpawner(OptionsSpawner):
+    """dockerspawner's options and ours, around one service that is known by its labels."""
 
-    stack = Unicode(
-        config=True,
-        help="""Name of the stack that the notebooks belong to. They carry its label, so that
-        ``docker stack rm`` removes them too.""",
-    )
-    hub_id = Unicode(
-        config=True,
-        help="""Identity of this hub, kept in its database. Every notebook carries it, and what
-        carries another one is never removed.""",
-    )
-    shared_volumes = Dict(
-        config=True,
-        help="""What every notebook mounts besides ``volumes``, in the same form:
-        ``{"name": {"bind": "/path", "mode": "ro"}}``. An own option, because the driver's
-        options of ``volumes`` are each user's: an export of their home, for example.""",
-    )
-    shared_volume_driver = Unicode(
-        config=True, help="Driver of ``shared_volumes``; empty: the engine's own, 'local'."
-    )
-    shared_volume_driver_options = Dict(
-        config=True,
-        help="Its options. ``{volume}`` in a value is the name of each volume.",
-    )
     spawn_id = Unicode(help="Random id of one start: 32 hex digits, empty when nothing runs.")
 
     _pool: ClassVar[ThreadPoolExecutor | None] = None
@@ -151,6 +128,8 @@ class ServiceSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # untyp
                 user=self.user.name,
                 per_user=(),
             )
+        if self.shm_size:
+            mounts.append(volumes.shared_memory(self.shm_size))
         return mounts
 
     @property

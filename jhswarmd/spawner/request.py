@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from docker.types import (
@@ -61,7 +62,45 @@ async def _container_spec(spawner: Any, labels: dict[str, str]) -> ContainerSpec
         # Swarm copies nothing from a service's labels to its containers'.
         "labels": {**(extra.get("labels") or {}), **labels},
     }
-    return ContainerSpec(**arguments)
+    if spawner.cap_drop:
+        arguments.setdefault("cap_drop", list(spawner.cap_drop))
+    spec = ContainerSpec(**arguments)
+    # docker-py has no arguments for these.
+    if spawner.ulimits:
+        spec["Ulimits"] = [_ulimit(name, limit) for name, limit in spawner.ulimits.items()]
+    if spawner.no_new_privileges:
+        spec["Privileges"] = {**(spec.get("Privileges") or {}), "NoNewPrivileges": True}
+    return spec
+
+
+def _ulimit(name: str, limit: Any) -> dict[str, Any]:
+    """Return a limit of ``4096`` or ``"1024:4096"`` (soft and hard)."""
+    soft, _, hard = str(limit).partition(":")
+    return {"Name": name, "Soft": int(soft), "Hard": int(hard or soft)}
+
+
+#: What an engine whose API is older drops without a word, and where it would be.
+_MAY_BE_DROPPED = {
+    "no_new_privileges": ("ContainerSpec", "Privileges", "NoNewPrivileges"),
+    "cap_drop": ("ContainerSpec", "CapabilityDrop"),
+    "ulimits": ("ContainerSpec", "Ulimits"),
+    "pids_limit": ("Resources", "Limits", "Pids"),
+}
+
+
+def dropped(asked: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+    """Return which options of the template ``asked`` the engine has not ``stored``."""
+    return [
+        option
+        for option, path in _MAY_BE_DROPPED.items()
+        if _at(asked, path) and not _at(stored, path)
+    ]
+
+
+def _at(template: Any, path: Iterable[str]) -> Any:
+    for key in path:
+        template = (template or {}).get(key)
+    return template
 
 
 def _placement(spawner: Any, node_id: str) -> Placement:
@@ -77,8 +116,13 @@ def _resources(spawner: Any) -> Resources:
         "mem_reservation": _size(spawner.mem_guarantee),
         "cpu_limit": _nano(spawner.cpu_limit),
         "cpu_reservation": _nano(spawner.cpu_guarantee),
+        "generic_resources": dict(spawner.generic_resources) or None,
     }
-    return Resources(**{**arguments, **spawner.extra_resources_spec})
+    resources = Resources(**{**arguments, **spawner.extra_resources_spec})
+    if spawner.pids_limit:
+        # docker-py has no argument for it.
+        resources["Limits"] = {**resources.get("Limits", {}), "Pids": spawner.pids_limit}
+    return resources
 
 
 def _endpoint_spec(spawner: Any) -> EndpointSpec:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import docker
@@ -31,7 +32,7 @@ from jhswarmd.spawner import tasks
 from jhswarmd.spawner.base import LOOK_WITHIN_S, REMOVE_WITHIN_S, Pause
 from jhswarmd.spawner.failure import StartFailed
 from jhswarmd.spawner.progress import ProgressLog, describe_choice
-from jhswarmd.spawner.request import create_request
+from jhswarmd.spawner.request import create_request, dropped
 from jhswarmd.spawner.starting import StartingSpawner
 from jhswarmd.spawner.tasks import Task
 
@@ -50,12 +51,15 @@ _LEFT_OVERS = 3
 class SwarmSpawner(StartingSpawner):
     """Start each notebook server as a Swarm service of its own."""
 
+    #: Options that this engine does not know, once one service was read back.
+    _dropped: ClassVar[list[str] | None] = None
     #: The event loop itself holds tasks only weakly.
     _background: ClassVar[set[asyncio.Task[None]]] = set()
 
     _is_starting = False
     _creating: asyncio.Future[Any] | None = None
     _leaving: asyncio.Task[None] | None = None
+    _asked: Mapping[str, Any] = MappingProxyType({})
 
     # ---- what the hub calls ---------------------------------------------------------------
 
@@ -207,7 +211,9 @@ class SwarmSpawner(StartingSpawner):
                 self.image,
             )
             try:
-                return await self._wait_running()
+                task = await self._wait_running()
+                await self._read_back()
+                return task
             except StartFailed as exc:
                 if is_last or not exc.may_pass:
                     raise
@@ -226,6 +232,7 @@ class SwarmSpawner(StartingSpawner):
         """
         node = self._choice.node
         request = await create_request(self, self._labels(), node_id=node.id if node else "")
+        self._asked = request["task_template"]
         for _ in range(_LEFT_OVERS):
             try:
                 return await retry.coroutine(self._left_s())(self._create_once, request)
@@ -249,6 +256,22 @@ class SwarmSpawner(StartingSpawner):
             self.log.warning("Removing left-over service %s (id: %s)", self.object_name, service_id)
             await self._remove(service_id, spawn_id, self._left_s())
         raise EngineError(f"create service {self.object_name}: the name does not become free")
+
+    async def _read_back(self) -> None:
+        """Log which options this engine has dropped, once for all spawners."""
+        if SwarmSpawner._dropped is not None:
+            return
+        try:
+            service = await self.get_object()
+        except EngineError:
+            return
+        if service is None:
+            return
+        SwarmSpawner._dropped = dropped(self._asked, service["Spec"]["TaskTemplate"])
+        for option in SwarmSpawner._dropped:
+            self.log.warning(
+                "This engine does not know %s for services: notebooks run without it", option
+            )
 
     async def _create_once(self, request: Mapping[str, Any]) -> str:
         with translated(f"create service {self.object_name}"):

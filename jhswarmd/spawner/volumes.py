@@ -89,6 +89,11 @@ def _volume(
     return Mount(**arguments)
 
 
+def shared_memory(size: int) -> Mount:
+    """Return a /dev/shm of ``size`` bytes; a service has no option for it."""
+    return Mount("/dev/shm", None, type="tmpfs", tmpfs_size=size, tmpfs_mode=0o1777)  # noqa: S108
+
+
 def render(options: Mapping[str, Any], names: Mapping[str, str], option: str) -> dict[str, Any]:
     """Return ``options`` with its templates filled in; ``option`` is its name, for the error.
 

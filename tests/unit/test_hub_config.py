@@ -154,10 +154,61 @@ def test_shared_volumes_and_the_policy_for_nodes_come_from_the_profile(load: Loa
     assert (data["Type"], data["Source"], data["ReadOnly"]) == ("bind", "/data", False)
 
 
+def test_limits_of_the_container_come_from_the_profile(load: Load) -> None:
+    spawner = make_spawner(
+        load(
+            SHM_SIZE="1G",
+            PIDS_LIMIT="500",
+            ULIMITS="nofile=1024:4096; core=0",
+            CAP_DROP="ALL",
+            NO_NEW_PRIVILEGES="true",
+            GENERIC_RESOURCES="NVIDIA-GPU=2",
+        )
+    )
+    assert (spawner.shm_size, spawner.pids_limit) == (1024**3, 500)
+    assert spawner.ulimits == {"nofile": "1024:4096", "core": "0"}
+    assert spawner.cap_drop == ["ALL"]
+    assert spawner.no_new_privileges is True
+    assert spawner.generic_resources == {"NVIDIA-GPU": 2}
+
+
 def test_a_profile_without_limits_sets_none(load: Load) -> None:
     spawner = make_spawner(load())
     assert spawner.mem_limit is None
     assert spawner.cpu_limit is None
+    assert spawner.shm_size is None
+    assert spawner.pids_limit is None
+    assert [mount["Type"] for mount in spawner.mounts] == ["volume"]
+
+
+def test_notebooks_cannot_pose_as_another_in_their_network(load: Load) -> None:
+    assert "NET_RAW" in make_spawner(load()).cap_drop
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("ULIMITS", "files=1", "is none of core"),
+        ("ULIMITS", "nofile=many", "must be a number"),
+        ("CAP_DROP", "net-raw", "is no capability"),
+        ("GENERIC_RESOURCES", "gpu=0", "a name and a number"),
+        ("GENERIC_RESOURCES", "gpu=GPU-1", "a name and a number"),
+        ("PIDS_LIMIT", "0", "greater than 0"),
+        ("SHM_SIZE", "big", "512M"),
+    ],
+)
+def test_a_wrong_limit_is_refused_with_the_reason(key: str, value: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        settings.Settings.from_environ({key: value})
+
+
+def test_limits_travel_to_the_hub_as_they_were_written() -> None:
+    written = settings.Settings.from_environ(
+        {"ULIMITS": "nofile=1:2", "CAP_DROP": "ALL", "PIDS_LIMIT": "9", "NO_NEW_PRIVILEGES": "1"}
+    )
+    assert settings.Settings.from_environ(written.to_environ()) == written
+    nothing_dropped = settings.Settings.from_environ({"CAP_DROP": "", "PIDS_LIMIT": ""})
+    assert settings.Settings.from_environ(nothing_dropped.to_environ()) == nothing_dropped
 
 
 def test_the_hub_keeps_proxy_and_notebooks_when_it_stops(load: Load) -> None:

@@ -38,9 +38,9 @@ USER_TEMPLATES = frozenset(
 SHARED_TEMPLATES = frozenset({"volume"})
 
 #: Limits of a process that the engine takes (docker run --ulimit).
-_ULIMITS = frozenset(
-    ("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc")
-    + ("rss", "rtprio", "rttime", "sigpending", "stack")
+_ULIMITS = (
+    *("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc"),
+    *("rss", "rtprio", "rttime", "sigpending", "stack"),
 )
 _ULIMIT = re.compile(r"^(-1|\d+)(?::(-1|\d+))?$")
 _CAPABILITY = re.compile(r"^(CAP_)?[A-Z][A-Z_]+$")
@@ -314,7 +314,7 @@ class Settings(BaseModel):
     def _are_ulimits(cls, value: dict[str, str]) -> dict[str, str]:
         for name, limit in value.items():
             if name not in _ULIMITS:
-                raise ValueError(f"'{name}' is none of {', '.join(sorted(_ULIMITS))}")
+                raise ValueError(f"'{name}' is none of {', '.join(_ULIMITS)}")
             if not _ULIMIT.match(limit):
                 raise ValueError(f"'{name}={limit}' must be a number, or soft:hard")
         return value

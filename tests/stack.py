@@ -266,6 +266,12 @@ class Visitor:
         self.request("GET", f"/user/{self.user}/api/status")
         return time.monotonic() - started
 
+    def ensure_server(self) -> None:
+        """See that the default server runs, whatever earlier tests have left."""
+        server = self.server()
+        if not server or not server["ready"]:
+            self.start_server()
+
     def _is_ready(self) -> bool:
         server = self.server()
         assert server, "the hub gave the start up"

@@ -29,9 +29,7 @@ CreateOrphan = Callable[..., Service]
 def testuser(stack: Stack) -> Iterator[Visitor]:
     """testuser, logged in, with a server that runs."""
     with stack.login("testuser") as visitor:
-        server = visitor.server()
-        if not server or not server["ready"]:
-            visitor.start_server()
+        visitor.ensure_server()
         yield visitor
 
 
@@ -270,7 +268,7 @@ def test_users_share_no_service_and_do_not_reach_each_other(
     stack: Stack, testuser: Visitor
 ) -> None:
     with stack.login("alice") as alice:
-        alice.start_server()
+        alice.ensure_server()
         assert stack.notebook("alice").name != stack.notebook("testuser").name
         assert alice.request("GET", "/hub/api/user").json()["name"] == "alice"
         with pytest.raises(requests.HTTPError, match="403"):

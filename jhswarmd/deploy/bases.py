@@ -155,7 +155,7 @@ def _pull(client: docker.DockerClient, bases: Bases, progress: Progress) -> None
     for reference in dict.fromkeys((bases.hub, bases.singleuser)):
         if is_on_engine(client, reference):
             continue
-        with progress.step(f"Pulling {reference}") as step:
+        with progress.step(f"Pulling {reference}", is_attempt=True) as step:
             try:
                 _ask_quickly(lambda name=reference: client.api.inspect_distribution(name))  # type: ignore[misc]
                 repository, _, tag = reference.rpartition(":")

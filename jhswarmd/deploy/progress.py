@@ -56,8 +56,11 @@ class Progress:
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def step(self, title: str) -> Iterator[Step]:
-        """Show a step while its body runs; its end line says how it went and how long it took."""
+    def step(self, title: str, *, is_attempt: bool = False) -> Iterator[Step]:
+        """Show a step while its body runs; its end line says how it went and how long it took.
+
+        An attempt may fail without anything being wrong: the caller goes another way.
+        """
         step = Step(self.console, title)
         if step._live is not None:
             step._live.start()
@@ -65,7 +68,8 @@ class Progress:
             yield step
         except BaseException:
             self._stop(step)
-            self.console.print(f"[red]failed[/] {escape(title)} ({step.elapsed_s:.1f} s)")
+            word = "[yellow]no[/]" if is_attempt else "[red]failed[/]"
+            self.console.print(f"{word} {escape(title)} [dim]({step.elapsed_s:.1f} s)[/]")
             raise
         self._stop(step)
         result = f": {escape(step.result)}" if step.result else ""

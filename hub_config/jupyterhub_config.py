@@ -90,6 +90,8 @@ c.SwarmSpawner.stack = settings.stack_name
 c.SwarmSpawner.hub_id = hub.hub_id
 c.SwarmSpawner.prefix = settings.stack_name
 c.SwarmSpawner.image = settings.single_user_image
+if settings.single_user_images:
+    c.SwarmSpawner.allowed_images = settings.single_user_images
 c.SwarmSpawner.network_name = labels.network_name(settings.stack_name, "notebooks")
 c.SwarmSpawner.cmd = list(settings.notebook_command)
 c.SwarmSpawner.args = list(settings.notebook_args)

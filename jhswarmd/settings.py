@@ -43,6 +43,7 @@ _ULIMITS = (
     *("rss", "rtprio", "rttime", "sigpending", "stack"),
 )
 _ULIMIT = re.compile(r"^(-1|\d+)(?::(-1|\d+))?$")
+_IMAGE = re.compile(r"^[a-zA-Z0-9][^\s;=]*$")
 _CAPABILITY = re.compile(r"^(CAP_)?[A-Z][A-Z_]+$")
 
 _VOLUME_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.-]+$")
@@ -215,6 +216,9 @@ class Settings(BaseModel):
     single_user_image: str = ""
     """Image of the notebooks; empty: the one that we build."""
 
+    single_user_images: Pairs = {}
+    """What users may choose from, as ``Title=image; Other title=image:tag``; empty: no choice."""
+
     authenticator_type: AuthenticatorType = AuthenticatorType.pam
     authenticator_admin_users: Words = ()
     authenticator_allowed_users: Words = ()
@@ -308,6 +312,14 @@ class Settings(BaseModel):
     @classmethod
     def _is_optional(cls, value: Any) -> Any:
         return _optional(value)
+
+    @field_validator("single_user_images")
+    @classmethod
+    def _are_images(cls, value: dict[str, str]) -> dict[str, str]:
+        for title, image in value.items():
+            if not title or not _IMAGE.match(image):
+                raise ValueError(f"'{title}={image}' must be Title=image")
+        return value
 
     @field_validator("ulimits")
     @classmethod

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import ClassVar
+from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ from jhswarmd.errors import EngineError
 from jhswarmd.spawner import volumes, whereabouts
 from jhswarmd.spawner.base import Pause, ServiceSpawner
 from jhswarmd.spawner.failure import StartFailed
+from jhswarmd.spawner.progress import ProgressLog
 from jhswarmd.spawner.tasks import Task, is_local
 from jhswarmd.spawner.volumes import Choice
 from jhswarmd.spawner.whereabouts import Holder
@@ -48,6 +49,10 @@ class HomeSpawner(ServiceSpawner):
     _choice = Choice()
     _remembered: Task | None = None
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._progress = ProgressLog()
+
     @property
     def _local_volumes(self) -> list[str]:
         """Names of the user's own volumes that exist on one node alone, the home first."""
@@ -72,6 +77,8 @@ class HomeSpawner(ServiceSpawner):
             return
         # Held by this frame for as long as it is needed; the dictionary holds it only weakly.
         turn = self._turns.setdefault(names[0], asyncio.Lock())
+        if turn.locked():
+            self._progress.add(5, "Waiting until another server of yours has found its node")
         async with turn:
             yield
 

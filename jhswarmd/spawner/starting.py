@@ -16,7 +16,7 @@ from jhswarmd.spawner import addresses, notebook_log, tasks
 from jhswarmd.spawner.base import Pause
 from jhswarmd.spawner.failure import StartFailed
 from jhswarmd.spawner.home import HomeSpawner
-from jhswarmd.spawner.progress import ProgressLog, describe
+from jhswarmd.spawner.progress import describe
 from jhswarmd.spawner.tasks import Failure, Phase, Task
 
 #: Seconds after which a task that stands still is looked into, and between two such looks.
@@ -36,10 +36,6 @@ class StartingSpawner(HomeSpawner):
 
     _task: Task | None = None
     _deadline_at = 0.0
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._progress = ProgressLog()
 
     async def _wait_running(self) -> Task:
         """Return the task once it runs. Raises StartFailed when it never will."""

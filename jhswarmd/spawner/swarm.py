@@ -23,7 +23,8 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import docker
-from jupyterhub.utils import AnyTimeoutError, maybe_future
+from jupyterhub.utils import AnyTimeoutError, maybe_future, safe_log
+from tornado import web
 
 from jhswarmd import labels, retry
 from jhswarmd.engine_errors import translated
@@ -185,9 +186,7 @@ class SwarmSpawner(StartingSpawner):
     # ---- start ----------------------------------------------------------------------------
 
     async def _start(self) -> tuple[str, int]:
-        image_option = self.user_options.get("image")
-        if image_option:
-            self.image = await self.check_allowed(image_option)
+        await self._apply_choice()
         await self.pull_image(self.image)
         async with self._turn():
             await self._choose_node()
@@ -198,6 +197,25 @@ class SwarmSpawner(StartingSpawner):
         address: tuple[str, int] = await self.get_ip_and_port()
         await self._wait_answer(*address)
         return address
+
+    async def _apply_choice(self) -> None:
+        """Take the image that the user has chosen, by form or API, if it is on the list.
+
+        Nothing else of what they sent is read: no other option of the service can come that way.
+        """
+        chosen = self.user_options.get("image")
+        if not chosen:
+            return
+        try:
+            self.image = await self.check_allowed(chosen)
+        except (web.HTTPError, TypeError) as exc:  # no text at all, or not on the list
+            raise StartFailed(
+                "The image that was asked for is none of those that may be chosen here.",
+                reason="image_refused",
+                detail=f"{self._log_name} asked for the image {safe_log(chosen)}, which is not "
+                "among c.SwarmSpawner.allowed_images (SINGLE_USER_IMAGES)",
+                status_code=400,
+            ) from exc
 
     async def _create_until_it_runs(self) -> Task:
         """Create the service and return its running task; begin anew where that may help."""

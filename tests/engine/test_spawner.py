@@ -399,7 +399,8 @@ def test_a_start_that_took_too_long_is_cleaned_up_before_the_next(make: Any, cli
 
 
 def test_a_slow_call_of_one_user_delays_nobody_else(make: Any, client: Flaky) -> None:
-    slow, quick = make(), make(name_template="other")
+    # Without the volume that the two would have in common, as one user's.
+    slow, quick = make(), make(name_template="other", volumes={})
     client.gate.clear()
 
     async def start_both() -> None:

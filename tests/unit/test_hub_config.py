@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -154,6 +155,17 @@ def test_shared_volumes_and_the_policy_for_nodes_come_from_the_profile(load: Loa
     assert (data["Type"], data["Source"], data["ReadOnly"]) == ("bind", "/data", False)
 
 
+def test_users_choose_from_the_images_of_the_profile_by_title(load: Load) -> None:
+    spawner = make_spawner(load(SINGLE_USER_IMAGES="Python=reg/py:1; R and Julia=reg/r:4"))
+    form = asyncio.run(spawner.get_options_form())
+    assert "R and Julia" in form
+    assert asyncio.run(spawner.check_allowed("R and Julia")) == "reg/r:4"
+
+
+def test_without_a_list_there_is_no_choice(load: Load) -> None:
+    assert not asyncio.run(make_spawner(load()).get_options_form())
+
+
 def test_limits_of_the_container_come_from_the_profile(load: Load) -> None:
     spawner = make_spawner(
         load(
@@ -189,6 +201,9 @@ def test_notebooks_cannot_pose_as_another_in_their_network(load: Load) -> None:
     ("key", "value", "words"),
     [
         ("ULIMITS", "files=1", "is none of core"),
+        ("SINGLE_USER_IMAGES", "Python=", "Title=image"),
+        ("SINGLE_USER_IMAGES", "=py:1", "Title=image"),
+        ("SINGLE_USER_IMAGES", "py:1", "key=value"),
         ("ULIMITS", "nofile=many", "must be a number"),
         ("CAP_DROP", "net-raw", "is no capability"),
         ("GENERIC_RESOURCES", "gpu=0", "a name and a number"),

@@ -14,6 +14,7 @@ from traitlets.config import Config
 
 from jhswarmd import labels
 from jhswarmd.errors import JhswarmdError
+from jhswarmd.spawner.failure import StartFailed
 from jhswarmd.spawner.progress import ProgressLog
 from jhswarmd.spawner.swarm import SwarmSpawner
 
@@ -142,6 +143,25 @@ def test_no_notebook_is_started_that_nobody_could_be_told_to_own(missing: str) -
     spawner = make_spawner(**{missing: ""})
     with pytest.raises(JhswarmdError, match="whose notebooks"):
         asyncio.run(spawner.start())
+
+
+@pytest.mark.parametrize("allowed", [{}, {"Python": "reg/py:1"}], ids=["no list", "a list"])
+@pytest.mark.parametrize("asked", ["evil/image:1", "reg/py:1 ", ["Python"], {"a": 1}, 1])
+def test_an_image_that_is_not_on_the_list_is_refused(allowed: dict[str, str], asked: Any) -> None:
+    spawner = make_spawner(allowed_images=allowed, image="reg/default:1")
+    spawner.user_options = {"image": asked}
+    with pytest.raises(StartFailed, match="image_refused"):
+        asyncio.run(spawner._apply_choice())
+    assert spawner.image == "reg/default:1"
+
+
+def test_a_chosen_title_is_the_image_of_the_list_and_nothing_else_is_read() -> None:
+    spawner = make_spawner(allowed_images={"Python": "reg/py:1"}, mem_limit="1G")
+    spawner.user_options = {"image": "Python", "mem_limit": "100G", "cmd": ["evil"]}
+    asyncio.run(spawner._apply_choice())
+    assert spawner.image == "reg/py:1"
+    assert spawner.mem_limit == 1024**3
+    assert spawner.cmd != ["evil"]
 
 
 def test_options_are_found_under_either_class_name() -> None:

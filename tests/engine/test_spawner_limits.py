@@ -83,10 +83,8 @@ def test_an_option_that_the_engine_drops_is_named_once(
     options = {"no_new_privileges": True, "cap_drop": ["MKNOD"], "ulimits": {"core": 0}}
 
     async def start_twice() -> None:
-        for _ in range(2):
-            spawner = make(**options)
-            await spawner.start()
-            await spawner.stop()
+        for name in ("one", "two"):
+            await make(**options, name_template=name).start()
 
     asyncio.run(start_twice())
     said = [record.getMessage() for record in caplog.records if "does not know" in record.message]

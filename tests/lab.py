@@ -563,11 +563,14 @@ def _describe(client: docker.DockerClient) -> Iterator[str]:
                 container.get("ExitCode"),
                 status.get("Err", ""),
             )
-        lines = client.api.service_logs(
-            service.id, stdout=True, stderr=True, tail=_LOG_LINES, is_tty=False
+        # What belongs to no stack (the registry) is rarely to blame and often talkative.
+        is_of_stack = "com.docker.stack.namespace" in service.attrs["Spec"].get("Labels", {})
+        count = _LOG_LINES if is_of_stack else _LOG_LINES // 4
+        log = client.api.service_logs(
+            service.id, stdout=True, stderr=True, tail=count, is_tty=False
         )
-        text = b"".join(lines).decode(errors="replace")
-        yield from (f"    | {line}" for line in text.splitlines()[-_LOG_LINES:])
+        lines = b"".join(log).decode(errors="replace").splitlines()
+        yield from (f"    | {line}" for line in lines[-count:])
 
 
 def install_missing(packages: Mapping[str, str]) -> None:

@@ -54,7 +54,8 @@ def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
             if event.action in ("create", "start"):
                 return (ACCOUNTS, DUTY)
             if event.action == "health_status: healthy":
-                return (ALL_SERVERS,)
+                # What waits in a backoff for the hub need not wait any longer.
+                return (ALL_SERVERS, ROUTES)
             return (DUTY,) if event.action == "die" else ()
         if service == labels.service_name(stack, "proxy"):
             return (ROUTES,) if event.action == "health_status: healthy" else ()

@@ -282,6 +282,8 @@ def take_down(client: docker.DockerClient, stack: str, progress: Progress) -> No
         _remove_and_wait(client, notebooks, step)
         step.done(f"{len(notebooks)} stopped; their volumes stay")
     with progress.step(f"Removing the stack {stack}") as step:
+        # The engine refuses to remove a network that a task still uses.
+        _remove_and_wait(client, _list_services(client, stack), step)
         result = subprocess.run(
             ["docker", "stack", "rm", stack], capture_output=True, text=True, check=False
         )

@@ -264,6 +264,20 @@ def test_server_stops_and_starts_five_times_in_a_row(stack: Stack, testuser: Vis
     assert len(seen) == 5
 
 
+@pytest.mark.parametrize("end", ["service removed", "container killed"])
+def test_vanished_notebook_is_seen_by_the_hub_long_before_its_next_poll(
+    stack: Stack, testuser: Visitor, end: str
+) -> None:
+    notebook = stack.notebook("testuser")
+    if end == "service removed":
+        notebook.remove()
+    else:
+        stack.containers(notebook)[0].kill()
+    # The hub polls each server every 30 s.
+    wait_until(lambda: testuser.server() is None, 5, what="the hub has seen it")
+    wait_until(lambda: not stack.notebooks("testuser"), 10, what="nothing is left")
+
+
 def test_users_share_no_service_and_do_not_reach_each_other(
     stack: Stack, testuser: Visitor
 ) -> None:

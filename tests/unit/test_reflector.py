@@ -28,7 +28,7 @@ PROXY = {SERVICE_NAME: "jupyterhub_proxy"}
         (Event("container", "start", "c1", HUB), (ACCOUNTS, DUTY)),
         (Event("container", "die", "c1", HUB), (DUTY,)),
         (Event("container", "exec_start: true", "c1", HUB), ()),
-        (Event("container", "health_status: healthy", "c1", HUB), (ALL_SERVERS,)),
+        (Event("container", "health_status: healthy", "c1", HUB), (ALL_SERVERS, ROUTES)),
         (Event("container", "health_status: healthy", "c1", PROXY), (ROUTES,)),
         (Event("container", "health_status: unhealthy", "c1", PROXY), ()),
         (Event("container", "start", "c1", {SERVICE_NAME: "other_hub"}), ()),

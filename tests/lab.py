@@ -461,8 +461,10 @@ class Lab:
         **kw: Any,
     ) -> subprocess.Popen[Any]:
         """Start a program in the lab as ``run`` does; it ends with the lab at the latest."""
+        # A shell that runs the tests in the background has made them ignore SIGINT, and programs
+        # inherit that.
         return subprocess.Popen(
-            [*self._enter(), "env", "-C", ROOT, *argv],
+            [*self._enter(), "env", "--default-signal=INT", "-C", ROOT, *argv],
             env=self._environ(env or {}),
             start_new_session=True,
             **kw,

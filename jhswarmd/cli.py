@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from pydantic import ValidationError
@@ -14,6 +14,9 @@ from rich.console import Console
 from jhswarmd import __version__, log
 from jhswarmd.errors import JhswarmdError, UsageError
 from jhswarmd.settings import Settings
+
+if TYPE_CHECKING:
+    from jhswarmd.deploy.profile import Profile
 
 app = typer.Typer(
     help="JupyterHub on Docker Swarm that runs itself.",
@@ -61,31 +64,34 @@ def _show_error(exc: JhswarmdError) -> None:
 @app.command()
 def up(env: EnvOption = None) -> None:
     """Bring a deployment up, or make it what its profile says."""
-    from jhswarmd.deploy import profile, up
+    from jhswarmd.deploy import up
     from jhswarmd.deploy.progress import Progress
 
-    name = profile.selected_name(env, os.environ)
-    up.up(profile.load(name), Progress())
+    up.up(_load_profile(env), Progress())
 
 
 @app.command()
 def build(env: EnvOption = None) -> None:
     """Build and push the images alone, and list what the registry then holds."""
-    from jhswarmd.deploy import profile, up
+    from jhswarmd.deploy import up
     from jhswarmd.deploy.progress import Progress
 
-    name = profile.selected_name(env, os.environ)
-    for line in up.build(profile.load(name), Progress()):
+    for line in up.build(_load_profile(env), Progress()):
         typer.echo(line)
 
 
 @app.command()
 def render(env: EnvOption = None) -> None:
     """Print stack.yml fully resolved, for 'docker stack deploy -c - NAME'."""
-    from jhswarmd.deploy import profile, up
+    from jhswarmd.deploy import up
 
-    name = profile.selected_name(env, os.environ)
-    typer.echo(up.render(profile.load(name)), nl=False)
+    typer.echo(up.render(_load_profile(env)), nl=False)
+
+
+def _load_profile(env: str | None) -> Profile:
+    from jhswarmd.deploy import profile
+
+    return profile.load(profile.selected_name(env, os.environ))
 
 
 @app.command()
@@ -105,7 +111,7 @@ def down(
     client = local_engine.connect()
     if env and not stack:
         stack = profile.load(env).settings.stack_name
-    name = stack if stack else status.find_stack(client, None)
+    name = status.find_stack(client, stack)
     stacks.take_down(client, name, Progress())
     if purge and (
         yes

@@ -13,12 +13,10 @@ import docker
 
 from jhswarmd import labels
 from jhswarmd.engine_errors import translated
-from jhswarmd.model import NotebookService
+from jhswarmd.model import ENDED_STATES, NotebookService, newest_task
 
 #: Seconds until a call without an answer is given up.
 CALL_TIMEOUT_S = 30
-#: States of a task that never runs again (swarmkit, TaskState). An unknown state is none of them.
-ENDED_STATES = frozenset({"complete", "failed", "shutdown", "rejected", "orphaned", "remove"})
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ class Engine:
         """
         with translated(f"look at the service {service_id}"):
             found = self._api.inspect_service(service_id)
-        if not labels.is_notebook_of(found["Spec"].get("Labels") or {}, stack):
+        if not labels.is_notebook_of(labels.of(found), stack):
             return None
         return _notebook(found)
 
@@ -110,7 +108,7 @@ class Engine:
         """
         with translated(f"list the tasks of the service {service_id}"):
             tasks = self._api.tasks(filters={"service": service_id})
-        newest = max(tasks, key=lambda task: str(task["CreatedAt"]), default=None)
+        newest = newest_task(tasks)
         return newest is not None and newest["Status"]["State"] in ENDED_STATES
 
     def remove_service(self, service_id: str) -> None:
@@ -145,13 +143,12 @@ class Engine:
         with translated(f"list the tasks of {service}"):
             tasks = self._api.tasks(filters={"service": service})
         # The filter matches prefixes of names too; placed tasks alone have a node.
-        placed = [task for task in tasks if task.get("NodeID")]
-        newest = max(placed, key=lambda task: str(task["CreatedAt"]), default=None)
+        newest = newest_task(task for task in tasks if task.get("NodeID"))
         return newest["NodeID"] if newest else None
 
 
 def _notebook(service: Mapping[str, Any]) -> NotebookService:
-    marks = service["Spec"].get("Labels") or {}
+    marks = labels.of(service)
     return NotebookService(
         id=service["ID"],
         name=service["Spec"]["Name"],

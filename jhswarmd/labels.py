@@ -8,6 +8,7 @@ notebook service carries the same set in both places.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 #: Set by ``docker stack deploy``; a service that carries it is removed by ``docker stack rm``.
 STACK_NAMESPACE = "com.docker.stack.namespace"
@@ -31,6 +32,14 @@ GENERATION = "jhswarmd.generation"
 SOURCE = "jhswarmd.source"
 
 ROLE_NOTEBOOK = "notebook"
+#: The stack's own services.
+ROLES = ("hub", "proxy", "jhswarmd")
+
+
+def of(thing: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the labels of a service, node or secret as the engine shows it; it may have none."""
+    found: Mapping[str, str] = thing["Spec"].get("Labels") or {}
+    return found
 
 
 def notebook_labels(

@@ -6,8 +6,25 @@ gives them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+#: States of a task that never runs again (swarmkit, TaskState). An unknown state is none of them.
+ENDED_STATES = frozenset({"complete", "failed", "shutdown", "rejected", "orphaned", "remove"})
+
+
+def newest_task(tasks: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the task, as the engine shows it, that was created last; None when there is none."""
+    # Timestamps are RFC 3339 in UTC and sort as text; the index settles equal ones.
+    return max(
+        tasks,
+        key=lambda task: (
+            str(task.get("CreatedAt") or ""),
+            (task.get("Version") or {}).get("Index", 0),
+        ),
+        default=None,
+    )
 
 
 @dataclass(frozen=True)

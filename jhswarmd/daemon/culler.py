@@ -14,13 +14,12 @@ from pathlib import Path
 from jupyterhub_idle_culler import cull_idle
 
 from jhswarmd.daemon.duty import Duty
+from jhswarmd.hub import PAGE_SIZE
 from jhswarmd.settings import SECRETS_DIR
 
 log = logging.getLogger(__name__)
 
 TOKEN = Path(SECRETS_DIR) / "culler_token"
-#: JupyterHub's own maximum.
-PAGE_SIZE = 200
 
 
 class Culler:

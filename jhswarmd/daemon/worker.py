@@ -20,8 +20,8 @@ Key = TypeVar("Key", bound=Hashable)
 class Worker(Generic[Key]):
     """Runs ``reconcile(key)``; it returns the seconds until the key needs another look, or None.
 
-    A failure makes the key come back after a backoff. This is the daemon's only catch-all: an
-    error in one pass must not end the daemon.
+    A failure makes the key come back after a backoff. Whatever a pass raises is caught here: an
+    error in one of them must not end the daemon.
     """
 
     def __init__(
@@ -47,12 +47,10 @@ class Worker(Generic[Key]):
                 with metrics.PASS_SECONDS.labels(self._kind(key)).time():
                     again_s = self._reconcile(key)
             except JhswarmdError as exc:
-                self._failed(key, str(exc))
-                metrics.UNKNOWN.labels(self._kind(key), type(exc).__name__).inc()
-            except Exception as exc:  # see the class: the one catch-all
+                self._failed(key, exc, str(exc))
+            except Exception as exc:  # see the class
                 log.exception("A pass failed in a way that nobody foresaw")
-                self._failed(key, type(exc).__name__)
-                metrics.UNKNOWN.labels(self._kind(key), type(exc).__name__).inc()
+                self._failed(key, exc, type(exc).__name__)
             else:
                 self.last_error = ""
                 self.queue.succeeded(key)
@@ -65,7 +63,8 @@ class Worker(Generic[Key]):
         # Ids would make a series of their own each.
         return str(getattr(key, "kind", self._thread.name))
 
-    def _failed(self, key: Key, why: str) -> None:
+    def _failed(self, key: Key, exc: Exception, why: str) -> None:
+        metrics.UNKNOWN.labels(self._kind(key), type(exc).__name__).inc()
         again_s = self.queue.put_failed(key)
         # The same failure, again and again, is one line.
         level = logging.DEBUG if why == self.last_error else logging.WARNING

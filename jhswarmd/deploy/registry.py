@@ -27,6 +27,7 @@ from jhswarmd.deploy.progress import Progress
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineConflict, JhswarmdError
 from jhswarmd.labels import ROLE
+from jhswarmd.model import newest_task
 from jhswarmd.settings import Settings
 
 SERVICE = "jhswarmd-registry"
@@ -182,9 +183,10 @@ def _newest_task(client: docker.DockerClient) -> str:
     """Say how the registry's newest task is doing; an error of it is the reason to show."""
     with translated("reading the registry's tasks"):
         tasks = client.api.tasks(filters={"service": SERVICE})
-    if not tasks:
+    newest = newest_task(tasks)
+    if newest is None:
         return "no task yet"
-    status = max(tasks, key=lambda it: str(it["CreatedAt"]))["Status"]
+    status = newest["Status"]
     return str(
         status.get("Err") or status.get("Message") or status.get("State") or json.dumps(status)
     )

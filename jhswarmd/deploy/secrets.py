@@ -15,7 +15,6 @@ import os
 import secrets as random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import docker
 
@@ -89,6 +88,7 @@ class Existing:
     kind: str
     generation: int
     source: str
+    created_at: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,14 +172,10 @@ def _b64(raw: bytes) -> str:
 def list_existing(client: docker.DockerClient, stack: str) -> list[Existing]:
     """Return every generation of every secret of ``stack``."""
     with translated("list the secrets"):
-        return existing_from(client.api.secrets(filters={"label": [f"{labels.STACK}={stack}"]}))
-
-
-def existing_from(found: Iterable[Mapping[str, Any]]) -> list[Existing]:
-    """Return what a listing of the engine says; secrets that are not generations are left out."""
+        found = client.api.secrets(filters={"label": [f"{labels.STACK}={stack}"]})
     existing = []
     for each in found:
-        marks = each["Spec"].get("Labels") or {}
+        marks = labels.of(each)
         if marks.get(labels.GENERATION, "").isdecimal():
             existing.append(
                 Existing(
@@ -188,6 +184,7 @@ def existing_from(found: Iterable[Mapping[str, Any]]) -> list[Existing]:
                     kind=marks.get(labels.KIND, ""),
                     generation=int(marks[labels.GENERATION]),
                     source=marks.get(labels.SOURCE, ""),
+                    created_at=each["CreatedAt"],
                 )
             )
     return existing

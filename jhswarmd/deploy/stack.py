@@ -18,12 +18,12 @@ import docker
 import yaml
 
 from jhswarmd import assets, labels
+from jhswarmd.deploy import host
 from jhswarmd.deploy.progress import Progress, Step
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineNotFound, JhswarmdError
 from jhswarmd.settings import AuthenticatorType, PublishMode, Settings
 
-ROLES = ("hub", "proxy", "jhswarmd")
 #: Seconds that a healthy deployment may take, a pull of the images on a slow link included.
 HEALTHY_WITHIN_S = 300.0
 #: Seconds in which notebooks are asked to save and end before the engine kills them, and more.
@@ -45,12 +45,12 @@ class Placeholders:
     secrets: Mapping[str, str]
 
 
-def render(settings: Settings, values: Placeholders, template: str | None = None) -> str:
+def render(settings: Settings, values: Placeholders) -> str:
     """Return ``stack.yml`` fully resolved, as YAML. Pure.
 
-    Raises JhswarmdError when the template names something that nothing fills in.
+    Raises JhswarmdError when the file names something that nothing fills in.
     """
-    text = template if template is not None else assets.STACK_FILE.read_text(encoding="utf-8")
+    text = assets.STACK_FILE.read_text(encoding="utf-8")
     ingress = values.publish_mode is PublishMode.ingress
     known = {
         "STACK_NAME": settings.stack_name,
@@ -142,7 +142,7 @@ def hub_nodes(client: docker.DockerClient, stack: str) -> list[dict[str, Any]]:
     label = labels.hub_node_label(stack)
     with translated("look at the nodes"):
         nodes = client.api.nodes()
-    return [node for node in nodes if (node["Spec"].get("Labels") or {}).get(label) == "true"]
+    return [node for node in nodes if labels.of(node).get(label) == "true"]
 
 
 def mark_hub_node(client: docker.DockerClient, stack: str) -> bool:
@@ -162,7 +162,7 @@ def _update_node_labels(
     client: docker.DockerClient, node: Mapping[str, Any], changes: Mapping[str, str | None]
 ) -> None:
     """Set labels of a node; a value of None takes the label away."""
-    merged = {**(node["Spec"].get("Labels") or {}), **changes}
+    merged = {**labels.of(node), **changes}
     spec = {**node["Spec"], "Labels": {k: v for k, v in merged.items() if v is not None}}
     client.api.update_node(node["ID"], node["Version"]["Index"], spec)
 
@@ -182,7 +182,7 @@ def deploy(stack: str, rendered: str) -> None:
     if result.returncode != 0:
         raise JhswarmdError(
             f"'docker stack deploy' failed for the stack {stack}",
-            why=result.stderr.strip()[-300:],
+            why=host.tail(result.stderr.splitlines()),
             remedy="Mend what it names and run the command again; it goes on where it stopped.",
         )
 
@@ -196,11 +196,11 @@ def wait_healthy(
     Raises JhswarmdError with the engine's reason and the last lines of the log, at once for a
     service whose tasks fail again and again.
     """
-    seen = {role: _look(client, stack, role).failed for role in ROLES}
-    failed: dict[str, set[str]] = {role: set() for role in ROLES}
+    seen = {role: _look(client, stack, role).failed for role in labels.ROLES}
+    failed: dict[str, set[str]] = {role: set() for role in labels.ROLES}
     waiting: dict[str, str] = {}
     for _ in _poll(within_s):
-        looks = {role: _look(client, stack, role) for role in ROLES}
+        looks = {role: _look(client, stack, role) for role in labels.ROLES}
         waiting = {role: look.reason for role, look in looks.items() if look.reason}
         if not waiting:
             return
@@ -273,9 +273,11 @@ def take_down(client: docker.DockerClient, stack: str, progress: Progress) -> No
     Hub and daemon go first, so that nothing starts anew and nobody is told that notebooks
     vanished; then the notebooks, whose servers get the engine's stop signal and time to save.
     """
-    services = _list_services(client, stack)
-    control = [each for each in services if _role(each) in ("hub", "jhswarmd")]
-    notebooks = [each for each in services if _role(each) == labels.ROLE_NOTEBOOK]
+    services = list_services(client, stack)
+    control = [each for each in services if labels.of(each).get(labels.ROLE) in ("hub", "jhswarmd")]
+    notebooks = [
+        each for each in services if labels.of(each).get(labels.ROLE) == labels.ROLE_NOTEBOOK
+    ]
     with progress.step("Stopping hub and daemon") as step:
         _remove_and_wait(client, control, step)
     with progress.step("Stopping notebooks") as step:
@@ -283,14 +285,14 @@ def take_down(client: docker.DockerClient, stack: str, progress: Progress) -> No
         step.done(f"{len(notebooks)} stopped; their volumes stay")
     with progress.step(f"Removing the stack {stack}") as step:
         # The engine refuses to remove a network that a task still uses.
-        _remove_and_wait(client, _list_services(client, stack), step)
+        _remove_and_wait(client, list_services(client, stack), step)
         result = subprocess.run(
             ["docker", "stack", "rm", stack], capture_output=True, text=True, check=False
         )
         if result.returncode != 0:
             raise JhswarmdError(
                 f"'docker stack rm {stack}' failed",
-                why=result.stderr.strip()[-300:],
+                why=host.tail(result.stderr.splitlines()),
                 remedy="Run 'jhswarmd down' again.",
             )
         _wait_networks_gone(client, stack, step)
@@ -309,17 +311,13 @@ def purge(client: docker.DockerClient, stack: str, progress: Progress) -> None:
         step.done(f"{len(held)} secrets")
 
 
-def _list_services(client: docker.DockerClient, stack: str) -> list[dict[str, Any]]:
+def list_services(client: docker.DockerClient, stack: str) -> list[dict[str, Any]]:
+    """Return the stack's services, the notebooks among them, as the engine shows them."""
     with translated("list the services"):
         found: list[dict[str, Any]] = client.api.services(
             filters={"label": f"{labels.STACK_NAMESPACE}={stack}"}
         )
     return found
-
-
-def _role(service: Mapping[str, Any]) -> str:
-    role: str = (service["Spec"].get("Labels") or {}).get(labels.ROLE, "")
-    return role
 
 
 def _remove_and_wait(

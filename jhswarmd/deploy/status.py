@@ -22,10 +22,11 @@ from rich.table import Table
 
 from jhswarmd import control, labels
 from jhswarmd.deploy import secrets
+from jhswarmd.deploy import stack as stacks
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import JhswarmdError, UsageError
+from jhswarmd.model import newest_task
 
-ROLES = ("hub", "proxy", "jhswarmd")
 #: A share of the notebooks' addresses above which somebody should look.
 ADDRESSES_FULL = 0.8
 
@@ -109,11 +110,10 @@ def gather(client: docker.DockerClient, stack: str) -> Report:
     """Ask engine and daemon. Raises EngineError when the engine gives no answer."""
     with translated("look at the stack"):
         api = client.api
-        services = api.services(filters={"label": f"{labels.STACK_NAMESPACE}={stack}"})
         nodes = api.nodes()
         tasks = api.tasks(filters={"label": f"{labels.STACK_NAMESPACE}={stack}"})
-        held = api.secrets(filters={"label": [f"{labels.STACK}={stack}"]})
         networks = api.networks(names=[labels.network_name(stack, "notebooks")])
+    services = stacks.list_services(client, stack)
     by_service: dict[str, list[dict[str, Any]]] = {}
     for task in tasks:
         by_service.setdefault(task["ServiceID"], []).append(task)
@@ -122,14 +122,14 @@ def gather(client: docker.DockerClient, stack: str) -> Report:
     report = Report(
         stack=stack,
         services=[
-            _service_state(each, by_service.get(each["ID"], []), len(nodes))
-            for role in ROLES
+            _service_state(each, by_service.get(each["ID"], []))
+            for role in labels.ROLES
             for each in services
-            if _label(each, labels.ROLE) == role
+            if labels.of(each).get(labels.ROLE) == role
         ],
         nodes=[_node_state(node) for node in nodes],
         notebooks=_notebook_states(services, by_service),
-        secrets=_secret_states(held, stack),
+        secrets=_secret_states(secrets.list_existing(client, stack), stack),
         addresses_used=_addresses_used(tasks, network),
         addresses=_addresses(network),
         daemon=daemon,
@@ -150,7 +150,7 @@ def judge(report: Report) -> tuple[Health, list[str]]:
         problems.append(problem)
 
     states = {service.role: service for service in report.services}
-    for role in ROLES:
+    for role in labels.ROLES:
         service = states.get(role)
         if service is None:
             worse(Health.down, f"the service {role} is not there: run 'jhswarmd up'")
@@ -280,20 +280,13 @@ def ask_daemon(client: docker.DockerClient, stack: str, command: str) -> Any:
     return json.loads(output)
 
 
-def _label(service: Mapping[str, Any], name: str) -> str:
-    value: str = (service["Spec"].get("Labels") or {}).get(name, "")
-    return value
-
-
-def _service_state(
-    service: Mapping[str, Any], tasks: list[dict[str, Any]], nodes: int
-) -> ServiceState:
+def _service_state(service: Mapping[str, Any], tasks: list[dict[str, Any]]) -> ServiceState:
     running = [task for task in tasks if task["Status"]["State"] == "running"]
     wanted = [task for task in tasks if task["DesiredState"] == "running"]
     failed = sorted((t for t in tasks if t["Status"].get("Err")), key=lambda t: t["UpdatedAt"])
     is_global = "Global" in service["Spec"]["Mode"]
     return ServiceState(
-        role=_label(service, labels.ROLE),
+        role=labels.of(service)[labels.ROLE],
         running=len(running),
         desired=max(1, len(wanted)) if is_global else 1,
         image=service["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"],
@@ -315,24 +308,23 @@ def _notebook_states(
 ) -> dict[str, int]:
     states: Counter[str] = Counter()
     for service in services:
-        if _label(service, labels.ROLE) == labels.ROLE_NOTEBOOK:
-            tasks = by_service.get(service["ID"], [])
-            newest = max(tasks, key=lambda task: str(task["CreatedAt"]), default=None)
+        if labels.of(service).get(labels.ROLE) == labels.ROLE_NOTEBOOK:
+            newest = newest_task(by_service.get(service["ID"], []))
             states[newest["Status"]["State"] if newest else "new"] += 1
     return dict(states)
 
 
-def _secret_states(held: list[dict[str, Any]], stack: str) -> list[SecretState]:
-    live = set(secrets.live_names(secrets.existing_from(held), stack).values())
+def _secret_states(existing: list[secrets.Existing], stack: str) -> list[SecretState]:
+    live = set(secrets.live_names(existing, stack).values())
     now = datetime.now(timezone.utc)
     return [
         SecretState(
-            kind=each["Spec"]["Labels"][labels.KIND],
-            generation=int(each["Spec"]["Labels"][labels.GENERATION]),
-            age_s=(now - _parse_time(each["CreatedAt"])).total_seconds(),
+            kind=each.kind,
+            generation=each.generation,
+            age_s=(now - _parse_time(each.created_at)).total_seconds(),
         )
-        for each in sorted(held, key=lambda each: str(each["Spec"]["Name"]))
-        if each["Spec"]["Name"] in live
+        for each in sorted(existing, key=lambda each: each.name)
+        if each.name in live
     ]
 
 

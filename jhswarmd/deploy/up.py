@@ -7,6 +7,7 @@ finished by the next one, and a run with nothing to do takes seconds.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 
 import docker
 import requests
@@ -45,7 +46,8 @@ def up(profile: Profile, progress: Progress) -> None:
             if stack.mark_hub_node(client, settings.stack_name)
             else "a node is marked already"
         )
-    rendered = _render(client, settings, built, mode)
+    live = _live_secrets(client, settings)
+    rendered = _render(settings, built, mode, live)
     with progress.step(f"Deploying the stack {settings.stack_name}") as step:
         stack.deploy(settings.stack_name, rendered)
         step.done(
@@ -79,9 +81,7 @@ def render(profile: Profile) -> str:
     client = local_engine.connect()
     built = images.plan(client, settings)
     missing = [f"the image {name}" for name in images.list_missing(client, built)]
-    live = secrets.live_names(
-        secrets.list_existing(client, settings.stack_name), settings.stack_name
-    )
+    live = _live_secrets(client, settings)
     missing += [
         f"the secret '{kind}'"
         for kind in secrets.required_names(settings.authenticator_type.value)
@@ -95,7 +95,7 @@ def render(profile: Profile) -> str:
             why="missing: " + ", ".join(missing),
             remedy=f"Run 'jhswarmd up --env {profile.name}': it makes what is missing.",
         )
-    return _render(client, settings, built, resolve_publish_mode(settings))
+    return _render(settings, built, resolve_publish_mode(settings), live)
 
 
 def resolve_publish_mode(settings: Settings) -> PublishMode:
@@ -105,10 +105,14 @@ def resolve_publish_mode(settings: Settings) -> PublishMode:
     return PublishMode.ingress if local_engine.has_ipvs() else PublishMode.host
 
 
-def _render(
-    client: docker.DockerClient, settings: Settings, built: images.Images, mode: PublishMode
-) -> str:
+def _live_secrets(client: docker.DockerClient, settings: Settings) -> Mapping[str, str]:
     stack_name = settings.stack_name
+    return secrets.live_names(secrets.list_existing(client, stack_name), stack_name)
+
+
+def _render(
+    settings: Settings, built: images.Images, mode: PublishMode, live: Mapping[str, str]
+) -> str:
     return stack.render(
         settings,
         stack.Placeholders(
@@ -116,7 +120,7 @@ def _render(
             proxy_image=built.proxy,
             single_user_image=built.singleuser,
             publish_mode=mode,
-            secrets=secrets.live_names(secrets.list_existing(client, stack_name), stack_name),
+            secrets=live,
         ),
     )
 

@@ -52,7 +52,7 @@ class Accounts:
         self._source = source
         self._archive: bytes | None = None
         self._list = passwd.UserList({}, ())
-        self._delivered: dict[str, None] = {}
+        self._delivered: frozenset[str] = frozenset()
         self.view = AccountsView()
 
     def reconcile(self) -> None:
@@ -72,7 +72,7 @@ class Accounts:
                 log.info("Adding user %s", name)
             log.info(event("Accounts delivered", container=id_[:12], users=len(self._list.entries)))
             delivered.append(id_)
-        self._delivered = dict.fromkeys(delivered)
+        self._delivered = frozenset(delivered)
         metrics.ACCOUNTS.set(len(self._list.entries))
         metrics.ACCOUNTS_REFUSED.set(len(self._list.refused))
         self.view = AccountsView(

@@ -93,7 +93,7 @@ class ServiceSpawner(OptionsSpawner):
         )
 
     def _is_ours(self, service: Mapping[str, Any]) -> bool:
-        held = service["Spec"].get("Labels") or {}
+        held = labels.of(service)
         mine = self._labels()
         return all(
             held.get(key) == mine[key]

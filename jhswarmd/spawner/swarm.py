@@ -405,7 +405,7 @@ class SwarmSpawner(StartingSpawner):
         except EngineError:
             # Refused, or applied with the answer lost: only a look tells.
             holder = await self.get_object(REMOVE_WITHIN_S)
-        if holder is None or holder["Spec"].get("Labels", {}).get(labels.SPAWN) != spawn_id:
+        if holder is None or labels.of(holder).get(labels.SPAWN) != spawn_id:
             return ""
         return str(holder["ID"])
 

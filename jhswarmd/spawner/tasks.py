@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from jhswarmd.model import ENDED_STATES, newest_task
+
 
 class Phase(Enum):
     """Where a task is in its life, as far as the hub is concerned."""
@@ -33,12 +35,7 @@ _PHASES = {
     "ready": Phase.starting,
     "starting": Phase.starting,
     "running": Phase.running,
-    "complete": Phase.ended,
-    "failed": Phase.ended,
-    "shutdown": Phase.ended,
-    "rejected": Phase.ended,
-    "orphaned": Phase.ended,
-    "remove": Phase.ended,
+    **dict.fromkeys(ENDED_STATES, Phase.ended),
 }
 
 #: A node makes volumes and container while the task is 'preparing'.
@@ -156,15 +153,7 @@ def newest(raw_tasks: Iterable[Mapping[str, Any]]) -> Task | None:
     Notebooks are never restarted, but an administrator's ``docker service update`` makes a new
     task beside the old one.
     """
-    # Timestamps are RFC 3339 in UTC and sort as text; the index settles equal ones.
-    latest = max(
-        raw_tasks,
-        key=lambda raw: (
-            str(raw.get("CreatedAt") or ""),
-            (raw.get("Version") or {}).get("Index", 0),
-        ),
-        default=None,
-    )
+    latest = newest_task(raw_tasks)
     return None if latest is None else read_task(latest)
 
 

@@ -10,10 +10,17 @@ import requests
 from docker.errors import APIError, NotFound
 from docker.models.services import Service
 
+from tests.engine import spawner_kit
 from tests.lab import Lab
 from tests.wait import wait_until
 
 CreateService = Callable[..., Service]
+
+# Of the tests of the spawner, which are spread over several files.
+network = spawner_kit.network
+client = spawner_kit.client
+user = spawner_kit.user
+make = spawner_kit.make
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from jupyterhub.spawner import SpawnException
 
 from jhswarmd import labels
 from jhswarmd.spawner import swarm
-from tests.engine import spawner_kit
 from tests.engine.spawner_kit import (
     HUB_ID,
     NETWORK,
@@ -31,11 +30,6 @@ from tests.engine.spawner_kit import (
 )
 from tests.lab import Lab
 from tests.wait import wait_until
-
-network = spawner_kit.network
-client = spawner_kit.client
-user = spawner_kit.user
-make = spawner_kit.make
 
 
 @contextlib.contextmanager

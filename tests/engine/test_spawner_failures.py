@@ -20,7 +20,6 @@ from docker.types import (
 from jupyterhub.spawner import SpawnException
 
 from jhswarmd.spawner.failure import StartFailed
-from tests.engine import spawner_kit
 from tests.engine.spawner_kit import (
     TOKEN,
     DeafSpawner,
@@ -31,11 +30,6 @@ from tests.engine.spawner_kit import (
 )
 from tests.lab import Lab
 from tests.wait import wait_until
-
-network = spawner_kit.network
-client = spawner_kit.client
-user = spawner_kit.user
-make = spawner_kit.make
 
 #: Seconds that a hopeless start may take.
 SOON_S = 10

@@ -10,14 +10,8 @@ import pytest
 from jupyterhub.spawner import SpawnException
 
 from jhswarmd.spawner import swarm
-from tests.engine import spawner_kit
 from tests.engine.spawner_kit import Flaky, start_and_clean_up, the_container, the_service
 from tests.lab import Lab
-
-network = spawner_kit.network
-client = spawner_kit.client
-user = spawner_kit.user
-make = spawner_kit.make
 
 #: Bits of /proc/PID/status: linux/capability.h.
 NET_RAW, MKNOD, CHOWN = 1 << 13, 1 << 27, 1 << 0

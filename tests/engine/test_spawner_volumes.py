@@ -14,7 +14,6 @@ from jupyterhub.user import User
 from jhswarmd import labels
 from jhswarmd.spawner import whereabouts
 from jhswarmd.spawner.whereabouts import Holder
-from tests.engine import spawner_kit
 from tests.engine.spawner_kit import (
     STACK,
     Flaky,
@@ -24,11 +23,6 @@ from tests.engine.spawner_kit import (
     the_service,
 )
 from tests.lab import Lab
-
-network = spawner_kit.network
-client = spawner_kit.client
-user = spawner_kit.user
-make = spawner_kit.make
 
 VOLUME = f"{STACK}-user-ann"
 GONE = Holder("nodethatleftlongago", "worker-7")

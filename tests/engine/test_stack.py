@@ -17,6 +17,7 @@ from docker.errors import NotFound
 from docker.models.services import Service
 
 from jhswarmd import labels
+from tests.engine.conftest import CreateService
 from tests.lab import Lab
 from tests.stack import USERS, LoginRefused, Stack, Visitor, write_profile, write_users
 from tests.wait import wait_until
@@ -35,29 +36,21 @@ def testuser(stack: Stack) -> Iterator[Visitor]:
 
 @pytest.fixture
 def create_like_notebook(
-    stack: Stack, testuser: Visitor, small_image: str
-) -> Iterator[CreateOrphan]:
+    stack: Stack, testuser: Visitor, small_image: str, create_service: CreateService
+) -> CreateOrphan:
     """Create services with the labels of testuser's notebook; the caller changes some."""
-    made: list[Service] = []
     numbers = itertools.count()
     notebook_labels = stack.notebook("testuser").attrs["Spec"]["Labels"]
 
     def create(**changes: str | None) -> Service:
         merged = {**notebook_labels, labels.SPAWN: "made-by-hand", **_spelled(changes)}
-        service = stack.lab.client.services.create(
+        return create_service(
             small_image,
             name=f"by-hand-{next(numbers)}",
             labels={key: value for key, value in merged.items() if value is not None},
         )
-        made.append(service)
-        return service
 
-    yield create
-    for service in made:
-        try:
-            service.remove()
-        except NotFound:
-            continue
+    return create
 
 
 def _spelled(changes: dict[str, str | None]) -> dict[str, str | None]:

@@ -57,6 +57,8 @@ def _show_error(exc: JhswarmdError) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print("[red]error[/] ", end="")
     console.print(str(exc), markup=False)
+    for line in exc.output:
+        console.print(f"  | {line}", markup=False)
     if exc.remedy:
         console.print(f"What to do: {exc.remedy}", markup=False)
 

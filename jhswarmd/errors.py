@@ -16,22 +16,29 @@ bytes of a secret.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 MAX_DETAIL = 300
 
 
 class JhswarmdError(Exception):
     """Say what happened, why, and what to do next.
 
-    ``what`` is one sentence without a full stop. ``why`` and ``remedy`` may be empty.
+    ``what`` is one sentence without a full stop. ``why`` and ``remedy`` may be empty. ``output``
+    holds the last lines that another program wrote; the command line shows them below, as they
+    are.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, *, why: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, what: str, *, why: str = "", remedy: str = "", output: Iterable[str] = ()
+    ) -> None:
         super().__init__(what)
         self.what = what
         self.why = why[:MAX_DETAIL]
         self.remedy = remedy
+        self.output = tuple(line for line in output if line.strip())
 
     def __str__(self) -> str:
         return f"{self.what}: {self.why}" if self.why else self.what

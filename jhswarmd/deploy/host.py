@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from jhswarmd.deploy.progress import Progress, Step
-from jhswarmd.errors import MAX_DETAIL, JhswarmdError
+from jhswarmd.errors import JhswarmdError
 
 #: Lines of a failed program's output that are shown.
 TAIL_LINES = 15
@@ -32,14 +32,6 @@ def os_release() -> dict[str, str]:
 def has_apt() -> bool:
     """Tell whether this is Debian or one of its kin."""
     return shutil.which("apt-get") is not None
-
-
-def tail(lines: Sequence[str]) -> str:
-    """Return the end of some output, as much as an error's ``why`` takes.
-
-    The end says what went wrong; the beginning would be what an error keeps.
-    """
-    return "\n".join(lines)[-MAX_DETAIL:].strip()
 
 
 def run_shown(
@@ -70,7 +62,7 @@ def run_shown(
     if process.returncode != 0:
         raise JhswarmdError(
             f"'{' '.join(command[:2])}' failed with exit code {process.returncode}",
-            why=tail(list(lines)),
+            output=lines,
             remedy=remedy,
         )
 

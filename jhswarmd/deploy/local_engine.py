@@ -110,7 +110,7 @@ def stop_engine(progress: Progress) -> None:
         if not _wait(lambda: state.read_alive() is None, STOP_S, step, "containers are stopping"):
             raise JhswarmdError(
                 "The Docker Engine does not stop",
-                why=host.tail(state.read_log_tail()),
+                output=state.read_log_tail(),
                 remedy=f"Its process is {pid}, its log {state.log}. Run this again, or end it with "
                 f"'kill -9 {pid}'.",
             )
@@ -273,7 +273,7 @@ def _start(step: Step) -> docker.DockerClient:
     if not _wait(is_over, START_S, step, f"log: {log}") or not found:
         raise JhswarmdError(
             "The Docker Engine does not start",
-            why=host.tail(state.read_log_tail()),
+            output=state.read_log_tail(),
             remedy=f"Its log tells why: {log}",
         )
     return found[0]

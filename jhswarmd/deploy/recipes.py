@@ -30,6 +30,7 @@ from jhswarmd.errors import EngineNotFound, JhswarmdError
 NAMESPACE = "jhswarmd"
 
 _DIGEST_LENGTH = 12
+#: The classic builder paints what went to stderr red.
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -87,14 +88,13 @@ def stream(output: Iterable[Mapping[str, Any]], what: str) -> Iterable[str]:
     lines: deque[str] = deque(maxlen=host.TAIL_LINES)
     for part in output:
         if "error" in part:
-            lines.append(str(part["error"]))
             raise JhswarmdError(
                 what,
-                why=host.tail(list(lines)),
+                why=_COLOURS.sub("", str(part["error"])),
+                output=lines,
                 remedy="Run this again: what is finished is kept. A mirror or a registry that did "
                 "not answer is the usual reason.",
             )
-        # The classic builder paints what went to stderr red.
         line = _COLOURS.sub("", str(part.get("stream") or part.get("status") or "")).strip()
         if line:
             lines.append(line)

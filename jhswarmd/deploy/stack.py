@@ -18,7 +18,6 @@ import docker
 import yaml
 
 from jhswarmd import assets, labels
-from jhswarmd.deploy import host
 from jhswarmd.deploy.progress import Progress, Step
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineNotFound, JhswarmdError
@@ -182,7 +181,7 @@ def deploy(stack: str, rendered: str) -> None:
     if result.returncode != 0:
         raise JhswarmdError(
             f"'docker stack deploy' failed for the stack {stack}",
-            why=host.tail(result.stderr.splitlines()),
+            output=result.stderr.splitlines(),
             remedy="Mend what it names and run the command again; it goes on where it stopped.",
         )
 
@@ -216,7 +215,8 @@ def wait_healthy(
 def _give_up(client: docker.DockerClient, name: str, reason: str) -> NoReturn:
     raise JhswarmdError(
         f"The service {name} does not become healthy",
-        why=f"{reason}\n{_last_lines(client, name)}",
+        why=reason,
+        output=_last_lines(client, name),
         remedy=f"See 'docker service ps --no-trunc {name}' and 'docker service logs {name}'; run "
         "the command again when it is mended.",
     )
@@ -258,13 +258,13 @@ def _look(client: docker.DockerClient, stack: str, role: str) -> _Look:
     return _Look((states[0] if states else "waiting for a task") + error, failed)
 
 
-def _last_lines(client: docker.DockerClient, name: str, lines: int = 10) -> str:
+def _last_lines(client: docker.DockerClient, name: str, lines: int = 10) -> list[str]:
     try:
         with translated(f"read the log of {name}"):
             log = client.api.service_logs(name, stdout=True, stderr=True, tail=lines)
-            return b"".join(log).decode(errors="replace")
+            return b"".join(log).decode(errors="replace").splitlines()
     except JhswarmdError:
-        return ""
+        return []
 
 
 def take_down(client: docker.DockerClient, stack: str, progress: Progress) -> None:
@@ -292,7 +292,7 @@ def take_down(client: docker.DockerClient, stack: str, progress: Progress) -> No
         if result.returncode != 0:
             raise JhswarmdError(
                 f"'docker stack rm {stack}' failed",
-                why=host.tail(result.stderr.splitlines()),
+                output=result.stderr.splitlines(),
                 remedy="Run 'jhswarmd down' again.",
             )
         _wait_networks_gone(client, stack, step)

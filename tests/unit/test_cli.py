@@ -23,7 +23,12 @@ def test_the_version_is_printed():
 @pytest.mark.parametrize(("error", "code"), [(JhswarmdError, 1), (UsageError, 2)])
 def test_an_error_says_what_why_and_what_to_do_next(monkeypatch, capsys, error, code):
     def fail(**_):
-        raise error("The thing failed", why="it is Monday", remedy="Wait.")
+        raise error(
+            "The thing failed",
+            why="it is Monday",
+            remedy="Wait.",
+            output=["line [1]", "", "line 2"],
+        )
 
     monkeypatch.setattr(cli, "app", fail)
     with pytest.raises(SystemExit) as caught:
@@ -32,6 +37,7 @@ def test_an_error_says_what_why_and_what_to_do_next(monkeypatch, capsys, error, 
     err = capsys.readouterr().err
     assert "The thing failed: it is Monday" in err
     assert "What to do: Wait." in err
+    assert "  | line [1]\n  | line 2\n" in err
 
 
 def test_a_bad_profile_is_refused_before_the_engine_is_looked_for(monkeypatch, tmp_path, capsys):

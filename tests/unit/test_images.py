@@ -308,7 +308,8 @@ def test_a_failed_build_shows_its_last_lines_and_is_not_pushed(engine, progress)
     engine.build_output = [{"stream": "Step 1/2"}, {"error": "\x1b[91mapt-get returned 100"}]
     with pytest.raises(JhswarmdError) as raised:
         images.build(engine, Settings(), progress)
-    assert "apt-get returned 100" in raised.value.why
+    assert raised.value.why == "apt-get returned 100"
+    assert raised.value.output == ("Step 1/2",)
     assert raised.value.remedy
     assert not any(verb == "push" for verb, _ in engine.made())
 

@@ -203,7 +203,7 @@ def test_an_engine_that_ends_at_once_shows_the_end_of_its_log(
     monkeypatch.setattr(local_engine.subprocess, "Popen", start)
     with pytest.raises(JhswarmdError) as raised:
         local_engine.ensure_engine(progress)
-    assert "no iptables" in raised.value.why
+    assert "failed to start daemon: no iptables" in raised.value.output
     assert str(state_dir / "dockerd.log") in raised.value.remedy
 
 

@@ -176,10 +176,10 @@ def _settings_of_container() -> Settings:
 @orphans_app.command("list")
 def orphans_list(stack: StackOption = None, as_json: JsonOption = False) -> None:
     """List what is held, and what was removed and why."""
-    from jhswarmd.deploy import local_engine, status
+    from jhswarmd.deploy import ask, local_engine, status
 
     client = local_engine.connect()
-    servers = status.ask_daemon(client, status.find_stack(client, stack), "status")["servers"]
+    servers = ask.ask(client, status.find_stack(client, stack), "status")["servers"]
     if as_json:
         typer.echo(json.dumps({key: servers[key] for key in ("held", "removals")}, indent=2))
         return
@@ -192,10 +192,10 @@ def orphans_list(stack: StackOption = None, as_json: JsonOption = False) -> None
 @orphans_app.command("approve")
 def orphans_approve(stack: StackOption = None) -> None:
     """Allow the removal of everything that is held now."""
-    from jhswarmd.deploy import local_engine, status
+    from jhswarmd.deploy import ask, local_engine, status
 
     client = local_engine.connect()
-    answer = status.ask_daemon(client, status.find_stack(client, stack), "approve")
+    answer = ask.ask(client, status.find_stack(client, stack), "approve")
     for name in answer["approved"]:
         typer.echo(f"approved {name}")
     typer.echo(f"{len(answer['approved'])} approved")
@@ -211,11 +211,11 @@ def engine_stop() -> None:
 
 
 @app.command(hidden=True)
-def ctl(command: str) -> None:
-    """Ask the daemon of this container; 'status' and 'orphans' run it from the host."""
+def ctl() -> None:
+    """Pass a request from standard input to the daemon of this container (see deploy/ask.py)."""
     from jhswarmd import control
 
-    typer.echo(json.dumps(control.ask(command)))
+    typer.echo(json.dumps(control.exchange(json.loads(sys.stdin.readline()))))
 
 
 @app.command()

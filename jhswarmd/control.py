@@ -1,7 +1,9 @@
 """How the command line reaches the daemon: a socket inside the daemon's own container.
 
-One line of JSON in, one line of JSON out. Whoever can run a program in the container can reach it
-(mode 0600), nobody else.
+One line of JSON in, one line of JSON out: ``{"command": ..., "arguments": {...}}``, answered by
+``{"result": ...}`` or ``{"error": {"what", "why", "remedy"}}``. Whoever can run a program in the
+container can reach it (mode 0600), nobody else. Arguments may hold secrets: nothing here logs or
+repeats them.
 """
 
 from __future__ import annotations
@@ -22,8 +24,11 @@ log = logging.getLogger(__name__)
 SOCKET = Path("/run/jhswarmd/control.sock")
 #: Seconds until a request without an answer is given up.
 TIMEOUT_S = 30.0
+#: Bytes of a request; the largest argument is a list of users, as large as a secret may be.
+MAX_REQUEST = 1024 * 1024
 
-Handler = Callable[[], Mapping[str, Any]]
+#: Takes a command's arguments and returns its result. A JhswarmdError is told to who asked.
+Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
@@ -37,12 +42,25 @@ class _Connection(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         """Answer one request."""
         handlers = cast(_Server, self.server).handlers
-        try:
-            command = json.loads(self.rfile.readline(4096))["command"]
-            answer: dict[str, Any] = {"result": handlers[command]()}
-        except (ValueError, KeyError, TypeError):
-            answer = {"error": "unknown command"}
-        self.wfile.write(json.dumps(answer).encode() + b"\n")
+        self.wfile.write(json.dumps(_answer(handlers, self.rfile.readline(MAX_REQUEST))).encode())
+        self.wfile.write(b"\n")
+
+
+def _answer(handlers: Mapping[str, Handler], line: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(line)
+        handler = handlers[request["command"]]
+        arguments = request.get("arguments") or {}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {"error": {"what": "The daemon does not know this command"}}
+    try:
+        return {"result": handler(arguments)}
+    except JhswarmdError as exc:
+        return {"error": {"what": exc.what, "why": exc.why, "remedy": exc.remedy}}
+    except Exception as exc:  # noqa: BLE001 - an error in one must not end the connection unanswered
+        # Neither its text nor its traceback: they may hold an argument.
+        log.error("A command failed in a way that nobody foresaw: %s", type(exc).__name__)
+        return {"error": {"what": "The command failed", "why": type(exc).__name__}}
 
 
 class Control:
@@ -70,24 +88,37 @@ class Control:
         self._path.unlink(missing_ok=True)
 
 
-def ask(command: str, path: Path = SOCKET) -> Any:
+def ask(command: str, arguments: Mapping[str, Any] | None = None, path: Path = SOCKET) -> Any:
     """Send one command to the daemon of this container, and return its result.
 
-    Raises JhswarmdError when no daemon answers.
+    Raises JhswarmdError when no daemon answers, or with what it answers as an error.
     """
+    return result_of(exchange({"command": command, "arguments": arguments or {}}, path))
+
+
+def exchange(request: Mapping[str, Any], path: Path = SOCKET) -> dict[str, Any]:
+    """Send one request and return the whole answer; that no daemon answers is one too."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(TIMEOUT_S)
             connection.connect(str(path))
-            connection.sendall(json.dumps({"command": command}).encode() + b"\n")
+            connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as lines:
-                answer = json.loads(lines.readline())
+                answer: dict[str, Any] = json.loads(lines.readline())
     except (OSError, ValueError) as exc:
-        raise JhswarmdError(
-            "The daemon does not answer",
-            why=str(exc),
-            remedy="See 'docker service logs' of the service jhswarmd.",
-        ) from exc
+        return {
+            "error": {
+                "what": "The daemon does not answer",
+                "why": str(exc),
+                "remedy": "See 'docker service logs' of the service jhswarmd.",
+            }
+        }
+    return answer
+
+
+def result_of(answer: Mapping[str, Any]) -> Any:
+    """Return the result in an answer, or raise its error as JhswarmdError."""
     if "error" in answer:
-        raise JhswarmdError(f"The daemon refused '{command}'", why=answer["error"])
+        error = answer["error"]
+        raise JhswarmdError(error["what"], why=error.get("why", ""), remedy=error.get("remedy", ""))
     return answer["result"]

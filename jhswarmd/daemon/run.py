@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -189,9 +189,9 @@ def run(settings: Settings, *, dry_run: bool = False) -> None:
     engine = retry.blocking(ENGINE_WITHIN_S, asked_to_stop)(Engine.connect)
     hub = Hub(HUB_URL, TOKEN.read_text().strip())
     daemon = Daemon(settings, engine, hub, dry_run=dry_run)
-    handlers: dict[str, Callable[[], Mapping[str, Any]]] = {
-        "status": daemon.snapshot,
-        "approve": daemon.approve,
+    handlers: dict[str, control.Handler] = {
+        "status": lambda arguments: daemon.snapshot(),
+        "approve": lambda arguments: daemon.approve(),
     }
     server = control.Control(handlers)
     site = web.Web(web.address_in(settings.control_subnet), daemon.unready)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -20,8 +19,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jhswarmd import control, labels
-from jhswarmd.deploy import secrets
+from jhswarmd import labels
+from jhswarmd.deploy import ask, secrets
 from jhswarmd.deploy import stack as stacks
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import JhswarmdError, UsageError
@@ -250,34 +249,10 @@ def _ago(seconds: float) -> str:
 
 def _ask_daemon(client: docker.DockerClient, stack: str) -> tuple[dict[str, Any] | None, str]:
     try:
-        answer: dict[str, Any] = ask_daemon(client, stack, "status")
+        answer: dict[str, Any] = ask.ask(client, stack, "status")
     except JhswarmdError as exc:
         return None, str(exc)
     return answer, ""
-
-
-def ask_daemon(client: docker.DockerClient, stack: str, command: str) -> Any:
-    """Send a command to the daemon of this node, from its container or from the host.
-
-    From the host a fixed command runs in the daemon's container; it has no arguments that could
-    hold a secret. Raises JhswarmdError when no daemon answers.
-    """
-    if control.SOCKET.exists():
-        return control.ask(command)
-    name = labels.service_name(stack, "jhswarmd")
-    with translated("reach the daemon"):
-        found = client.api.containers(filters={"label": f"{labels.SERVICE_NAME}={name}"})
-        if not found:
-            raise JhswarmdError(
-                "No daemon runs on this node",
-                remedy="Run the command on a manager that 'docker service ps' names for it.",
-            )
-        started = client.api.exec_create(found[0]["Id"], ["jhswarmd", "ctl", command])
-        output: bytes = client.api.exec_start(started["Id"])
-        code = client.api.exec_inspect(started["Id"])["ExitCode"]
-    if code != 0:
-        raise JhswarmdError("The daemon does not answer", why=output.decode(errors="replace"))
-    return json.loads(output)
 
 
 def _service_state(service: Mapping[str, Any], tasks: list[dict[str, Any]]) -> ServiceState:

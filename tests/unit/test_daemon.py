@@ -25,27 +25,53 @@ def path(tmp_path):
 
 @pytest.fixture
 def server(path):
-    made = control.Control({"ping": lambda: {"pong": 1}}, path)
+    made = control.Control(
+        {"ping": lambda arguments: {"pong": arguments.get("n", 1)}, "fail": fail, "break": break_},
+        path,
+    )
     made.start()
     yield made
     made.close()
 
 
-def test_a_command_is_answered(server, path):
-    assert control.ask("ping", path) == {"pong": 1}
+def fail(arguments):
+    raise JhswarmdError("It cannot be done", why="it is Monday", remedy="Wait.")
+
+
+def break_(arguments):
+    raise RuntimeError(f"nobody foresaw {arguments}")
+
+
+def test_a_command_is_answered_with_its_arguments_or_without(server, path):
+    assert control.ask("ping", path=path) == {"pong": 1}
+    assert control.ask("ping", {"n": "x" * 500_000}, path) == {"pong": "x" * 500_000}
+
+
+def test_an_error_reaches_who_asked_with_its_reason_and_remedy(server, path):
+    with pytest.raises(JhswarmdError) as caught:
+        control.ask("fail", path=path)
+    error = caught.value
+    assert (error.what, error.why, error.remedy) == ("It cannot be done", "it is Monday", "Wait.")
+
+
+def test_an_unforeseen_error_repeats_no_argument(server, path, caplog):
+    with pytest.raises(JhswarmdError, match="RuntimeError") as caught:
+        control.ask("break", {"password": "hunter2"}, path)
+    assert "hunter2" not in str(caught.value) + caught.value.remedy + caplog.text
+    assert "RuntimeError" in caplog.text
 
 
 def test_an_unknown_command_is_refused(server, path):
-    with pytest.raises(JhswarmdError, match="refused 'nosuch'"):
-        control.ask("nosuch", path)
+    with pytest.raises(JhswarmdError, match="does not know this command"):
+        control.ask("nosuch", path=path)
 
 
 def test_a_line_that_is_no_json_is_refused_and_the_next_one_answered(server, path):
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(path))
         connection.sendall(b"rubbish\n")
-        assert b"unknown command" in connection.makefile("rb").readline()
-    assert control.ask("ping", path) == {"pong": 1}
+        assert b"does not know" in connection.makefile("rb").readline()
+    assert control.ask("ping", path=path) == {"pong": 1}
 
 
 def test_only_the_owner_may_use_the_socket(server, path):
@@ -53,15 +79,15 @@ def test_only_the_owner_may_use_the_socket(server, path):
 
 
 def test_a_socket_left_by_a_killed_daemon_is_taken_over(server, path):
-    successor = control.Control({"ping": lambda: {"pong": 2}}, path)
+    successor = control.Control({"ping": lambda _: {"pong": 2}}, path)
     successor.start()
-    assert control.ask("ping", path) == {"pong": 2}
+    assert control.ask("ping", path=path) == {"pong": 2}
     successor.close()
 
 
 def test_no_daemon_is_said_with_a_remedy(path):
     with pytest.raises(JhswarmdError) as caught:
-        control.ask("ping", path)
+        control.ask("ping", path=path)
     assert caught.value.remedy
 
 

@@ -1,0 +1,68 @@
+"""How a command reaches the daemon: in its container by its socket, from a host by the engine.
+
+From a host a fixed command runs in the daemon's container. What it is asked goes through standard
+input: an argument list shows in events and in the process table.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import docker
+from docker.utils.socket import STDOUT, frames_iter
+
+from jhswarmd import control, labels
+from jhswarmd.engine_errors import translated
+from jhswarmd.errors import JhswarmdError
+
+Arguments = Mapping[str, Any]
+
+
+def ask(
+    client: docker.DockerClient,
+    stack: str,
+    command: str,
+    arguments: Mapping[str, Any] | None = None,
+) -> Any:
+    """Send a command to the daemon of this node, and return its result.
+
+    Raises JhswarmdError when no daemon answers, or with what it answers as an error.
+    """
+    if control.SOCKET.exists():
+        return control.ask(command, arguments)
+    name = labels.service_name(stack, "jhswarmd")
+    request = json.dumps({"command": command, "arguments": dict(arguments or {})}) + "\n"
+    with translated("reach the daemon"):
+        found = client.api.containers(filters={"label": f"{labels.SERVICE_NAME}={name}"})
+        if not found:
+            raise JhswarmdError(
+                "No daemon runs on this node",
+                remedy="Run the command on a manager that 'docker service ps' names for it.",
+            )
+        output = _run(client.api, found[0]["Id"], ["jhswarmd", "ctl"], request.encode())
+    try:
+        answer = json.loads(output)
+    except ValueError:
+        raise JhswarmdError(
+            "The daemon does not answer",
+            remedy=f"See 'docker service logs {name}'.",
+        ) from None
+    return control.result_of(answer)
+
+
+def _run(api: docker.APIClient, container_id: str, command: list[str], given: bytes) -> bytes:
+    """Run a command in a container, with ``given`` on its standard input; returns its output."""
+    started = api.exec_create(container_id, command, stdin=True)
+    stream = api.exec_start(started["Id"], socket=True)
+    # docker-py hands out a reader; what is written goes to the socket below it.
+    connection = getattr(stream, "_sock", stream)
+    try:
+        connection.settimeout(control.TIMEOUT_S + 5)
+        connection.sendall(given)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(data for kind, data in frames_iter(stream, tty=False) if kind == STDOUT)
+    finally:
+        stream.close()

@@ -92,6 +92,9 @@ c.SwarmSpawner.prefix = settings.stack_name
 c.SwarmSpawner.image = settings.single_user_image
 if settings.single_user_images:
     c.SwarmSpawner.allowed_images = settings.single_user_images
+c.SwarmSpawner.notebook_profiles = [
+    profile.model_dump(exclude_defaults=True) for profile in settings.notebook_profiles
+]
 c.SwarmSpawner.network_name = labels.network_name(settings.stack_name, "notebooks")
 c.SwarmSpawner.cmd = list(settings.notebook_command)
 c.SwarmSpawner.args = list(settings.notebook_args)

@@ -19,6 +19,15 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from jhswarmd import notebook_profiles
+from jhswarmd.notebook_profiles import (
+    LEAST_CORES,
+    LEAST_MEMORY,
+    Limits,
+    NotebookProfile,
+    parse_bytes,
+)
+
 #: Where the engine mounts secrets in a container.
 SECRETS_DIR = "/run/secrets"
 
@@ -47,8 +56,6 @@ _IMAGE = re.compile(r"^[a-zA-Z0-9][^\s;=]*$")
 _CAPABILITY = re.compile(r"^(CAP_)?[A-Z][A-Z_]+$")
 
 _VOLUME_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.-]+$")
-_BYTES = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?$", re.IGNORECASE)
-_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
 class AuthenticatorType(str, Enum):
@@ -164,18 +171,6 @@ def _check_templates(options: Mapping[str, str], known: Collection[str]) -> None
             raise ValueError(f"'{key}={value}' may use {names}; write other braces as {{{{ or }}}}")
 
 
-def _bytes(value: Any) -> Any:
-    """Parse ``512M`` or ``2G`` into bytes; empty means no limit (None)."""
-    if not isinstance(value, str):
-        return value
-    if not value:
-        return None
-    match = _BYTES.match(value.strip())
-    if not match:
-        raise ValueError("must be a size such as 512M or 2G")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
 def _optional(value: Any) -> Any:
     return None if value == "" else value
 
@@ -185,8 +180,10 @@ Command = Annotated[tuple[str, ...], BeforeValidator(_command)]
 Lines = Annotated[tuple[str, ...], BeforeValidator(_lines)]
 Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
 SharedVolumes = Annotated[tuple[SharedVolume, ...], BeforeValidator(_shared_volumes)]
-Size = Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(_bytes)]
-Cores = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_optional)]
+Size = Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(parse_bytes)]
+Memory = Annotated[Annotated[int, Field(ge=LEAST_MEMORY)] | None, BeforeValidator(parse_bytes)]
+Profiles = Annotated[tuple[NotebookProfile, ...], BeforeValidator(notebook_profiles.parse)]
+Cores = Annotated[Annotated[float, Field(ge=LEAST_CORES)] | None, BeforeValidator(_optional)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -219,6 +216,10 @@ class Settings(BaseModel):
     single_user_images: Pairs = {}
     """What users may choose from, as ``Title=image; Other title=image:tag``; empty: no choice."""
 
+    notebook_profiles: Profiles = ()
+    """What users may choose from, with limits: the content of ``notebook_profiles.yml``, never
+    written as a key. Empty: no choice."""
+
     authenticator_type: AuthenticatorType = AuthenticatorType.pam
     authenticator_admin_users: Words = ()
     authenticator_allowed_users: Words = ()
@@ -236,8 +237,8 @@ class Settings(BaseModel):
     notebook_dir: str = Field("/home/jovyan", pattern=r"^/")
     """Where the user's volume is mounted: the whole home, so that whatever a user saves stays."""
     default_url: str = "/lab"
-    mem_limit: Size = None
-    mem_guarantee: Size = None
+    mem_limit: Memory = None
+    mem_guarantee: Memory = None
     cpu_limit: Cores = None
     cpu_guarantee: Cores = None
     volume_driver: str = "local"
@@ -365,6 +366,14 @@ class Settings(BaseModel):
             raise ValueError("NOTEBOOKS_SUBNET and CONTROL_SUBNET overlap")
         if self.notebook_dir.rstrip("/") in (each.target for each in self.shared_volumes):
             raise ValueError("SHARED_VOLUMES mounts something over NOTEBOOK_DIR, the users' home")
+        limits = Limits(self.mem_limit, self.mem_guarantee, self.cpu_limit, self.cpu_guarantee)
+        for fault in limits.faults():
+            raise ValueError(fault)
+        for wrong in notebook_profiles.faults(self.notebook_profiles):
+            raise ValueError(f"NOTEBOOK_PROFILES: {wrong.message}")
+        for profile in self.notebook_profiles:
+            for fault in limits.of(profile).faults():
+                raise ValueError(f"NOTEBOOK_PROFILES: for '{profile.slug}' {fault}")
         if self.http_port == self.https_port:
             raise ValueError("HTTP_PORT and HTTPS_PORT are the same")
         if self.authenticator_type is AuthenticatorType.github:
@@ -389,6 +398,17 @@ class Settings(BaseModel):
                     "GITHUB_ALLOWED_ORGANIZATIONS"
                 )
         return self
+
+    @property
+    def notebook_images(self) -> tuple[str, ...]:
+        """Every image that a notebook may be started from, each once; without our own, which
+        only a build names."""
+        named = (
+            self.single_user_image,
+            *self.single_user_images.values(),
+            *(profile.image for profile in self.notebook_profiles),
+        )
+        return tuple(dict.fromkeys(image for image in named if image))
 
     @property
     def url(self) -> str:
@@ -426,6 +446,8 @@ def _spell(name: str, value: Any) -> str:
         return ""
     if isinstance(value, Enum):
         return str(value.value)
+    if name == "notebook_profiles":
+        return notebook_profiles.spell(value)
     if isinstance(value, dict):
         return ";".join(f"{key}={val}" for key, val in value.items())
     if name == "shared_volumes":

@@ -12,13 +12,16 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from jhswarmd import assets
+from jhswarmd import assets, notebook_profiles
+from jhswarmd.deploy import yaml_file
 from jhswarmd.errors import UsageError
+from jhswarmd.notebook_profiles import NotebookProfile
 from jhswarmd.settings import AuthenticatorType, Settings
 
 DEFAULT = "default"
@@ -26,8 +29,14 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 _KEY = re.compile(r"^(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)$")
 _MENTIONED = re.compile(r"\b[A-Z][A-Z0-9_]{3,}\b")
 
+_ENTRY_KEYS = frozenset(NotebookProfile.model_fields)
+_PROFILES = TypeAdapter(Annotated[list[NotebookProfile], Field(min_length=1)])
+
 #: What may lie in ``env/NAME/``; each becomes the Swarm secret of the same kind.
 USER_LIST = "user_list.txt"
+#: What users may choose from; no secret, so it travels with the keys.
+NOTEBOOK_PROFILES = "notebook_profiles.yml"
+_PROFILES_KEY = "NOTEBOOK_PROFILES"
 SECRET_FILES = {
     "users": USER_LIST,
     "cookie_secret": "cookie_secret",
@@ -116,6 +125,7 @@ def load(name: str, folder: Path | None = None) -> Profile:
     values: dict[str, _Value] = {}
     for path in _env_files(name, folder, faults):
         values.update(_read_env_file(path, faults))
+    values.update(_read_notebook_profiles(folder / name / NOTEBOOK_PROFILES, faults))
     settings = _check_keys(values, faults)
     files = _read_secret_files(folder / name, faults)
     _check_files(name, folder, values, files, faults)
@@ -155,17 +165,21 @@ def _read_env_file(path: Path, faults: list[str]) -> dict[str, _Value]:
         key, value = match[1], match[2]
         if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
             value = value[1:-1]
+        if key == _PROFILES_KEY:
+            faults.append(f"{path}:{number}: {key} is the file {NOTEBOOK_PROFILES} of the profile")
+            continue
         if key not in Settings.all_keys():
-            faults.append(f"{path}:{number}: unknown key {key}{_did_you_mean(key)}")
+            close = _did_you_mean(key.upper(), Settings.all_keys())
+            faults.append(f"{path}:{number}: unknown key {key}{close}")
             continue
         values[key] = _Value(value, f"{path}:{number}")
     return values
 
 
-def _did_you_mean(key: str) -> str:
+def _did_you_mean(key: str, known: frozenset[str]) -> str:
     import difflib
 
-    close = difflib.get_close_matches(key.upper(), sorted(Settings.all_keys()), n=1)
+    close = difflib.get_close_matches(key, sorted(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -183,6 +197,29 @@ def _check_keys(values: Mapping[str, _Value], faults: list[str]) -> Settings | N
             where = values[key].where if key in values else "profile"
             faults.append(f"{where}: {key + ': ' if error['loc'] else ''}{message}")
         return None
+
+
+def _read_notebook_profiles(path: Path, faults: list[str]) -> dict[str, _Value]:
+    """Read and check the list of notebook profiles, if there is one."""
+    if not path.exists():
+        return {}
+    try:
+        document = yaml_file.read(path)
+    except yaml_file.YamlError as exc:
+        faults.extend(exc.faults)
+        return {}
+    try:
+        profiles = _PROFILES.validate_python(document.data)
+    except ValidationError as exc:
+        for error in exc.errors(include_url=False, include_context=False):
+            message = error["msg"].removeprefix("Value error, ")
+            if error["type"] == "extra_forbidden":
+                message = f"unknown key{_did_you_mean(str(error['loc'][-1]), _ENTRY_KEYS)}"
+            faults.append(f"{document.where(error['loc'])}: {message}")
+        return {}
+    found = notebook_profiles.faults(profiles)
+    faults.extend(f"{document.where((each.entry, each.key))}: {each.message}" for each in found)
+    return {} if found else {_PROFILES_KEY: _Value(notebook_profiles.spell(profiles), str(path))}
 
 
 def _read_secret_files(folder: Path, faults: list[str]) -> dict[str, bytes]:

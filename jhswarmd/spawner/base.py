@@ -22,7 +22,7 @@ from jhswarmd import labels, retry
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineError, EngineNotFound
 from jhswarmd.spawner import tasks, volumes
-from jhswarmd.spawner.options import OptionsSpawner
+from jhswarmd.spawner.choosing import ChoosingSpawner
 from jhswarmd.spawner.tasks import Task
 
 #: Threads for engine calls, shared by all spawners. A thread is held only while the engine takes
@@ -58,7 +58,7 @@ class Pause:
         self._next_s = min(self._next_s * 1.5, _LAST_PAUSE_S)
 
 
-class ServiceSpawner(OptionsSpawner):
+class ServiceSpawner(ChoosingSpawner):
     """dockerspawner's options and ours, around one service that is known by its labels."""
 
     spawn_id = Unicode(help="Random id of one start: 32 hex digits, empty when nothing runs.")

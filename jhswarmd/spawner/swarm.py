@@ -23,8 +23,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import docker
-from jupyterhub.utils import AnyTimeoutError, maybe_future, safe_log
-from tornado import web
+from jupyterhub.utils import AnyTimeoutError, maybe_future
 
 from jhswarmd import labels, retry
 from jhswarmd.engine_errors import translated
@@ -186,7 +185,9 @@ class SwarmSpawner(StartingSpawner):
     # ---- start ----------------------------------------------------------------------------
 
     async def _start(self) -> tuple[str, int]:
-        await self._apply_choice()
+        profile = await self._apply_choice()
+        if profile:
+            self._progress.add(2, f"Starting '{profile.title}'")
         await self.pull_image(self.image)
         async with self._turn():
             await self._choose_node()
@@ -197,25 +198,6 @@ class SwarmSpawner(StartingSpawner):
         address: tuple[str, int] = await self.get_ip_and_port()
         await self._wait_answer(*address)
         return address
-
-    async def _apply_choice(self) -> None:
-        """Take the image that the user has chosen, by form or API, if it is on the list.
-
-        Nothing else of what they sent is read: no other option of the service can come that way.
-        """
-        chosen = self.user_options.get("image")
-        if not chosen:
-            return
-        try:
-            self.image = await self.check_allowed(chosen)
-        except (web.HTTPError, TypeError) as exc:  # no text at all, or not on the list
-            raise StartFailed(
-                "The image that was asked for is none of those that may be chosen here.",
-                reason="image_refused",
-                detail=f"{self._log_name} asked for the image {safe_log(chosen)}, which is not "
-                "among c.SwarmSpawner.allowed_images (SINGLE_USER_IMAGES)",
-                status_code=400,
-            ) from exc
 
     async def _create_until_it_runs(self) -> Task:
         """Create the service and return its running task; begin anew where that may help."""

@@ -60,9 +60,10 @@ c.JupyterHub.load_roles.append(
 # Tokens come on standard input, as everything the hub is asked.
 CALL = """
 import json, sys, urllib.error, urllib.request
-method, url, token, accept = json.load(sys.stdin)
+method, url, token, accept, body = json.load(sys.stdin)
 headers = {"Accept": accept, **({"Authorization": "token " + token} if token else {})}
-request = urllib.request.Request(url, method=method, headers=headers)
+data = None if body is None else json.dumps(body).encode()
+request = urllib.request.Request(url, data, method=method, headers=headers)
 try:
     with urllib.request.urlopen(request, timeout=20) as answer:
         status, body = answer.status, answer.read().decode()
@@ -70,6 +71,30 @@ except urllib.error.HTTPError as exc:
     status, body = exc.code, exc.read().decode()
 except OSError as exc:
     status, body = 0, str(exc)
+print(json.dumps([status, body]))
+"""
+
+# What a browser does: cookies, the page's own token, and the header that tells a navigation.
+BROWSE = """
+import html, json, re, sys, urllib.error, urllib.parse, urllib.request
+base, path, form = json.load(sys.stdin)
+opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+opener.addheaders = [("Sec-Fetch-Mode", "navigate"), ("Accept", "text/html")]
+def go(url, data=None):
+    if data is not None:
+        data = urllib.parse.urlencode(data, doseq=True).encode()
+    try:
+        with opener.open(urllib.parse.urljoin(base, url), data, timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as exc:
+        return exc.code, exc.read().decode()
+status, body = go("/hub/login")
+token = re.search('name="_xsrf" value="([^"]*)"', body)[1]
+go("/hub/login?next=/hub/home", {"_xsrf": token, "username": "ann", "password": "x"})
+status, body = go(path)
+if form is not None:
+    action = html.unescape(re.search('id="spawn_form"\\s+action="([^"]*)"', body)[1])
+    status, body = go(action, form)
 print(json.dumps([status, body]))
 """
 
@@ -87,6 +112,8 @@ class HubProcess:
         config = Path(shutil.copytree(assets.HUB_CONFIG, directory / "hub_config"))
         (config / "conf.d" / "test.py").write_text(SITE.replace("ADDRESS", address))
         self._config = config / "jupyterhub_config.py"
+        #: Keys of the profile besides those of every test.
+        self.environ: dict[str, str] = {}
         self.log = directory / "hub.log"
 
     def start(self) -> None:
@@ -95,6 +122,7 @@ class HubProcess:
             "SINGLE_USER_IMAGE": self._image,
             "NOTEBOOK_COMMAND": "small-server",
             "DATABASE_URL": f"sqlite:///{self._directory}/hub.sqlite",
+            **self.environ,
         }
         with self.log.open("ab") as log:
             self._process = self._lab.popen(
@@ -120,17 +148,30 @@ class HubProcess:
         *,
         api: str = "/hub/api",
         accept: str = "application/json",
+        body: Any = None,
     ) -> tuple[int, Any]:
         url = f"http://{self.address}:8081{api}{path}"
         result = self._lab.run(
             [*self._in_network, sys.executable, "-c", CALL],
-            input=json.dumps([method, url, token, accept]),
+            input=json.dumps([method, url, token, accept, body]),
         )
         status, body = json.loads(result.stdout)
         try:
             return status, json.loads(body)
         except ValueError:
             return status, body
+
+    def browse(self, path: str, form: dict[str, str] | None = None) -> tuple[int, str]:
+        """Log ann in and open a page of the hub; with ``form`` fill in the page's form and send it.
+
+        Returns status and body of what she sees then.
+        """
+        result = self._lab.run(
+            [*self._in_network, sys.executable, "-c", BROWSE],
+            input=json.dumps([f"http://{self.address}:8081", path, form]),
+        )
+        status, body = json.loads(result.stdout)
+        return status, body
 
     def server(self) -> dict[str, Any] | None:
         """Return what the hub says about ann's server, None when it has none."""

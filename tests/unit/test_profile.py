@@ -50,6 +50,71 @@ def test_an_unknown_key_a_bad_number_and_a_missing_file_are_all_named_with_their
     ]
 
 
+def test_what_users_may_choose_comes_from_a_file_of_the_profile(folder):
+    listed = "- slug: big\n  title: Big\n  mem_limit: 8G\n  cpu_limit: 2\n"
+    files = {"user_list.txt": "alice:a\n", "notebook_profiles.yml": listed}
+    write(folder, "site", "MEM_LIMIT=1G\n", **files)
+    (big,) = profile.load("site", folder).settings.notebook_profiles
+    assert (big.slug, big.mem_limit, big.cpu_limit) == ("big", 8 * 1024**3, 2)
+
+
+LISTED = """\
+- slug: small
+  title: Small
+  memlimit: 2G
+- slug: big
+  title: Big
+  mem_limit: lots
+  generic_resources:
+    gpu: 0
+- title: Nameless
+"""
+
+
+def test_each_fault_of_the_list_is_named_with_its_line_and_with_those_of_the_keys(folder):
+    files = {"user_list.txt": "alice:a\n", "notebook_profiles.yml": LISTED}
+    write(folder, "site", "HTTPS_PROT=1\n", **files)
+    path = folder / "site" / "notebook_profiles.yml"
+    assert sorted(faults_of("site", folder)) == sorted(
+        [
+            f"{folder / 'site.env'}:1: unknown key HTTPS_PROT; did you mean HTTPS_PORT?",
+            f"{path}:3: memlimit: unknown key; did you mean mem_limit?",
+            f"{path}:6: mem_limit: must be a size such as 512M or 2G",
+            f"{path}:8: gpu: Input should be greater than 0",
+            f"{path}:9: slug: Field required",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("listed", "line", "words"),
+    [
+        ("", 1, "valid list"),
+        ("[]", 1, "at least 1 item"),
+        ("- slug: a\n  title: [\n", 3, "is no YAML"),
+        ("- slug: a\n  slug: b\n  title: A\n", 2, "slug is there twice"),
+        ("- {slug: a, title: A}\n- {slug: a, title: B}\n", 2, "slug: 'a' is there twice"),
+        ("- &a [*a]\n", None, "holds itself"),
+        ("- !!python/name:os.system\n", 1, "is no YAML"),
+        ("- slug: \0\n", None, "is no YAML"),
+        ("- {slug: a, title: A, mem_guarantee: 9G}\n", None, "for 'a' MEM_GUARANTEE is more"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_refused(folder, listed, line, words):
+    files = {"user_list.txt": "alice:a\n", "notebook_profiles.yml": listed}
+    write(folder, "site", "MEM_LIMIT=1G\n", **files)
+    (fault,) = faults_of("site", folder)
+    path = folder / "site" / "notebook_profiles.yml"
+    assert fault.startswith(f"{path}:{line}: " if line else f"{path}: ")
+    assert words in fault
+
+
+def test_the_list_is_no_key(folder):
+    write(folder, "site", "NOTEBOOK_PROFILES=[]\n", **{"user_list.txt": "alice:a\n"})
+    (fault,) = faults_of("site", folder)
+    assert fault.startswith(f"{folder / 'site.env'}:1: NOTEBOOK_PROFILES is the file")
+
+
 def test_a_line_without_an_equals_sign_is_named(folder):
     write(folder, "site", "HOST\n", **{"user_list.txt": "alice:a\n"})
     assert faults_of("site", folder) == [f"{folder / 'site.env'}:1: not of the form KEY=value"]

@@ -33,7 +33,7 @@ def make_spawner(
     config.SwarmSpawner = Config({"stack": "lab", "hub_id": "a" * 32, "prefix": "lab", **options})
     spawner = SwarmSpawner(
         config=config,
-        user=SimpleNamespace(name=user),
+        user=SimpleNamespace(name=user, db=SimpleNamespace(commit=lambda: None)),
         orm_spawner=SimpleNamespace(name=server, server=None),
     )
     spawner.load_state(state or {})

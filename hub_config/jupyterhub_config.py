@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 
 from jhswarmd import labels
-from jhswarmd.hubext import config, identity
+from jhswarmd.hubext import config, identity, oauth
 from jhswarmd.hubext.handlers import REPORT_SCOPE, handlers
-from jhswarmd.settings import SECRETS_DIR, AuthenticatorType, Settings
+from jhswarmd.settings import SECRETS_DIR, Settings
 
 c = get_config()
 settings = Settings.from_environ(os.environ)
@@ -63,19 +63,27 @@ if settings.idle_timeout_s and config.has_secret("culler_token"):
     )
 
 c.Authenticator.admin_users = set(settings.authenticator_admin_users)
-if settings.authenticator_type is AuthenticatorType.github:
-    c.JupyterHub.authenticator_class = "github"
-    c.GitHubOAuthenticator.client_id = settings.oauth_client_id
-    c.GitHubOAuthenticator.client_secret = config.read_secret(
-        settings.oauth_client_secret_file_path
-    )
-    c.GitHubOAuthenticator.oauth_callback_url = settings.oauth_callback_url
+if settings.uses_oauth:
+    c.JupyterHub.authenticator_class = oauth.authenticator_class(settings.authenticator_type.value)
+    c.OAuthenticator.client_id = settings.oauth_client_id
+    c.OAuthenticator.client_secret = config.read_secret(settings.oauth_client_secret_file_path)
+    c.OAuthenticator.oauth_callback_url = settings.callback_url
+    c.OAuthenticator.allowed_users = set(settings.authenticator_allowed_users)
+    c.OAuthenticator.allow_all = settings.oauth_allow_all
+    for option in ("authorize_url", "token_url", "userdata_url", "username_claim"):
+        if getattr(settings, f"oauth_{option}"):
+            c.OAuthenticator[option] = getattr(settings, f"oauth_{option}")
+    if settings.oauth_scope:
+        c.OAuthenticator.scope = list(settings.oauth_scope)
+    # Somebody waits for the page behind these requests.
+    c.OAuthenticator.http_request_kwargs = {"connect_timeout": 5, "request_timeout": 10}
+    # What the provider gave is kept, encrypted with the crypt key, to ask it again later.
+    c.Authenticator.enable_auth_state = True
     c.GitHubOAuthenticator.github_url = settings.github_url.rstrip("/")
-    c.GitHubOAuthenticator.allowed_users = set(settings.authenticator_allowed_users)
     if settings.github_allowed_organizations:
         c.GitHubOAuthenticator.allowed_organizations = set(settings.github_allowed_organizations)
         # Without it only public members are known.
-        c.GitHubOAuthenticator.scope = ["read:org"]
+        c.GitHubOAuthenticator.scope = list({"read:org", *settings.oauth_scope})
 else:
     c.JupyterHub.authenticator_class = "jhswarmd.hubext.auth.PAMAuthenticator"
     c.PAMAuthenticator.service = "jhswarmd"

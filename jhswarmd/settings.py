@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping
 from enum import Enum
 from pathlib import PurePosixPath
 from typing import Annotated, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -63,6 +64,15 @@ class AuthenticatorType(str, Enum):
 
     pam = "pam"
     github = "github"
+    # As oauthenticator registers its classes.
+    generic_oauth = "generic-oauth"
+    auth0 = "auth0"
+    azuread = "azuread"
+    bitbucket = "bitbucket"
+    cilogon = "cilogon"
+    gitlab = "gitlab"
+    globus = "globus"
+    google = "google"
 
 
 class PublishMode(str, Enum):
@@ -223,11 +233,22 @@ class Settings(BaseModel):
     authenticator_type: AuthenticatorType = AuthenticatorType.pam
     authenticator_admin_users: Words = ()
     authenticator_allowed_users: Words = ()
-    """GitHub only: who may log in. With PAM the list of accounts says it."""
+    """Who may log in at a provider. With PAM the list of accounts says it."""
     oauth_client_id: str = ""
     oauth_client_secret_file_path: str = f"{SECRETS_DIR}/oauth_client_secret"
     """Path inside the hub's container; the host's file is ``env/NAME/oauth_client_secret``."""
     oauth_callback_url: str = ""
+    """Empty: ``https://HOST/hub/oauth_callback``, which is what the provider must know too."""
+    oauth_authorize_url: str = ""
+    oauth_token_url: str = ""
+    oauth_userdata_url: str = ""
+    """The three addresses of a provider of OpenID Connect (``generic-oauth``)."""
+    oauth_username_claim: str = ""
+    """What of the provider's answer is the user's name; empty: the class's own default."""
+    oauth_scope: Words = ()
+    """What is asked of the provider; empty: the class's own default."""
+    oauth_allow_all: bool = False
+    """Whether everybody whom the provider knows may log in; at github.com that is the world."""
     github_url: str = "https://github.com"
     """Another value: a GitHub Enterprise server."""
     github_allowed_organizations: Words = ()
@@ -376,28 +397,61 @@ class Settings(BaseModel):
                 raise ValueError(f"NOTEBOOK_PROFILES: for '{profile.slug}' {fault}")
         if self.http_port == self.https_port:
             raise ValueError("HTTP_PORT and HTTPS_PORT are the same")
-        if self.authenticator_type is AuthenticatorType.github:
-            missing = [
-                key
-                for key, value in (
-                    ("OAUTH_CLIENT_ID", self.oauth_client_id),
-                    ("OAUTH_CALLBACK_URL", self.oauth_callback_url),
-                )
-                if not value
-            ]
-            if missing:
-                raise ValueError(f"AUTHENTICATOR_TYPE=github needs {' and '.join(missing)}")
-            if not (
-                self.authenticator_allowed_users
-                or self.authenticator_admin_users
-                or self.github_allowed_organizations
-            ):
-                raise ValueError(
-                    "AUTHENTICATOR_TYPE=github would let nobody in: set "
-                    "AUTHENTICATOR_ALLOWED_USERS, AUTHENTICATOR_ADMIN_USERS or "
-                    "GITHUB_ALLOWED_ORGANIZATIONS"
-                )
+        if self.uses_oauth:
+            self._check_oauth()
         return self
+
+    def _check_oauth(self) -> None:
+        kind = self.authenticator_type
+        needed = {"OAUTH_CLIENT_ID": self.oauth_client_id}
+        if kind is AuthenticatorType.generic_oauth:
+            needed |= {
+                "OAUTH_AUTHORIZE_URL": self.oauth_authorize_url,
+                "OAUTH_TOKEN_URL": self.oauth_token_url,
+                "OAUTH_USERDATA_URL": self.oauth_userdata_url,
+            }
+        missing = [key for key, value in needed.items() if not value]
+        if missing:
+            raise ValueError(f"AUTHENTICATOR_TYPE={kind.value} needs {' and '.join(missing)}")
+        callback = urlsplit(self.callback_url)
+        if (
+            callback.scheme != "https"
+            or callback.hostname != self.host.lower()
+            or callback.path != "/hub/oauth_callback"
+        ):
+            raise ValueError(
+                f"OAUTH_CALLBACK_URL must be https://{self.host}/hub/oauth_callback, of the HOST "
+                "that browsers use: the provider sends them there"
+            )
+        is_github = kind is AuthenticatorType.github
+        if (
+            is_github
+            and self.oauth_allow_all
+            and self.github_url.rstrip("/").endswith("github.com")
+        ):
+            raise ValueError("OAUTH_ALLOW_ALL would let in everybody who has a GitHub account")
+        # The other classes have rules of their own, which a site sets in conf.d.
+        if kind in (AuthenticatorType.github, AuthenticatorType.generic_oauth) and not (
+            self.authenticator_allowed_users
+            or self.authenticator_admin_users
+            or self.github_allowed_organizations
+            or self.oauth_allow_all
+        ):
+            raise ValueError(
+                f"AUTHENTICATOR_TYPE={kind.value} would let nobody in: set "
+                "AUTHENTICATOR_ALLOWED_USERS, AUTHENTICATOR_ADMIN_USERS"
+                f" or {'GITHUB_ALLOWED_ORGANIZATIONS' if is_github else 'OAUTH_ALLOW_ALL'}"
+            )
+
+    @property
+    def uses_oauth(self) -> bool:
+        """Whether people log in at a provider, not with a password of ours."""
+        return self.authenticator_type is not AuthenticatorType.pam
+
+    @property
+    def callback_url(self) -> str:
+        """Where the provider sends browsers back to."""
+        return self.oauth_callback_url or f"{self.url}/hub/oauth_callback"
 
     @property
     def notebook_images(self) -> tuple[str, ...]:

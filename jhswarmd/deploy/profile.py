@@ -252,9 +252,9 @@ def _check_files(
 ) -> None:
     """Find files that are missing or do not fit, whether or not the keys are right."""
     type_ = values.get("AUTHENTICATOR_TYPE", _Value("pam", f"{folder / name}.env"))
-    if type_.text == AuthenticatorType.github and "oauth_client_secret" not in files:
+    if type_.text != AuthenticatorType.pam and "oauth_client_secret" not in files:
         path = folder / name / SECRET_FILES["oauth_client_secret"]
-        faults.append(f"{type_.where}: AUTHENTICATOR_TYPE=github needs the file {path}")
+        faults.append(f"{type_.where}: AUTHENTICATOR_TYPE={type_.text} needs the file {path}")
     if type_.text == AuthenticatorType.pam and "users" not in files and name != DEFAULT:
         path = folder / name / USER_LIST
         faults.append(f"{type_.where}: AUTHENTICATOR_TYPE=pam needs the file {path}")

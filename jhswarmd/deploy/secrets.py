@@ -244,13 +244,10 @@ def live_names(existing: Sequence[Existing], stack: str) -> Mapping[str, str]:
     return names
 
 
-def required_names(settings_type: str) -> list[str]:
-    """Return the kinds that a stack with this AUTHENTICATOR_TYPE cannot run without."""
+def required_names(*, uses_oauth: bool) -> list[str]:
+    """Return the kinds that a stack cannot run without."""
     return [
-        name
-        for kind in KINDS
-        for name in kind.names
-        if kind.generate is not None or settings_type == "github"
+        name for kind in KINDS for name in kind.names if kind.generate is not None or uses_oauth
     ]
 
 

@@ -21,7 +21,7 @@ from jhswarmd import assets, labels
 from jhswarmd.deploy.progress import Progress, Step
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineNotFound, JhswarmdError
-from jhswarmd.settings import AuthenticatorType, PublishMode, Settings
+from jhswarmd.settings import PublishMode, Settings
 
 #: Seconds that a healthy deployment may take, a pull of the images on a slow link included.
 HEALTHY_WITHIN_S = 300.0
@@ -76,7 +76,7 @@ def render(settings: Settings, values: Placeholders) -> str:
             "missing.",
         ) from exc
     _add_settings(document, settings)
-    if settings.authenticator_type is AuthenticatorType.github:
+    if settings.uses_oauth:
         _add_oauth_secret(document, settings, values.secrets)
     return yaml.safe_dump(document, sort_keys=False)
 

@@ -20,7 +20,7 @@ from jhswarmd.deploy.profile import Profile
 from jhswarmd.deploy.progress import Progress
 from jhswarmd.errors import JhswarmdError
 from jhswarmd.reconcile import passwd
-from jhswarmd.settings import AuthenticatorType, PublishMode, Settings
+from jhswarmd.settings import PublishMode, Settings
 
 #: Seconds in which a healthy hub is to answer through the published port.
 ANSWERS_WITHIN_S = 60.0
@@ -84,7 +84,7 @@ def render(profile: Profile) -> str:
     live = _live_secrets(client, settings)
     missing += [
         f"the secret '{kind}'"
-        for kind in secrets.required_names(settings.authenticator_type.value)
+        for kind in secrets.required_names(uses_oauth=settings.uses_oauth)
         if kind not in live
     ]
     if not stack.hub_nodes(client, settings.stack_name):
@@ -171,8 +171,10 @@ def _tell(profile: Profile, progress: Progress) -> None:
     settings = profile.settings
     progress.note("")
     progress.note(f"The hub is at {settings.url}")
-    if settings.authenticator_type is AuthenticatorType.github:
-        progress.note("Log in with GitHub.")
+    if settings.uses_oauth:
+        progress.note(
+            f"Log in with an account of the provider ({settings.authenticator_type.value})."
+        )
     elif profile.name == "local":
         progress.note("Log in as testuser with the password testpassword.")
     else:

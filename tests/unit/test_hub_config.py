@@ -79,7 +79,7 @@ def make_github(**changes: str) -> dict[str, str]:
     return {
         "AUTHENTICATOR_TYPE": "github",
         "OAUTH_CLIENT_ID": "id",
-        "OAUTH_CALLBACK_URL": "https://hub.example/hub/oauth_callback",
+        "HOST": "hub.example",
         "OAUTH_CLIENT_SECRET_FILE_PATH": "oauth_client_secret",
         "AUTHENTICATOR_ALLOWED_USERS": "ann, bob",
         **changes,
@@ -301,6 +301,33 @@ def test_github_enterprise_is_asked_at_its_own_address(load: Load) -> None:
     authenticator = JupyterHub(config=c).authenticator_class(config=c)
     assert authenticator.github_api == "https://git.example/api/v3"
     assert authenticator.token_url == "https://git.example/login/oauth/access_token"
+
+
+def test_a_provider_is_sent_back_to_the_hubs_own_address(load: Load) -> None:
+    c = load(**make_github())
+    authenticator = JupyterHub(config=c).authenticator_class(config=c)
+    assert authenticator.oauth_callback_url == "https://hub.example/hub/oauth_callback"
+    assert authenticator.enable_auth_state
+
+
+def test_openid_connect_takes_its_addresses_from_the_profile(load: Load) -> None:
+    c = load(
+        **make_github(
+            AUTHENTICATOR_TYPE="generic-oauth",
+            OAUTH_AUTHORIZE_URL="https://id.example/authorize",
+            OAUTH_TOKEN_URL="https://id.example/token",
+            OAUTH_USERDATA_URL="https://id.example/userinfo",
+            OAUTH_USERNAME_CLAIM="preferred_username",
+            OAUTH_SCOPE="openid, email",
+        )
+    )
+    authenticator = JupyterHub(config=c).authenticator_class(config=c)
+    assert authenticator.token_url == "https://id.example/token"
+    assert authenticator.userdata_url == "https://id.example/userinfo"
+    assert authenticator.username_claim == "preferred_username"
+    assert authenticator.scope == ["openid", "email"]
+    assert authenticator.allowed_users == {"ann", "bob"}
+    assert not authenticator.allow_all
 
 
 def test_the_sites_files_are_read_last_and_in_order(load: Load, hub_config: Path) -> None:

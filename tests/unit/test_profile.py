@@ -130,18 +130,45 @@ def test_a_name_that_leads_elsewhere_is_refused(folder):
 
 
 def test_github_with_nobody_allowed_is_refused_with_the_reason(folder):
-    text = "AUTHENTICATOR_TYPE=github\nOAUTH_CLIENT_ID=x\nOAUTH_CALLBACK_URL=https://h/cb\n"
+    text = "AUTHENTICATOR_TYPE=github\nOAUTH_CLIENT_ID=x\n"
     write(folder, "site", text, oauth_client_secret="s3cret")
     (fault,) = faults_of("site", folder)
     assert fault.startswith(f"{folder / 'site.env'}:1: ")
     assert "would let nobody in" in fault
 
 
-def test_github_without_its_secret_is_refused(folder):
-    write(folder, "site", "AUTHENTICATOR_TYPE=github\nOAUTH_CLIENT_ID=x\n")
+@pytest.mark.parametrize("type_", ["github", "generic-oauth", "gitlab"])
+def test_a_provider_without_its_id_and_secret_is_refused(folder, type_):
+    write(folder, "site", f"AUTHENTICATOR_TYPE={type_}\nAUTHENTICATOR_ALLOWED_USERS=ann\n")
     faults = faults_of("site", folder)
-    assert any("needs OAUTH_CALLBACK_URL" in fault for fault in faults)
+    assert any("needs OAUTH_CLIENT_ID" in fault for fault in faults)
     assert any("oauth_client_secret" in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://hub.example/hub/oauth_callback",
+        "https://other.example/hub/oauth_callback",
+        "https://hub.example/",
+    ],
+)
+def test_a_callback_that_does_not_lead_to_the_hub_is_refused(folder, url):
+    text = (
+        "AUTHENTICATOR_TYPE=github\nOAUTH_CLIENT_ID=x\nAUTHENTICATOR_ALLOWED_USERS=ann\n"
+        f"HOST=hub.example\nOAUTH_CALLBACK_URL={url}\n"
+    )
+    write(folder, "site", text, oauth_client_secret="s3cret")
+    (fault,) = faults_of("site", folder)
+    assert fault.startswith(f"{folder / 'site.env'}:5: ")
+    assert "https://hub.example/hub/oauth_callback" in fault
+
+
+def test_everybody_at_github_is_too_many(folder):
+    text = "AUTHENTICATOR_TYPE=github\nOAUTH_CLIENT_ID=x\nOAUTH_ALLOW_ALL=true\n"
+    write(folder, "site", text, oauth_client_secret="s3cret")
+    (fault,) = faults_of("site", folder)
+    assert "everybody who has a GitHub account" in fault
 
 
 def test_a_certificate_without_its_key_is_refused(folder):

@@ -94,5 +94,5 @@ def test_no_label_gives_a_content_away():
 
 
 def test_github_needs_its_client_secret_and_pam_does_not():
-    assert "oauth_client_secret" in secrets.required_names("github")
-    assert "oauth_client_secret" not in secrets.required_names("pam")
+    assert "oauth_client_secret" in secrets.required_names(uses_oauth=True)
+    assert "oauth_client_secret" not in secrets.required_names(uses_oauth=False)

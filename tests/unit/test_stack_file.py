@@ -72,11 +72,10 @@ def test_hub_and_daemon_get_the_keys_of_the_profile():
         assert environment["NOTEBOOK_ARGS"] == "'--x=$$HOME'"
 
 
-def test_the_client_secret_is_mounted_for_github_alone():
+def test_the_client_secret_is_mounted_for_a_provider_alone():
     github = Settings(
         authenticator_type="github",
         oauth_client_id="x",
-        oauth_callback_url="https://h/hub/oauth_callback",
         authenticator_allowed_users=("alice",),
     )
     assert "oauth_client_secret" in rendered(github)["secrets"]

@@ -27,6 +27,14 @@ def newest_task(tasks: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     )
 
 
+def is_local_volume(driver: str | None, options: Mapping[str, str] | None) -> bool:
+    """Tell whether a volume of this driver exists on one node alone.
+
+    With options the local driver mounts something from elsewhere, such as an NFS export.
+    """
+    return driver in (None, "", "local") and not options
+
+
 @dataclass(frozen=True)
 class NotebookService:
     """A Swarm service whose labels say that it is a notebook of our stack.

@@ -19,7 +19,6 @@ from tests.lab import CommandFailed, Lab, LabError
 from tests.stack import Stack
 
 HERE = Path(__file__).parent
-_LAB = pytest.StashKey[Lab]()
 _NEEDS_ROOT = "needs root for an engine in a network namespace: run `sudo make test`"
 
 #: Seconds for one test without its fixtures; a hanging test must not use up the session's time.
@@ -57,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         parts = item.path.relative_to(HERE).parts if item.path.is_relative_to(HERE) else ("",)
-        if parts[0] in ("engine", "browser"):
+        if parts[0] in ("engine", "cluster", "browser"):
             item.add_marker(parts[0])
             has_timeout = item.get_closest_marker("timeout")
             if config.pluginmanager.hasplugin("timeout") and not has_timeout:
@@ -69,8 +68,10 @@ def _rank(item: pytest.Item) -> int:
     """Cheap tests first, those that share a stack together, those that end it last."""
     fixtures = getattr(item, "fixturenames", ())
     if item.get_closest_marker("destructive"):
-        return 3
+        return 4
     if "stack" in fixtures:
+        return 3
+    if "cluster" in fixtures:
         return 2
     return 1 if "engine" in fixtures else 0
 
@@ -80,8 +81,9 @@ def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Iterator[None]:
     report = yield
-    lab = item.config.stash.get(_LAB, None)
-    if report.failed and lab and "engine" in getattr(item, "fixturenames", ()):
+    # The fixture of this very test, which may be a cluster of its own.
+    lab = getattr(item, "funcargs", {}).get("engine")
+    if report.failed and lab and lab.directory.exists():  # it may be closed by now
         report.sections.append(("services of the lab", lab.describe()))
     return report
 
@@ -113,12 +115,8 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Lab]:
         lab.start()
     except LabError as exc:
         pytest.fail(f"no lab: {exc}", pytrace=False)
-    request.config.stash[_LAB] = lab
-    try:
-        yield lab
-    finally:
-        del request.config.stash[_LAB]
-        lab.close()
+    yield lab
+    lab.close()
 
 
 @pytest.fixture(scope="session")

@@ -296,6 +296,22 @@ class Lab:
             "MASQUERADE",
         )
 
+    def reach(self, other: Lab) -> None:
+        """Let this lab and another talk to each other from and to their own addresses."""
+        for source, target in ((self, other), (other, self)):
+            # Before the rule that masquerades what leaves a lab, which is in place already.
+            _add_rule(
+                self.name,
+                "nat",
+                "POSTROUTING",
+                "-s",
+                source.address,
+                "-d",
+                target.address,
+                "-j",
+                "ACCEPT",
+            )
+
     def _make_data_root(self) -> None:
         if self._keep_dir is None:
             self.data_root = self.directory / "data"
@@ -409,6 +425,16 @@ class Lab:
     def _leave_swarm(self) -> None:
         if self._dockerd and self.client.info()["Swarm"]["LocalNodeState"] != "inactive":
             self.client.swarm.leave(force=True)
+
+    def join(self, manager: Lab, token: str) -> None:
+        """Become a node of another lab's swarm, which must be within ``reach``."""
+        self._undo.callback(_quietly, self._leave_swarm)
+        self.client.swarm.join(
+            remote_addrs=[manager.address],
+            join_token=token,
+            advertise_addr=self.address,
+            listen_addr=self.address,
+        )
 
     # --- programs in the lab ---
 

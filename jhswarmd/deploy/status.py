@@ -20,11 +20,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from jhswarmd import labels
-from jhswarmd.deploy import ask, secrets
+from jhswarmd.deploy import ask, placement, secrets
 from jhswarmd.deploy import stack as stacks
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import JhswarmdError, UsageError
-from jhswarmd.model import newest_task
+from jhswarmd.model import is_local_volume, newest_task
+from jhswarmd.settings import Settings
 
 #: A share of the notebooks' addresses above which somebody should look.
 ADDRESSES_FULL = 0.8
@@ -77,8 +78,12 @@ class Report(BaseModel):
     addresses: int
     daemon: dict[str, Any] | None
     daemon_error: str = ""
+    scattered_over: list[str] = []
+    """The nodes that take notebooks, when each keeps the files of its own to itself; else none."""
     health: str = ""
     problems: list[str] = []
+    warnings: list[str] = []
+    """What works, and is likely to surprise somebody some day; no part of ``health``."""
 
 
 def find_stack(client: docker.DockerClient, wanted: str | None) -> str:
@@ -133,9 +138,12 @@ def gather(client: docker.DockerClient, stack: str) -> Report:
         addresses=_addresses(network),
         daemon=daemon,
         daemon_error=daemon_error,
+        scattered_over=_scattered_over(nodes, _settings_of(services)),
     )
     health, problems = judge(report)
-    return report.model_copy(update={"health": health.name, "problems": problems})
+    return report.model_copy(
+        update={"health": health.name, "problems": problems, "warnings": warn(report)}
+    )
 
 
 def judge(report: Report) -> tuple[Health, list[str]]:
@@ -192,12 +200,27 @@ def judge(report: Report) -> tuple[Health, list[str]]:
     return health, problems
 
 
+def warn(report: Report) -> list[str]:
+    """Say what works now, and would surprise somebody. Pure."""
+    if len(report.scattered_over) < 2:
+        return []
+    names = ", ".join(report.scattered_over)
+    return [
+        f"files of users are kept on {len(report.scattered_over)} nodes ({names}), each user's on "
+        "one of them alone: whoever has theirs on a node that is down must wait for it. Share them "
+        "by VOLUME_DRIVER or VOLUME_OPTIONS (docs/spawner.md, NFS), or choose one node by "
+        "NOTEBOOK_CONSTRAINTS"
+    ]
+
+
 def show(report: Report, console: Console) -> None:
     """Print the report for people."""
     colour = {"healthy": "green", "degraded": "yellow", "down": "red"}[report.health]
     console.print(f"[bold]{escape(report.stack)}[/] is [{colour}]{report.health}[/]")
     for problem in report.problems:
         console.print(f"  [{colour}]![/] {escape(problem)}")
+    for warning in report.warnings:
+        console.print(f"  [yellow]warning:[/] {escape(warning)}")
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim")
     table.add_column()
@@ -276,6 +299,28 @@ def _node_state(node: Mapping[str, Any]) -> NodeState:
         state=node["Status"]["State"],
         availability=node["Spec"]["Availability"],
     )
+
+
+def _settings_of(services: list[dict[str, Any]]) -> Settings | None:
+    """Return the profile's keys, as the hub was deployed with them; None: they are not to be had.
+
+    Another version of this program may have deployed it, with values that are no longer valid.
+    """
+    for service in services:
+        if labels.of(service).get(labels.ROLE) == "hub":
+            environ = service["Spec"]["TaskTemplate"]["ContainerSpec"].get("Env") or ()
+            try:
+                return Settings.from_environ(dict(each.partition("=")[::2] for each in environ))
+            except ValueError:
+                return None
+    return None
+
+
+def _scattered_over(nodes: list[dict[str, Any]], settings: Settings | None) -> list[str]:
+    if settings is None or not is_local_volume(settings.volume_driver, settings.volume_options):
+        return []
+    names = placement.taking(nodes, settings.notebook_constraints)
+    return names if len(names) > 1 else []
 
 
 def _notebook_states(

@@ -17,11 +17,12 @@ import sqlalchemy as sa
 from traitlets import CaselessStrEnum
 
 from jhswarmd.errors import EngineError
+from jhswarmd.model import is_local_volume
 from jhswarmd.spawner import volumes, whereabouts
 from jhswarmd.spawner.base import Pause, ServiceSpawner
 from jhswarmd.spawner.failure import StartFailed
 from jhswarmd.spawner.progress import ProgressLog
-from jhswarmd.spawner.tasks import Task, is_local
+from jhswarmd.spawner.tasks import Task
 from jhswarmd.spawner.volumes import Choice
 from jhswarmd.spawner.whereabouts import Holder
 
@@ -56,7 +57,7 @@ class HomeSpawner(ServiceSpawner):
     @property
     def _local_volumes(self) -> list[str]:
         """Names of the user's own volumes that exist on one node alone, the home first."""
-        if not is_local(self.volume_driver, self.volume_driver_options):
+        if not is_local_volume(self.volume_driver, self.volume_driver_options):
             return []
         return [name for name in self._volumes_of_user if not name.startswith("/")]
 

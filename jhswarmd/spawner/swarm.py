@@ -307,9 +307,7 @@ class SwarmSpawner(StartingSpawner):
         """Return whether the engine gave a definite answer, and what ``poll`` says to it."""
         try:
             # A request to a silent engine hangs for longer than a page should.
-            task = await asyncio.wait_for(
-                self._newest_task(self.object_id, LOOK_WITHIN_S), LOOK_WITHIN_S
-            )
+            return True, await asyncio.wait_for(self._exit_status(), LOOK_WITHIN_S)
         except EngineNotFound:
             self.log.warning("Service %s (id: %s) is gone", self.object_name, self.object_id)
             return True, 0
@@ -317,9 +315,19 @@ class SwarmSpawner(StartingSpawner):
             reason = str(exc) or f"no answer within {LOOK_WITHIN_S:g} s"
             self.log.warning("Service %s counts as alive: %s", self.object_name, reason)
             return False, None
-        if task is not None:
-            await self._remember(task)
-        return True, tasks.exit_status(task)
+
+    async def _exit_status(self) -> int | str | None:
+        """Return what ``poll`` says to the newest task. Raises EngineError."""
+        task = await self._newest_task(self.object_id, LOOK_WITHIN_S)
+        if task is None:
+            return None
+        await self._remember(task)
+        status = tasks.exit_status(task)
+        if status is None and task.is_told_to_end and await self._is_down(task.node_id):
+            # Its state is 'running' for a day to come, but Swarm has given it up: nobody reaches
+            # it, and it ends as soon as its node is back (measured: a paused engine, a killed one).
+            return f"its node {await self._node_name(task.node_id)} is down"
+        return status
 
     async def _poll_at_hub_start(self) -> int | str | None:
         """Wait for a definite answer, of the engine or of the notebook itself.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from jhswarmd.model import ENDED_STATES, newest_task
+from jhswarmd.model import ENDED_STATES, is_local_volume, newest_task
 
 
 class Phase(Enum):
@@ -68,6 +68,8 @@ class Task:
     """Address without prefix length, by name and by id of the network."""
     local_volumes: frozenset[str] = frozenset()
     """Names of its volumes that exist on its node alone."""
+    is_told_to_end: bool = False
+    """Whether Swarm wants its end, which it never takes back (swarmkit, task_model.md)."""
 
     @property
     def has_volumes(self) -> bool:
@@ -112,6 +114,7 @@ def read_task(raw: Mapping[str, Any]) -> Task:
         exit_code=int(container.get("ExitCode") or 0) if has_ended else None,
         addresses=_addresses(raw.get("NetworksAttachments") or ()),
         local_volumes=_local_volumes((raw.get("Spec") or {}).get("ContainerSpec") or {}),
+        is_told_to_end=raw.get("DesiredState") in ENDED_STATES,
     )
 
 
@@ -119,17 +122,11 @@ def _local_volumes(container_spec: Mapping[str, Any]) -> frozenset[str]:
     found = set()
     for mount in container_spec.get("Mounts") or ():
         driver = (mount.get("VolumeOptions") or {}).get("DriverConfig") or {}
-        if mount.get("Type") == "volume" and is_local(driver.get("Name"), driver.get("Options")):
+        if mount.get("Type") == "volume" and is_local_volume(
+            driver.get("Name"), driver.get("Options")
+        ):
             found.add(str(mount["Source"]))
     return frozenset(found)
-
-
-def is_local(driver: str | None, options: Mapping[str, str] | None) -> bool:
-    """Tell whether a volume of this driver exists on one node alone.
-
-    With options the local driver mounts something from elsewhere, such as an NFS export.
-    """
-    return driver in (None, "", "local") and not options
 
 
 def _addresses(attachments: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from jhswarmd.deploy.status import Health, NodeState, Report, ServiceState, judge, show
+from jhswarmd.deploy.status import Health, NodeState, Report, ServiceState, judge, show, warn
 
 
 def make_daemon(**facts):
@@ -120,3 +120,17 @@ def test_the_report_shows_every_part(capsys):
 def test_the_report_reads_back_from_its_json():
     report = make_report()
     assert Report.model_validate_json(report.model_dump_json()) == report
+
+
+def test_files_on_several_nodes_are_warned_of_and_are_no_illness():
+    report = make_report(scattered_over=["n1", "n2"])
+    assert judge(report) == (Health.healthy, [])
+    (warning,) = warn(report)
+    assert "2 nodes (n1, n2)" in warning
+    assert "NFS" in warning
+    assert warn(make_report()) == []
+
+
+def test_a_warning_is_shown(capsys):
+    show(make_report(health="healthy", warnings=["mind the gap"]), Console(width=200))
+    assert "warning: mind the gap" in capsys.readouterr().out

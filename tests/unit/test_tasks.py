@@ -77,6 +77,18 @@ def test_a_task_that_the_engine_has_not_filled_in_is_alive(raw: dict[str, Any]) 
     assert exit_status(read_task(raw)) is None
 
 
+@pytest.mark.parametrize(
+    ("desired", "is_told_to_end"),
+    [("running", False), ("shutdown", True), ("remove", True), ("of a later engine", False)],
+)
+def test_a_task_that_swarm_wants_to_end_is_alive_until_more_is_known(
+    desired: str, is_told_to_end: bool
+) -> None:
+    task = read_task({**make_raw(), "DesiredState": desired})
+    assert task.is_told_to_end is is_told_to_end
+    assert exit_status(task) is None
+
+
 def test_a_service_without_a_task_is_alive() -> None:
     assert exit_status(newest([])) is None
 

@@ -1,0 +1,98 @@
+"""A swarm of several engines, each in namespaces of its own (tests/lab.py).
+
+Guarantees: the nodes reach each other as machines of one network do, with no address translated on
+the way (gossip and the overlay's data go by address); each has a host name of its own; every node
+but the first holds the small image alone; ``close`` removes all of it, also after a start that
+failed half-way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from docker.errors import APIError
+from docker.models.nodes import Node
+
+from tests.lab import SMALL_IMAGE, Lab
+from tests.wait import wait_until
+
+_NODE_S = 60
+
+
+class Cluster(Lab):
+    """A lab that is the first manager of a swarm, and the labs of its other nodes.
+
+    ``image_of`` is a lab whose small image every node gets. ``managers`` counts the first one.
+    """
+
+    def __init__(self, image_of: Lab, *, managers: int = 1, workers: int = 0) -> None:
+        super().__init__()
+        self._image_of = image_of
+        self.nodes: list[Lab] = [self, *(Lab(swarm=False) for _ in range(managers + workers - 1))]
+        """All nodes, this one first, managers before workers."""
+        self._roles = ["manager"] * managers + ["worker"] * workers
+
+    @property
+    def others(self) -> list[Lab]:
+        """All nodes but the first."""
+        return self.nodes[1:]
+
+    def _start(self) -> None:
+        super()._start()
+        tar = self.directory / "small.tar"
+        self._image_of.run(["docker", "save", "-o", tar, self._image_of.small_image()])
+        tokens = self.client.swarm.attrs["JoinTokens"]
+        _load(self, tar)
+        for lab, role in zip(self.others, self._roles[1:], strict=True):
+            self._undo.callback(lab.close)
+            lab.start()
+            for other in self.nodes[: self.nodes.index(lab)]:
+                lab.reach(other)
+            _load(lab, tar)
+            lab.join(self, tokens[role.capitalize()])
+        tar.unlink()
+        wait_until(self._is_complete, _NODE_S, what="all nodes are ready", ignoring=(APIError,))
+
+    def _is_complete(self) -> bool:
+        nodes = self.client.nodes.list()
+        return len(nodes) == len(self.nodes) and all(
+            node.attrs["Status"]["State"] == "ready" for node in nodes
+        )
+
+    def node(self, lab: Lab, seen_by: Lab | None = None) -> Node:
+        """Return a node as a manager sees it."""
+        nodes = (seen_by or self).client.nodes.list()
+        (found,) = (each for each in nodes if each.attrs["Description"]["Hostname"] == lab.name)
+        return found
+
+    def wait_state(self, lab: Lab, state: str, seen_by: Lab | None = None) -> None:
+        """Return once the managers agree that a node is ``ready`` or ``down``."""
+        wait_until(
+            lambda: self.node(lab, seen_by).attrs["Status"]["State"] == state,
+            _NODE_S,
+            what=f"node {lab.name} is {state}",
+            ignoring=(APIError,),
+        )
+
+    @contextlib.contextmanager
+    def lost(self, lab: Lab) -> Iterator[None]:
+        """A node's engine is killed for a block, and its containers with it, as in a power cut."""
+        lab.stop_engine(kill=True)
+        try:
+            self.wait_state(lab, "down")
+            yield
+        finally:
+            lab.start_engine()
+            self.wait_state(lab, "ready")
+
+    def update(self, lab: Lab, **spec: Any) -> None:
+        """Change keys of a node's spec, such as its Availability."""
+        node = self.node(lab)
+        node.update({**node.attrs["Spec"], **spec})
+
+
+def _load(lab: Lab, tar: Any) -> None:
+    lab.run(["docker", "load", "-q", "-i", tar])
+    assert lab.client.images.get(SMALL_IMAGE)

@@ -140,4 +140,4 @@ c.SwarmSpawner.http_timeout = 60
 
 for path in sorted((Path(__file__).parent / "conf.d").glob("*.py")):
     load_subconfig(str(path))
-config.refuse_outdated(c)
+config.check(c)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
 #: Swarm refuses less (swarmkit, manager/controlapi, validateResources).
 LEAST_MEMORY = 4 * 1024**2
@@ -89,6 +89,9 @@ class NotebookProfile(BaseModel):
         return not self.admins_only and (not self.groups or not set(self.groups).isdisjoint(groups))
 
 
+_LIST = TypeAdapter(list[NotebookProfile])
+
+
 class Limits(NamedTuple):
     """Memory (bytes) and cores of a server; None: no limit, or nothing guaranteed."""
 
@@ -143,6 +146,14 @@ def faults(profiles: Sequence[NotebookProfile]) -> list[Fault]:
     if len(spell(profiles)) > _MAX_CHARS:
         found.append(Fault(0, "", f"all entries together are over {_MAX_CHARS} characters"))
     return found
+
+
+def validate(value: Any) -> list[NotebookProfile]:
+    """Return a list of dicts as the list it stands for. Raises ValueError."""
+    profiles = _LIST.validate_python(value)
+    for fault in faults(profiles):
+        raise ValueError(fault.message)
+    return profiles
 
 
 def parse(value: Any) -> Any:

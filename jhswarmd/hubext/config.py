@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jhswarmd import settings
+from jhswarmd import notebook_profiles, settings
 from jhswarmd.errors import UsageError
 
 #: Options of older Swarm spawners, and where today's users set the same.
@@ -63,21 +64,109 @@ def _given(c: Any, option: str) -> list[Any]:
     return list(c.JupyterHub[option]) if option in c.JupyterHub else []
 
 
-def refuse_outdated(c: Any) -> None:
-    """Raise UsageError for options that nothing reads any more, and name today's."""
-    for section in ("SwarmSpawner", "DockerSpawner"):
-        if section not in c or "container_spec" not in c[section]:
-            continue
-        spec = c[section]["container_spec"]
+#: Options of JupyterHub's and dockerspawner's that cannot do on Swarm what they promise: why, and
+#: what does. Ignored without a word, they would be taken for working.
+REFUSED = {
+    "extra_host_config": (
+        "a service has no host configuration",
+        "c.SwarmSpawner.extra_container_spec, extra_resources_spec, and the options for limits",
+    ),
+    "links": (
+        "services reach each other by name in a common network",
+        "c.SwarmSpawner.network_name, or networks in extra_task_spec",
+    ),
+    "mounts": (
+        "the node that holds a user's files is known for volumes alone",
+        "c.SwarmSpawner.volumes, shared_volumes and shm_size",
+    ),
+    "post_start_cmd": (
+        "Swarm runs no command in a container, and the hub reaches none on other nodes",
+        "c.SwarmSpawner.cmd, or a start script in the notebook's image",
+    ),
+    "remove": (
+        "a stopped service cannot be started again",
+        "nothing: volumes keep what is to be kept",
+    ),
+}
+#: Sections in which an option of the spawner may be set.
+_SPAWNERS = ("Spawner", "DockerSpawner", "SwarmSpawner")
+
+
+def check(c: Any) -> None:
+    """Raise UsageError for what a site has set and what cannot work. All of it in one go."""
+    faults = [*_outdated(c), *_impossible(c), *_unsafe(c), *_wrong_profiles(c)]
+    if faults:
+        raise UsageError(
+            "\n  ".join(["The hub's configuration cannot work:", *faults]),
+            remedy="Change it in hub_config/conf.d and deploy again; docs/spawner.md tells what "
+            "each option does on Swarm.",
+        )
+
+
+def _set(c: Any, option: str) -> Iterator[tuple[str, Any]]:
+    """Yield where the spawner's ``option`` is set, and to what."""
+    for section in _SPAWNERS:
+        if section in c and option in c[section]:
+            yield f"c.{section}.{option}", c[section][option]
+
+
+def _outdated(c: Any) -> Iterator[str]:
+    for name, spec in _set(c, "container_spec"):
         keys = list(spec) if isinstance(spec, dict) else []
-        remedy = "; ".join(
+        today = "; ".join(
             f"instead of its '{key}' set {_TODAY.get(key, _TODAY_ELSE)}" for key in keys
         )
-        raise UsageError(
-            f"c.{section}.container_spec is an option of an older spawner, and has no effect",
-            why=f"{remedy or f'set {_TODAY_ELSE}'}",
-            remedy="Change it in hub_config/conf.d and deploy again.",
+        yield (
+            f"{name} is an option of an older spawner, and has no effect: "
+            f"{today or f'set {_TODAY_ELSE}'}"
         )
+
+
+def _impossible(c: Any) -> Iterator[str]:
+    for option, (why, instead) in REFUSED.items():
+        for name, value in _set(c, option):
+            if bool(value) is (option != "remove"):
+                yield f"{name} does not work on Swarm: {why}. Instead: {instead}"
+    if "JupyterHub" in c and c.JupyterHub.get("internal_ssl"):
+        yield (
+            "c.JupyterHub.internal_ssl does not work on Swarm: a notebook's certificate would be "
+            "on the hub's node alone. Instead: overlay networks of the stack can be encrypted"
+        )
+
+
+#: Names that differ, and that careless escaping makes the same.
+_ALIKE = ("a-b", "a.b", "a_b", "a b", "a@b", "a--b", "ab", "\u00e4b", "-ab", "ab-")
+
+
+def _unsafe(c: Any) -> Iterator[str]:
+    """Find what would give two users one service or one volume."""
+    for name, escape in _set(c, "escape"):
+        if not callable(escape):
+            continue
+        seen: dict[str, str] = {}
+        for user in _ALIKE:
+            other = seen.setdefault(escape(user), user)
+            if other != user:
+                yield (
+                    f"{name} makes the users '{other}' and '{user}' the same: they would share "
+                    "services and volumes. Instead: leave it out, or 'legacy' for dockerspawner's "
+                    "older names"
+                )
+                break
+    named_servers = "JupyterHub" in c and c.JupyterHub.get("allow_named_servers")
+    for name, template in _set(c, "name_template"):
+        if "username}" not in template:
+            yield f"{name} gives all users one name: it must hold {{username}}"
+        elif named_servers and "servername}" not in template:
+            yield f"{name} gives all servers of a user one name: it must hold {{servername}}"
+
+
+def _wrong_profiles(c: Any) -> Iterator[str]:
+    for name, value in _set(c, "notebook_profiles"):
+        try:
+            notebook_profiles.validate(value)
+        except ValueError as exc:  # pydantic's is one, of many lines
+            yield f"{name}: {' '.join(str(exc).split())}"
 
 
 def log_with_the_hub() -> None:

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Any
 
 from jupyterhub.utils import safe_log
-from pydantic import TypeAdapter, ValidationError
 from tornado import web
 from traitlets import List, TraitError, default, validate
 
@@ -22,8 +21,6 @@ from jhswarmd.spawner import choices
 from jhswarmd.spawner.choices import Refused
 from jhswarmd.spawner.failure import StartFailed
 from jhswarmd.spawner.options import OptionsSpawner
-
-_PROFILES = TypeAdapter(list[NotebookProfile])
 
 #: What a user reads whose choice is refused.
 _REFUSED = {
@@ -48,12 +45,9 @@ class ChoosingSpawner(OptionsSpawner):
     @validate("notebook_profiles")
     def _check_notebook_profiles(self, proposal: Any) -> list[NotebookProfile]:
         try:
-            profiles = _PROFILES.validate_python(list(proposal.value))
-        except ValidationError as exc:
+            return notebook_profiles.validate(proposal.value)
+        except ValueError as exc:
             raise TraitError(f"c.SwarmSpawner.notebook_profiles: {exc}") from exc
-        for fault in notebook_profiles.faults(profiles):
-            raise TraitError(f"c.SwarmSpawner.notebook_profiles: {fault.message}")
-        return profiles
 
     @property
     def offered_profiles(self) -> list[NotebookProfile]:

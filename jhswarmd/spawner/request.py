@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from docker.errors import InvalidArgument
 from docker.types import (
     ContainerSpec,
     EndpointSpec,
@@ -15,6 +16,10 @@ from docker.types import (
     TaskTemplate,
 )
 from jupyterhub.traitlets import ByteSpecification
+from jupyterhub.utils import maybe_future
+
+from jhswarmd.engine_errors import translated
+from jhswarmd.errors import JhswarmdError
 
 
 async def create_request(
@@ -25,7 +30,7 @@ async def create_request(
     ``extra_*`` options win over everything but ``labels``, by which the service is known, and
     ``node_id``, the only node that may run it (empty: any).
     """
-    extra = dict(spawner.extra_create_kwargs)
+    extra = await _extra_create_kwargs(spawner)
     return {
         "name": spawner.object_name,
         "endpoint_spec": _endpoint_spec(spawner),
@@ -33,6 +38,39 @@ async def create_request(
         "task_template": await _task_template(spawner, labels, node_id),
         "labels": {**(extra.get("labels") or {}), **labels},
     }
+
+
+#: What docker-py's ``create_service`` takes besides what is made here.
+_CREATE_KWARGS = frozenset(
+    ("name", "labels", "mode", "update_config", "rollback_config", "networks", "endpoint_spec")
+)
+
+
+async def _extra_create_kwargs(spawner: Any) -> dict[str, Any]:
+    extra = spawner.extra_create_kwargs
+    # As in dockerspawner: a callable may return it, also an async one.
+    if callable(extra):
+        extra = await maybe_future(extra(spawner))
+    unknown = sorted(extra.keys() - _CREATE_KWARGS)
+    if unknown:
+        raise _unusable("extra_create_kwargs", f"a service has no {', '.join(unknown)}")
+    return dict(extra)
+
+
+def _make(kind: Callable[..., Any], option: str, arguments: Mapping[str, Any]) -> Any:
+    """Make one of docker-py's specs; what ``option`` added may not fit."""
+    try:
+        return kind(**arguments)
+    except (TypeError, ValueError, InvalidArgument) as exc:
+        raise _unusable(option, str(exc)) from exc
+
+
+def _unusable(option: str, why: str) -> JhswarmdError:
+    return JhswarmdError(
+        f"c.SwarmSpawner.{option} cannot be used",
+        why=why,
+        remedy="Change it in hub_config/conf.d; docs/spawner.md tells what each option takes.",
+    )
 
 
 async def _task_template(spawner: Any, labels: dict[str, str], node_id: str) -> TaskTemplate:
@@ -44,14 +82,14 @@ async def _task_template(spawner: Any, labels: dict[str, str], node_id: str) -> 
         "placement": _placement(spawner, node_id),
         "networks": [spawner.network_name] if spawner.network_name else [],
     }
-    return TaskTemplate(**{**arguments, **spawner.extra_task_spec})
+    return _make(TaskTemplate, "extra_task_spec", {**arguments, **spawner.extra_task_spec})
 
 
 async def _container_spec(spawner: Any, labels: dict[str, str]) -> ContainerSpec:
     extra = dict(spawner.extra_container_spec)
     arguments = {
         "image": spawner.image,
-        "args": await spawner.get_command(),
+        "args": await _command(spawner),
         "env": spawner.get_env(),
         "mounts": spawner.mounts,
         "init": True,
@@ -64,13 +102,22 @@ async def _container_spec(spawner: Any, labels: dict[str, str]) -> ContainerSpec
     }
     if spawner.cap_drop:
         arguments.setdefault("cap_drop", list(spawner.cap_drop))
-    spec = ContainerSpec(**arguments)
+    spec: ContainerSpec = _make(ContainerSpec, "extra_container_spec", arguments)
     # docker-py has no arguments for these.
     if spawner.ulimits:
         spec["Ulimits"] = [_ulimit(name, limit) for name, limit in spawner.ulimits.items()]
     if spawner.no_new_privileges:
         spec["Privileges"] = {**(spec.get("Privileges") or {}), "NoNewPrivileges": True}
     return spec
+
+
+async def _command(spawner: Any) -> list[str] | None:
+    """Return the command with its arguments; None: the image's own, which only nodes know."""
+    if not spawner.cmd and not spawner.get_args():
+        return None
+    with translated(f"look up the command of the image {spawner.image}"):
+        command: list[str] = await spawner.get_command()
+    return command
 
 
 def _ulimit(name: str, limit: Any) -> dict[str, Any]:
@@ -107,7 +154,7 @@ def _placement(spawner: Any, node_id: str) -> Placement:
     spec = dict(spawner.extra_placement_spec)
     if node_id:
         spec["constraints"] = [*(spec.get("constraints") or ()), f"node.id == {node_id}"]
-    return Placement(**spec)
+    return _make(Placement, "extra_placement_spec", spec)
 
 
 def _resources(spawner: Any) -> Resources:
@@ -118,7 +165,8 @@ def _resources(spawner: Any) -> Resources:
         "cpu_reservation": _nano(spawner.cpu_guarantee),
         "generic_resources": dict(spawner.generic_resources) or None,
     }
-    resources = Resources(**{**arguments, **spawner.extra_resources_spec})
+    arguments.update(spawner.extra_resources_spec)
+    resources: Resources = _make(Resources, "extra_resources_spec", arguments)
     if spawner.pids_limit:
         # docker-py has no argument for it.
         resources["Limits"] = {**resources.get("Limits", {}), "Pids": spawner.pids_limit}
@@ -131,7 +179,8 @@ def _endpoint_spec(spawner: Any) -> EndpointSpec:
     arguments: dict[str, Any] = (
         {"mode": "dnsrr"} if spawner.use_internal_ip else {"ports": {None: (spawner.port, "tcp")}}
     )
-    return EndpointSpec(**{**arguments, **spawner.extra_endpoint_spec})
+    arguments.update(spawner.extra_endpoint_spec)
+    return _make(EndpointSpec, "extra_endpoint_spec", arguments)
 
 
 def _size(value: Any) -> int | None:

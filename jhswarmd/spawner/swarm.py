@@ -188,13 +188,12 @@ class SwarmSpawner(StartingSpawner):
         profile = await self._apply_choice()
         if profile:
             self._progress.add(2, f"Starting '{profile.title}'")
-        await self.pull_image(self.image)
+        with translated(f"pull {self.image}"):
+            await self.pull_image(self.image)
         async with self._turn():
             await self._choose_node()
             self._progress.add(*describe_choice(self._choice))
             self._task = await self._create_until_it_runs()
-        if self.post_start_cmd:
-            await self.post_start_exec()
         address: tuple[str, int] = await self.get_ip_and_port()
         await self._wait_answer(*address)
         return address
@@ -255,7 +254,10 @@ class SwarmSpawner(StartingSpawner):
                 return service_id
             self.log.warning("Removing left-over service %s (id: %s)", self.object_name, service_id)
             await self._remove(service_id, spawn_id, self._left_s())
-        raise EngineError(f"create service {self.object_name}: the name does not become free")
+        raise EngineError(
+            f"create service {self.object_name}: the name does not become free",
+            why="Swarm takes names that differ in case alone for the same",
+        )
 
     async def _read_back(self) -> None:
         """Log which options this engine has dropped, once for all spawners."""

@@ -21,6 +21,7 @@ network = spawner_kit.network
 client = spawner_kit.client
 user = spawner_kit.user
 make = spawner_kit.make
+make_for = spawner_kit.make_for
 
 
 @pytest.fixture

@@ -105,25 +105,53 @@ def user() -> Iterator[User]:
 @pytest.fixture
 def make(user: User, client: Flaky, small_image: str) -> Any:
     def make_spawner(state: dict[str, Any] | None = None, **options: Any) -> swarm.SwarmSpawner:
-        config = Config()
-        config.DockerSpawner.image = small_image
-        config.DockerSpawner.network_name = NETWORK
-        config.SwarmSpawner.stack = STACK
-        config.SwarmSpawner.hub_id = HUB_ID
-        config.SwarmSpawner.volumes = {f"{STACK}-user-{{username}}": "/home/jovyan"}
-        defaults = {"spawner_class": Spawner, "cmd": ["small-server"], "start_timeout": 60}
-        spawner = user._new_spawner(
-            "", config=config, hub=Hub(), oauth_client_id="mock", **{**defaults, **options}
-        )
-        row = orm.Server(base_url="/user/ann/")
-        user.db.add(row)
-        user.db.commit()
-        spawner.server = Server(orm_server=row)
-        spawner.api_token = TOKEN
-        spawner.load_state(state or {})
-        return spawner
+        return spawner_of(user, small_image, state, **options)
 
     return make_spawner
+
+
+@pytest.fixture
+def make_for(user: User, client: Flaky, small_image: str) -> Any:
+    """Make a spawner as ``make`` does, of a user with any name."""
+
+    def make_spawner(name: str, server: str = "", **options: Any) -> swarm.SwarmSpawner:
+        row = orm.User.find(user.db, name) or orm.User(name=name)
+        user.db.add(row)
+        user.db.commit()
+        return spawner_of(User(row, {}), small_image, server=server, **options)
+
+    return make_spawner
+
+
+def spawner_of(
+    user: User,
+    small_image: str,
+    state: dict[str, Any] | None = None,
+    /,
+    *,
+    server: str = "",
+    **options: Any,
+) -> swarm.SwarmSpawner:
+    """Return a spawner as the hub makes it; ``options`` as in ``c.SwarmSpawner``."""
+    config = Config()
+    config.DockerSpawner.image = small_image
+    config.DockerSpawner.network_name = NETWORK
+    config.SwarmSpawner.stack = STACK
+    config.SwarmSpawner.hub_id = HUB_ID
+    config.SwarmSpawner.volumes = {f"{STACK}-user-{{username}}": "/home/jovyan"}
+    if server not in user.orm_spawners:
+        user._new_orm_spawner(server, server)
+    defaults = {"spawner_class": Spawner, "cmd": ["small-server"], "start_timeout": 60}
+    spawner = user._new_spawner(
+        server, config=config, hub=Hub(), oauth_client_id="mock", **{**defaults, **options}
+    )
+    row = orm.Server(base_url=f"/user/{user.name}/")
+    user.db.add(row)
+    user.db.commit()
+    spawner.server = Server(orm_server=row)
+    spawner.api_token = TOKEN
+    spawner.load_state(state or {})
+    return spawner
 
 
 def the_service(client: Flaky) -> dict[str, Any]:

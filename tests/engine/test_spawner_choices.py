@@ -39,8 +39,10 @@ def listed(hub: HubProcess) -> HubProcess:
     return hub
 
 
-def restart(hub: HubProcess, *entries: dict[str, Any]) -> None:
+def restart(hub: HubProcess, *entries: dict[str, Any], site: str = "") -> None:
+    """Start the hub anew with these profiles, and with ``site`` as a file in conf.d."""
     hub.kill()
+    (hub.config_dir / "conf.d" / "site.py").write_text(site)
     hub.environ = {"NOTEBOOK_PROFILES": json.dumps(entries)} if entries else {}
     hub.start()
 
@@ -174,5 +176,53 @@ def test_who_chose_what_is_gone_is_told_once_and_starts_again(
         start(ready)
         assert limits(engine) == {}
         stop(ready)
+    finally:
+        restart(ready, SMALL, BIG, HIDDEN)
+
+
+HOOKS = """
+def before(spawner):
+    spawner.environment["SAID"] = str(spawner.user_options.get("profile"))
+    spawner.mem_limit = "1T"
+    spawner.cpu_limit = 0.7
+
+def after(spawner):
+    spawner.log.warning("after %s: %s", spawner.name or "the server", spawner.user.name)
+
+async def ready(spawner, event):
+    return {**event, "message": "ready, says the site"}
+
+def asked(spawner, options):
+    spawner.log.warning("asked: %s", options)
+
+c.Spawner.pre_spawn_hook = before
+c.DockerSpawner.post_stop_hook = after
+c.SwarmSpawner.auth_state_hook = lambda spawner, state: spawner.log.warning("state: %s", state)
+c.SwarmSpawner.progress_ready_hook = ready
+c.SwarmSpawner.group_overrides = {"all": {"groups": ["none"], "spawner_override": {"port": 1}}}
+c.SwarmSpawner.apply_user_options = asked
+c.SwarmSpawner.consecutive_failure_limit = 1
+"""
+
+
+def test_hooks_of_the_site_are_called_and_a_choice_wins_over_them(
+    ready: HubProcess, engine: Lab
+) -> None:
+    restart(ready, SMALL, BIG, site=HOOKS)
+    try:
+        # With a limit of one failure the hub would end if a wrong choice counted as one.
+        why_not(ready, {"profile": "nosuch"})
+        start(ready, {"profile": "small"})
+        _, events = ready.call("GET", "/users/ann/server/progress")
+        (service,) = engine.client.services.list()
+        spec = service.attrs["Spec"]["TaskTemplate"]
+        assert "SAID=small" in spec["ContainerSpec"]["Env"]
+        wanted = {"MemoryBytes": 256 * MiB, "NanoCPUs": 700_000_000}
+        assert spec["Resources"]["Limits"] == wanted
+        assert "ready, says the site" in events
+        stop(ready)
+        log = ready.log.read_text()
+        for line in ("after the server: ann", "state: None", "asked: {'profile': 'small'}"):
+            assert line in log
     finally:
         restart(ready, SMALL, BIG, HIDDEN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -356,6 +357,67 @@ def test_the_older_container_spec_is_refused_with_todays_option(
     )
     with pytest.raises(UsageError, match=r"c\.SwarmSpawner\.image.*c\.SwarmSpawner\.cmd"):
         load()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("c.DockerSpawner.extra_host_config = {'privileged': True}", "extra_container_spec"),
+        ("c.DockerSpawner.links = {'db': 'db'}", "common network"),
+        ("c.SwarmSpawner.mounts = [{'source': 'a', 'target': '/a'}]", "c.SwarmSpawner.volumes"),
+        ("c.DockerSpawner.mounts.append({'source': 'a', 'target': '/a'})", "c.SwarmSpawner.vol"),
+        ("c.Spawner.post_start_cmd = 'echo'", "start script"),
+        ("c.DockerSpawner.remove = False", "cannot be started again"),
+        ("c.JupyterHub.internal_ssl = True", "hub's node alone"),
+        ("c.SwarmSpawner.escape = lambda name: name.replace('.', '-')", "'a-b' and 'a.b' the same"),
+        ("c.DockerSpawner.escape = lambda name: 'x'", "would share services and volumes"),
+        ("c.SwarmSpawner.name_template = 'notebook'", "must hold {username}"),
+        (
+            "c.JupyterHub.allow_named_servers = True; "
+            "c.DockerSpawner.name_template = '{prefix}-{username}'",
+            "must hold {servername}",
+        ),
+        ("c.SwarmSpawner.notebook_profiles = [{'slug': 'x'}]", "title Field required"),
+        ("c.SwarmSpawner.notebook_profiles = 5", "c.SwarmSpawner.notebook_profiles"),
+    ],
+)
+def test_what_cannot_work_on_swarm_stops_the_hub_with_the_reason(
+    load: Load, hub_config: Path, line: str, words: str
+) -> None:
+    (hub_config / "conf.d" / "a.py").write_text(f"{line}\n")
+    with pytest.raises(UsageError, match=re.escape(words)):
+        load()
+
+
+def test_all_that_cannot_work_is_said_at_once(load: Load, hub_config: Path) -> None:
+    (hub_config / "conf.d" / "a.py").write_text(
+        "c.DockerSpawner.links = {'a': 'b'}\nc.SwarmSpawner.post_start_cmd = 'echo'\n"
+    )
+    with pytest.raises(UsageError, match=r"(?s)c\.DockerSpawner\.links.*SwarmSpawner\.post_start"):
+        load()
+
+
+def test_what_means_nothing_or_works_is_let_through(load: Load, hub_config: Path) -> None:
+    (hub_config / "conf.d" / "a.py").write_text(
+        """
+c.DockerSpawner.remove = True
+c.DockerSpawner.links = {}
+c.DockerSpawner.mounts = []
+c.SwarmSpawner.post_start_cmd = False
+c.SwarmSpawner.escape = "legacy"
+c.SwarmSpawner.name_template = "{prefix}-{username}"
+c.JupyterHub.internal_ssl = False
+c.SwarmSpawner.notebook_profiles = [{"slug": "x", "title": "X", "mem_limit": "1G"}]
+"""
+    )
+    (profile,) = make_spawner(load()).notebook_profiles
+    assert profile.mem_limit == 1024**3
+
+
+def test_profiles_of_the_file_reach_the_spawner(load: Load) -> None:
+    listed = '[{"slug":"x","title":"X $1","mem_limit":1073741824,"constraints":["a == b"]}]'
+    (profile,) = make_spawner(load(NOTEBOOK_PROFILES=listed)).notebook_profiles
+    assert (profile.title, profile.mem_limit, profile.constraints) == ("X $1", 2**30, ("a == b",))
 
 
 def test_a_name_other_than_localhost_is_the_public_url(load: Load) -> None:

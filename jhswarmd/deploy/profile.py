@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import Field, TypeAdapter, ValidationError
 
-from jhswarmd import assets, notebook_profiles
+from jhswarmd import assets, notebook_profiles, registry_login
 from jhswarmd.deploy import yaml_file
 from jhswarmd.errors import UsageError
 from jhswarmd.notebook_profiles import NotebookProfile
@@ -34,6 +34,7 @@ _PROFILES = TypeAdapter(Annotated[list[NotebookProfile], Field(min_length=1)])
 
 #: What may lie in ``env/NAME/``; each becomes the Swarm secret of the same kind.
 USER_LIST = "user_list.txt"
+REGISTRY_CONFIG = "registry_config.json"
 #: What users may choose from; no secret, so it travels with the keys.
 NOTEBOOK_PROFILES = "notebook_profiles.yml"
 _PROFILES_KEY = "NOTEBOOK_PROFILES"
@@ -42,6 +43,7 @@ SECRET_FILES = {
     "cookie_secret": "cookie_secret",
     "proxy_auth_token": "proxy_auth_token",
     "oauth_client_secret": "oauth_client_secret",
+    "registry_login": REGISTRY_CONFIG,
     "tls_cert": "ssl/cert.pem",
     "tls_key": "ssl/key.pem",
 }
@@ -78,6 +80,11 @@ class Profile:
     def user_list(self) -> Path:
         """Where the list of users is, if there is one."""
         return self.folder / USER_LIST
+
+    @property
+    def login_file(self) -> Path | None:
+        """Where the registries' logins are; None without any."""
+        return self.folder / REGISTRY_CONFIG if "registry_login" in self.files else None
 
     def __repr__(self) -> str:
         """Leave the content of secrets out."""
@@ -233,7 +240,7 @@ def _read_secret_files(folder: Path, faults: list[str]) -> dict[str, bytes]:
         except OSError as exc:
             faults.append(f"{path}: cannot be read: {exc.strerror}")
             continue
-        if kind != "users":
+        if kind not in ("users", "registry_login"):
             if not content.strip():
                 faults.append(f"{path}: is empty; remove it and one is generated")
                 continue
@@ -265,6 +272,10 @@ def _check_files(
     if "cookie_secret" in files and not re.fullmatch(rb"[0-9a-fA-F]{64,}", files["cookie_secret"]):
         path = folder / name / SECRET_FILES["cookie_secret"]
         faults.append(f"{path}: must be at least 64 hexadecimal digits (openssl rand -hex 32)")
+    if "registry_login" in files:
+        path = folder / name / REGISTRY_CONFIG
+        wrong = registry_login.faults(files["registry_login"])
+        faults.extend(f"{path}: {each}" for each in wrong)
     if "tls_cert" in files and "tls_key" in files:
         _check_tls_pair(folder / name, files, faults)
 

@@ -72,6 +72,7 @@ KINDS: tuple[Kind, ...] = (
     _single("culler_token", _random_hex),
     _single("crypt_key", _random_hex),
     _single("oauth_client_secret", None, guessable=True),
+    _single("registry_login", None, guessable=True),
     Kind(
         names=("tls_cert", "tls_key"),
         generate=lambda profile: tls.self_signed(profile.settings.host),
@@ -247,7 +248,10 @@ def live_names(existing: Sequence[Existing], stack: str) -> Mapping[str, str]:
 def required_names(*, uses_oauth: bool) -> list[str]:
     """Return the kinds that a stack cannot run without."""
     return [
-        name for kind in KINDS for name in kind.names if kind.generate is not None or uses_oauth
+        name
+        for kind in KINDS
+        for name in kind.names
+        if kind.generate is not None or (uses_oauth and name == "oauth_client_secret")
     ]
 
 

@@ -6,12 +6,15 @@ that the command in the documentation and the one behind ``jhswarmd up`` are the
 
 from __future__ import annotations
 
+import os
 import socket
 import string
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import docker
@@ -77,7 +80,11 @@ def render(settings: Settings, values: Placeholders) -> str:
         ) from exc
     _add_settings(document, settings)
     if settings.uses_oauth:
-        _add_oauth_secret(document, settings, values.secrets)
+        path = settings.oauth_client_secret_file_path
+        _add_secret(document, "hub", values.secrets, "oauth_client_secret", path)
+    if "registry_login" in values.secrets:
+        for role in ("hub", "jhswarmd"):
+            _add_secret(document, role, values.secrets, "registry_login", "registry_login")
     return yaml.safe_dump(document, sort_keys=False)
 
 
@@ -93,19 +100,13 @@ def _add_settings(document: dict[str, Any], settings: Settings) -> None:
         service["environment"] = {**(service.get("environment") or {}), **environment}
 
 
-def _add_oauth_secret(
-    document: dict[str, Any], settings: Settings, secrets: Mapping[str, str]
+def _add_secret(
+    document: dict[str, Any], role: str, secrets: Mapping[str, str], kind: str, target: str
 ) -> None:
-    kind = "oauth_client_secret"
+    """Mount a secret that not every profile has."""
     document["secrets"][kind] = {"external": True, "name": secrets[kind]}
-    document["services"]["hub"]["secrets"].append(
-        {
-            "source": kind,
-            "target": settings.oauth_client_secret_file_path,
-            "uid": "0",
-            "gid": "0",
-            "mode": 0o400,
-        }
+    document["services"][role]["secrets"].append(
+        {"source": kind, "target": target, "uid": "0", "gid": "0", "mode": 0o400}
     )
 
 
@@ -166,18 +167,28 @@ def _update_node_labels(
     client.api.update_node(node["ID"], node["Version"]["Index"], spec)
 
 
-def deploy(stack: str, rendered: str) -> None:
+def deploy(stack: str, rendered: str, login_file: Path | None = None) -> None:
     """Hand the rendered file to ``docker stack deploy``.
 
-    Images are tagged by their content, so resolving tags to digests would only cost time.
+    Images are tagged by their content, so resolving tags to digests would only cost time. With
+    ``login_file``, a config.json, the nodes get the login of the images' registry.
     """
-    result = subprocess.run(
-        ["docker", "stack", "deploy", "--resolve-image", "never", "-c", "-", stack],
-        input=rendered,
-        text=True,
-        capture_output=True,
-        check=False,
-    )
+    command = ["docker", "stack", "deploy", "--resolve-image", "never", "-c", "-"]
+    with tempfile.TemporaryDirectory() as folder:
+        environment = dict(os.environ)
+        if login_file is not None:
+            command.append("--with-registry-auth")
+            # A link: the login itself is written nowhere else.
+            Path(folder, "config.json").symlink_to(login_file.resolve())
+            environment["DOCKER_CONFIG"] = folder
+        result = subprocess.run(
+            [*command, stack],
+            input=rendered,
+            text=True,
+            capture_output=True,
+            check=False,
+            env=environment,
+        )
     if result.returncode != 0:
         raise JhswarmdError(
             f"'docker stack deploy' failed for the stack {stack}",

@@ -14,7 +14,7 @@ import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 from urllib3.exceptions import InsecureRequestWarning
 
-from jhswarmd import labels
+from jhswarmd import labels, registry_login
 from jhswarmd.deploy import images, local_engine, registry, secrets, stack
 from jhswarmd.deploy.profile import Profile
 from jhswarmd.deploy.progress import Progress
@@ -34,6 +34,7 @@ def up(profile: Profile, progress: Progress) -> None:
     settings = profile.settings
     _warn_of_refused_lines(profile, progress)
     client = local_engine.ensure_engine(progress)
+    _use_logins(client, profile)
     local_engine.ensure_swarm(client, progress)
     mode = resolve_publish_mode(settings)
     stack.check_ports(client, settings)
@@ -49,7 +50,7 @@ def up(profile: Profile, progress: Progress) -> None:
     live = _live_secrets(client, settings)
     rendered = _render(settings, built, mode, live)
     with progress.step(f"Deploying the stack {settings.stack_name}") as step:
-        stack.deploy(settings.stack_name, rendered)
+        stack.deploy(settings.stack_name, rendered, profile.login_file)
         step.done(
             "ports in the routing mesh"
             if mode is PublishMode.ingress
@@ -66,6 +67,7 @@ def build(profile: Profile, progress: Progress) -> list[str]:
     """Build and push the images alone; returns what the registry then holds."""
     settings = profile.settings
     client = local_engine.ensure_engine(progress)
+    _use_logins(client, profile)
     local_engine.ensure_swarm(client, progress)
     registry.ensure(client, settings, progress, resolve_publish_mode(settings).value)
     images.build(client, settings, progress)
@@ -79,6 +81,7 @@ def render(profile: Profile) -> str:
     """
     settings = profile.settings
     client = local_engine.connect()
+    _use_logins(client, profile)
     built = images.plan(client, settings)
     missing = [f"the image {name}" for name in images.list_missing(client, built)]
     live = _live_secrets(client, settings)
@@ -103,6 +106,12 @@ def resolve_publish_mode(settings: Settings) -> PublishMode:
     if settings.publish_mode is not PublishMode.auto:
         return settings.publish_mode
     return PublishMode.ingress if local_engine.has_ipvs() else PublishMode.host
+
+
+def _use_logins(client: docker.DockerClient, profile: Profile) -> None:
+    """Let pulls, pushes and questions to registries go with the profile's logins too."""
+    if "registry_login" in profile.files:
+        registry_login.add(client.api, profile.files["registry_login"])
 
 
 def _live_secrets(client: docker.DockerClient, settings: Settings) -> Mapping[str, str]:

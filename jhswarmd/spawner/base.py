@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, ClassVar
 
 import docker
@@ -18,7 +19,7 @@ from docker.types import Mount
 from docker.utils import kwargs_from_env
 from traitlets import Unicode, default
 
-from jhswarmd import labels, retry
+from jhswarmd import labels, registry_login, retry
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineError, EngineNotFound
 from jhswarmd.spawner import tasks, volumes
@@ -179,6 +180,14 @@ class ServiceSpawner(ChoosingSpawner):
                 return await self.docker(method, *args, **kw)
 
         return await retry.coroutine(within_s)(once)
+
+    async def _use_logins(self) -> None:
+        """Take the registries' logins as they are now. Raises UsageError."""
+        path = Path(self.registry_login_file)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(
+            self.executor, lambda: registry_login.use_file(self.client, path)
+        )
 
     async def get_object(self, within_s: float = LOOK_WITHIN_S) -> dict[str, Any] | None:
         """Return the service, or None when the engine definitely does not have it."""

@@ -6,6 +6,8 @@ import dockerspawner
 from jupyterhub.traitlets import ByteSpecification
 from traitlets import Bool, Dict, Integer, List, Unicode
 
+from jhswarmd.settings import SECRETS_DIR
+
 
 class OptionsSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # untyped
     """dockerspawner's options and ours."""
@@ -14,6 +16,12 @@ class OptionsSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # untyp
         config=True,
         help="""Name of the stack that the notebooks belong to. They carry its label, so that
         ``docker stack rm`` removes them too.""",
+    )
+    registry_login_file = Unicode(
+        f"{SECRETS_DIR}/registry_login",
+        config=True,
+        help="""Logins of private registries, in the form of docker's ``config.json``; read anew
+        at each start. Without the file, images are pulled without a login.""",
     )
     hub_id = Unicode(
         config=True,

@@ -124,7 +124,26 @@ class StartingSpawner(HomeSpawner):
             home_node=home.name if home else "",
         )
         if failure is not None:
+            if failure.reason == "image_not_found":
+                words = await self._words_of_registry()
+                failure = tasks.why_no_image(failure, image=self.image, words=words)
             await self._fail(failure)
+
+    async def _words_of_registry(self) -> str:
+        """Return why the registry does not give the image; the node's engine keeps it to itself.
+
+        Empty when this node's engine finds the image, or the registry is silent.
+        """
+        try:
+            with translated("ask the registry"):
+                await asyncio.wait_for(
+                    self.docker("inspect_distribution", self.image), LOOK_CLOSER_S
+                )
+        except EngineError as exc:
+            return exc.why
+        except asyncio.TimeoutError:
+            pass
+        return ""
 
     async def _look_closer(self, task: Task | None, node: str) -> None:
         """Raise StartFailed when something else tells it: a full network, a node that is down."""

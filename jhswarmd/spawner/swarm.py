@@ -277,6 +277,7 @@ class SwarmSpawner(StartingSpawner):
 
     async def _create_once(self, request: Mapping[str, Any]) -> str:
         with translated(f"create service {self.object_name}"):
+            await self._use_logins()
             # Shielded: when this start is cancelled the request goes on in its thread, and the
             # clean-up waits for what becomes of it.
             self._creating = self.docker("create_service", **request)

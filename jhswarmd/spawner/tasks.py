@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -48,6 +48,10 @@ NO_NODE_GRACE_S = 5.0
 
 #: A node learns of a network with its first task in it, and may be late (moby#35288).
 _MISSING_NETWORK = re.compile(r"\bnetwork \S+ not found|No such network")
+#: As registries refuse (docker's distribution, Docker Hub) and as the engine says without a login.
+_REFUSED = re.compile(
+    r"no basic auth credentials|unauthorized|authentication required|denied", re.IGNORECASE
+)
 _TELL = "Please tell your administrator."
 _LATER = "Please try again later, or tell your administrator."
 
@@ -225,6 +229,24 @@ def _ended(task: Task, *, image: str, node: str) -> Failure:
         message=f"The cluster could not start the notebook. {_TELL}",
         detail=detail,
         has_log=task.exit_code is not None,
+    )
+
+
+def why_no_image(failure: Failure, *, image: str, words: str) -> Failure:
+    """Return the failure of a missing image with what its registry said, empty when nothing.
+
+    To a node that may not pull, an image is just not there.
+    """
+    if not words:
+        return failure
+    detail = f"{failure.detail}. The registry says: {words}"
+    if not _REFUSED.search(words):
+        return replace(failure, detail=detail)
+    return replace(
+        failure,
+        reason="registry_refused",
+        message=f"The cluster may not pull the notebook's image {image}. {_TELL}",
+        detail=f"{detail}. Its login belongs into registry_config.json of the profile",
     )
 
 

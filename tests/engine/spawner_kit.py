@@ -61,6 +61,12 @@ class Flaky:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The logins of registries are the client's own.
+        super().__setattr__(name, value)
+        if name == "_auth_configs":
+            self._client._auth_configs = value
+
     def create_service(self, **request: Any) -> Any:
         created = self._client.create_service(**request)
         self.has_created.set()

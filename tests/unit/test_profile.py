@@ -252,3 +252,15 @@ def test_settings_survive_the_way_through_the_environment():
 def test_values_that_cannot_work_are_refused(environ):
     with pytest.raises(ValueError, match="validation error"):
         Settings.from_environ(environ)
+
+
+def test_what_is_wrong_with_the_logins_of_registries_is_named_without_them(folder):
+    files = {
+        "user_list.txt": "alice:a\n",
+        "registry_config.json": '{"auths": {"r": {"auth": "x"}}}',
+    }
+    write(folder, "site", "HOST=x\n", **files)
+    (fault,) = faults_of("site", folder)
+    assert fault.startswith(
+        f"{folder / 'site' / 'registry_config.json'}: the entry of r has no login"
+    )

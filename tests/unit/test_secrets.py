@@ -96,3 +96,10 @@ def test_no_label_gives_a_content_away():
 def test_github_needs_its_client_secret_and_pam_does_not():
     assert "oauth_client_secret" in secrets.required_names(uses_oauth=True)
     assert "oauth_client_secret" not in secrets.required_names(uses_oauth=False)
+
+
+def test_logins_of_registries_are_no_must_and_known_again_by_a_slow_hash():
+    for uses_oauth in (True, False):
+        assert "registry_login" not in secrets.required_names(uses_oauth=uses_oauth)
+    (creation,) = secrets.plan(make_profile(registry_login=b"{}"), everything())
+    assert (creation.kind.names, creation.kind.guessable) == (("registry_login",), True)

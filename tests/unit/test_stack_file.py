@@ -1,5 +1,7 @@
 """stack.yml, rendered: what the requirements say about the services holds."""
 
+import dataclasses
+
 import pytest
 import yaml
 
@@ -80,6 +82,18 @@ def test_the_client_secret_is_mounted_for_a_provider_alone():
     )
     assert "oauth_client_secret" in rendered(github)["secrets"]
     assert "oauth_client_secret" not in rendered()["secrets"]
+
+
+def test_the_logins_of_registries_are_mounted_in_hub_and_daemon_where_there_are_any():
+    mounts = {
+        role: [each["target"] for each in service["secrets"]]
+        for role, service in rendered()["services"].items()
+    }
+    assert [role for role in mounts if "registry_login" in mounts[role]] == ["hub", "jhswarmd"]
+    values = placeholders()
+    without = {kind: name for kind, name in values.secrets.items() if kind != "registry_login"}
+    text = render(Settings(), dataclasses.replace(values, secrets=without))
+    assert "registry_login" not in text
 
 
 def test_the_published_ports_are_those_of_the_profile():

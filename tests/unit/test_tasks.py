@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jhswarmd.spawner import tasks
 from jhswarmd.spawner.progress import describe
 from jhswarmd.spawner.tasks import (
     NO_NODE_GRACE_S,
@@ -282,3 +283,22 @@ def test_a_long_pull_moves_the_bar_and_never_past_the_next_state(one: float, oth
     )
     starting = describe(Task("t", "starting", node_id="n"), node="box", image="x:1")[0]
     assert 30 <= first <= second < starting
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ('Head "http://r/v2/x": no basic auth credentials', "registry_refused"),
+        ("unauthorized: authentication required", "registry_refused"),
+        ("denied: requested access to the resource is denied", "registry_refused"),
+        ("manifest unknown: manifest unknown", "image_not_found"),
+        ("dial tcp: connection refused", "image_not_found"),
+        ("", "image_not_found"),
+    ],
+)
+def test_a_missing_image_is_explained_by_what_its_registry_says(words, reason):
+    missing = tasks.Failure(reason="image_not_found", message="m", detail="d")
+    failure = tasks.why_no_image(missing, image="r/x:1", words=words)
+    assert failure.reason == reason
+    assert words in failure.detail
+    assert words not in failure.message or not words

@@ -146,6 +146,8 @@ class Lab:
         self.directory = Path()
         self.address = ""
         """Where the host reaches what the lab publishes."""
+        self.gateway = ""
+        """Where the lab reaches the host: an address that no other lab reaches it by."""
         self.data_root = Path()
         """The engine's store."""
         self.client: docker.DockerClient = None
@@ -262,10 +264,10 @@ class Lab:
         token = self.name.removeprefix(NAME_PREFIX)
         outer, inner = f"{_VETH_PREFIX}{token}h", f"{_VETH_PREFIX}{token}n"
         network = _free_network()
-        gateway, self.address = (str(host) for host in network.hosts())
+        self.gateway, self.address = (str(host) for host in network.hosts())
         self._undo.callback(_quietly, lambda: _host("ip", "link", "del", outer))
         _host("ip", "link", "add", outer, "type", "veth", "peer", inner, "netns", self._holder.pid)
-        _host("ip", "address", "add", f"{gateway}/{network.prefixlen}", "dev", outer)
+        _host("ip", "address", "add", f"{self.gateway}/{network.prefixlen}", "dev", outer)
         _host("ip", "link", "set", outer, "up")
         _host(
             *self._enter(),
@@ -277,7 +279,7 @@ class Lab:
             inner,
         )
         _host(*self._enter(), "ip", "link", "set", inner, "up")
-        _host(*self._enter(), "ip", "route", "add", "default", "via", gateway)
+        _host(*self._enter(), "ip", "route", "add", "default", "via", self.gateway)
         self._undo.callback(_restore_forwarding, _enable_forwarding())
         self._undo.callback(_remove_rules, self.name)
         # The host's FORWARD policy is DROP once an engine has run on it.

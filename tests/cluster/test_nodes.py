@@ -70,6 +70,20 @@ async def start_with_a_file(make: Any, lab: Lab) -> SwarmSpawner:
     return spawner
 
 
+def test_a_notebook_is_reached_from_another_node(make: Any, cluster: Cluster, worker: Lab) -> None:
+    here = make(name_template="here", volumes={}, **on(cluster))
+
+    async def start_both() -> tuple[str, int]:
+        await here.start()
+        address: tuple[str, int] = await make(volumes={}, **on(worker)).start()
+        return address
+
+    ip, port = asyncio.run(start_both())
+    ask = f"import urllib.request as u; u.urlopen('http://{ip}:{port}/user/ann/', timeout=20)"
+    answer = the_container(cluster, here).exec_run(["python3", "-c", ask])
+    assert answer.exit_code == 0, answer.output
+
+
 def test_the_next_start_goes_to_the_node_of_the_files_even_if_another_has_more_room(
     make: Any, client: Flaky, cluster: Cluster, worker: Lab
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import requests
 from docker.types import EndpointSpec
 
+from tests.cluster_lab import Cluster
 from tests.engine.conftest import CreateService
 from tests.lab import CommandFailed, Lab, LabError, remove_leftovers
 from tests.wait import wait_until
@@ -127,6 +129,26 @@ def test_failed_start_leaves_no_trace(engine: Lab, monkeypatch: pytest.MonkeyPat
     with pytest.raises(KeyboardInterrupt):
         lab.start()
     assert _traces(lab.name) == []
+
+
+@pytest.mark.parametrize("is_complete", [True, False], ids=["in use", "half made"])
+def test_cluster_leaves_no_trace(
+    engine: Lab, monkeypatch: pytest.MonkeyPatch, is_complete: bool
+) -> None:
+    def fail(self: Lab, manager: Lab, token: str) -> None:
+        raise LabError("the network is cut")
+
+    if not is_complete:
+        monkeypatch.setattr(Lab, "join", fail)
+    cluster = Cluster(engine, managers=1, workers=1)
+    with contextlib.nullcontext() if is_complete else pytest.raises(LabError, match="is cut"):
+        cluster.start()
+    if is_complete:
+        roles = [cluster.node(lab).attrs["Spec"]["Role"] for lab in cluster.nodes]
+        assert roles == ["manager", "worker"]
+        cluster.close()
+    assert [line for lab in cluster.nodes for line in _traces(lab.name)] == []
+    assert engine.client.ping()
 
 
 def test_engine_stops_and_starts_with_its_swarm(engine: Lab) -> None:

@@ -5,14 +5,19 @@ Every call has a time limit. Nothing here retries: callers do, by a policy (``jh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import io
+import socket
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import docker
 
-from jhswarmd import labels
+from jhswarmd import generations, labels
 from jhswarmd.engine_errors import translated
+from jhswarmd.errors import EngineNotFound
+from jhswarmd.generations import Existing
 from jhswarmd.model import ENDED_STATES, NotebookService, newest_task
 
 #: Seconds until a call without an answer is given up.
@@ -131,6 +136,78 @@ class Engine:
         """
         with translated(f"upload to the container {container_id[:12]}"):
             self._api.put_archive(container_id, path, archive)
+
+    def read_file(self, container_id: str, path: str) -> bytes:
+        """Return the content of a file in a container, which need not be started.
+
+        Raises EngineNotFound when there is no such file, or no such container.
+        """
+        with translated(f"read {path} of the container {container_id[:12]}"):
+            chunks, _ = self._api.get_archive(container_id, path)
+            packed = io.BytesIO(b"".join(chunks))
+        with tarfile.open(fileobj=packed) as archive:
+            file = archive.extractfile(archive.next() or "")
+            return file.read() if file else b""
+
+    def list_secrets(self, stack: str) -> list[Existing]:
+        """Return every generation of every secret of ``stack``."""
+        with translated("list the secrets"):
+            found = self._api.secrets(filters={"label": [f"{labels.STACK}={stack}"]})
+        return [each for each in map(generations.read, found) if each is not None]
+
+    def create_secret(self, name: str, content: bytes, marks: Mapping[str, str]) -> str:
+        """Create a secret and return its id. Raises EngineConflict when the name is taken."""
+        with translated(f"create the secret {name}"):
+            created: str = self._api.create_secret(name, content, labels=dict(marks))["ID"]
+        return created
+
+    def remove_secret(self, secret_id: str) -> None:
+        """Remove a secret; the engine refuses (EngineError) while a service mounts it."""
+        with translated(f"remove the secret {secret_id}"):
+            self._api.remove_secret(secret_id)
+
+    def change_service(
+        self, service: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
+    ) -> bool:
+        """Read a service's specification, change it, and write it; tells whether it did.
+
+        ``change`` returns the new specification, or None when nothing is to be done. When somebody
+        else was quicker this is EngineUnavailable: with a policy for that (``jhswarmd.retry``) the
+        newer specification is read, and the change made to it. The client speaks the newest
+        version of the API that the engine has; with an older one the engine would lose fields.
+        """
+        with translated(f"change the service {service}"):
+            found = self._api.inspect_service(service)
+            spec = change(found["Spec"])
+            if spec is None:
+                return False
+            self._api.update_service(
+                found["ID"],
+                found["Version"]["Index"],
+                name=spec["Name"],
+                labels=spec.get("Labels"),
+                mode=spec["Mode"],
+                task_template=spec["TaskTemplate"],
+                update_config=spec.get("UpdateConfig"),
+                rollback_config=spec.get("RollbackConfig"),
+                endpoint_spec=spec.get("EndpointSpec"),
+            )
+        return True
+
+    def read_own_task(self) -> Mapping[str, Any] | None:
+        """Return the specification of the task that this program runs in; None: it is in none."""
+        try:
+            with translated("look at the container that this is"):
+                # The engine names a container's host by its id.
+                found = self._api.inspect_container(socket.gethostname())
+            task_id = found["Config"]["Labels"].get(labels.TASK_ID)
+            if not task_id:
+                return None
+            with translated("look at the task that this is"):
+                spec: Mapping[str, Any] = self._api.inspect_task(task_id)["Spec"]
+        except EngineNotFound:
+            return None
+        return spec
 
     def read_node_id(self) -> str:
         """Return the Swarm id of this engine's node."""

@@ -15,6 +15,7 @@ STACK_NAMESPACE = "com.docker.stack.namespace"
 #: Set by the engine on the containers of a service.
 SERVICE_NAME = "com.docker.swarm.service.name"
 SERVICE_ID = "com.docker.swarm.service.id"
+TASK_ID = "com.docker.swarm.task.id"
 
 STACK = "jhswarmd.stack"
 #: On a service of the stack: ``hub``, ``proxy``, ``jhswarmd``. On a notebook: ``notebook``.
@@ -30,6 +31,9 @@ KIND = "jhswarmd.kind"
 GENERATION = "jhswarmd.generation"
 #: On a secret whose content an administrator's file supplied: how to recognise that content.
 SOURCE = "jhswarmd.source"
+#: On a secret of several parts: how many. On one that a request made: the request's id.
+PARTS = "jhswarmd.parts"
+REQUEST = "jhswarmd.request"
 
 ROLE_NOTEBOOK = "notebook"
 #: The stack's own services.

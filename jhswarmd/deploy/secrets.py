@@ -8,12 +8,8 @@ keys, a salted slow hash for what could be guessed.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import os
 import secrets as random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import docker
@@ -21,14 +17,18 @@ import docker
 from jhswarmd import labels
 from jhswarmd.deploy import tls
 from jhswarmd.deploy.profile import Profile
-from jhswarmd.engine_errors import translated
+from jhswarmd.engine import Engine
 from jhswarmd.errors import EngineConflict, EngineError
-
-GENERATED = "generated"
-#: The engine refuses more (swarmkit, MaxSecretSize).
-MAX_BYTES = 500 * 1024 - 1
-
-_SCRYPT = {"n": 2**14, "r": 8, "p": 1, "maxmem": 64 * 1024 * 1024}
+from jhswarmd.generations import (
+    GENERATED,
+    MAX_BYTES,
+    Existing,
+    marks,
+    newest,
+    source_label,
+    source_matches,
+    whole,
+)
 
 
 def _random_hex(_: Profile) -> bytes:
@@ -81,39 +81,12 @@ KINDS: tuple[Kind, ...] = (
 
 
 @dataclass(frozen=True)
-class Existing:
-    """One generation of one secret that Swarm holds."""
-
-    id: str
-    name: str
-    kind: str
-    generation: int
-    source: str
-    created_at: str = ""
-
-
-@dataclass(frozen=True)
 class Create:
     """Create the next generation of a kind; the contents come from the profile or are generated."""
 
     kind: Kind
     generation: int
     supplied: tuple[bytes, ...] | None
-
-
-def newest(existing: Iterable[Existing], kind: Kind) -> tuple[int, str] | None:
-    """Return generation and source of the newest complete generation, or None.
-
-    One of which only the certificate or only the key was created (an interrupted ``up``) is not
-    complete.
-    """
-    held = [each for each in existing if each.kind in kind.names]
-    complete = [
-        (each.generation, each.source)
-        for each in held
-        if {other.kind for other in held if other.generation == each.generation} == set(kind.names)
-    ]
-    return max(complete, default=None)
 
 
 def plan(profile: Profile, existing: Sequence[Existing]) -> list[Create]:
@@ -125,12 +98,12 @@ def plan(profile: Profile, existing: Sequence[Existing]) -> list[Create]:
     creations = []
     for kind in KINDS:
         supplied = _supplied(profile, kind)
-        current = newest(existing, kind)
+        current = newest(existing, *kind.names)
         if supplied is None and (current is not None or kind.generate is None):
             continue
-        if supplied and current and source_matches(current[1], supplied):
+        if supplied and current and source_matches(current.source, supplied):
             continue
-        used = [each.generation for each in existing if each.kind in kind.names]
+        used = [each.generation for each in existing if whole(each.kind) in kind.names]
         creations.append(Create(kind, max(used, default=0) + 1, supplied))
     return creations
 
@@ -142,53 +115,9 @@ def _supplied(profile: Profile, kind: Kind) -> tuple[bytes, ...] | None:
     return tuple(profile.files[name] or b"\n" for name in kind.names)
 
 
-def source_label(contents: Sequence[bytes], *, guessable: bool) -> str:
-    """Return the label by which ``source_matches`` knows these contents again."""
-    if not guessable:
-        return "sha256:" + hashlib.sha256(b"\0".join(contents)).hexdigest()
-    salt = os.urandom(16)
-    return f"scrypt:{_b64(salt)}:{_b64(_slow(contents, salt))}"
-
-
-def source_matches(label: str, contents: Sequence[bytes]) -> bool:
-    """Tell whether a secret with this label was made from these contents."""
-    scheme, _, rest = label.partition(":")
-    if scheme == "sha256":
-        return hmac.compare_digest(label, source_label(contents, guessable=False))
-    if scheme == "scrypt":
-        salt, _, digest = rest.partition(":")
-        computed = _b64(_slow(contents, base64.b64decode(salt)))
-        return hmac.compare_digest(digest, computed)
-    return False
-
-
-def _slow(contents: Sequence[bytes], salt: bytes) -> bytes:
-    return hashlib.scrypt(b"\0".join(contents), salt=salt, **_SCRYPT)
-
-
-def _b64(raw: bytes) -> str:
-    return base64.b64encode(raw).decode()
-
-
 def list_existing(client: docker.DockerClient, stack: str) -> list[Existing]:
     """Return every generation of every secret of ``stack``."""
-    with translated("list the secrets"):
-        found = client.api.secrets(filters={"label": [f"{labels.STACK}={stack}"]})
-    existing = []
-    for each in found:
-        marks = labels.of(each)
-        if marks.get(labels.GENERATION, "").isdecimal():
-            existing.append(
-                Existing(
-                    id=each["ID"],
-                    name=each["Spec"]["Name"],
-                    kind=marks.get(labels.KIND, ""),
-                    generation=int(marks[labels.GENERATION]),
-                    source=marks.get(labels.SOURCE, ""),
-                    created_at=each["CreatedAt"],
-                )
-            )
-    return existing
+    return Engine(client).list_secrets(stack)
 
 
 def create(client: docker.DockerClient, profile: Profile, creation: Create) -> None:
@@ -204,7 +133,7 @@ def create(client: docker.DockerClient, profile: Profile, creation: Create) -> N
     else:
         assert kind.generate is not None
         contents, source = kind.generate(profile), GENERATED
-    stack = profile.settings.stack_name
+    stack, engine = profile.settings.stack_name, Engine(client)
     for name, content in zip(kind.names, contents, strict=True):
         if len(content) > MAX_BYTES:
             raise EngineError(
@@ -214,17 +143,9 @@ def create(client: docker.DockerClient, profile: Profile, creation: Create) -> N
             )
         full_name = labels.secret_name(stack, name, creation.generation)
         try:
-            with translated(f"create the secret {full_name}"):
-                client.api.create_secret(
-                    full_name,
-                    content,
-                    labels={
-                        labels.STACK: stack,
-                        labels.KIND: name,
-                        labels.GENERATION: str(creation.generation),
-                        labels.SOURCE: source,
-                    },
-                )
+            engine.create_secret(
+                full_name, content, marks(stack, name, creation.generation, source)
+            )
         except EngineConflict as exc:
             raise EngineConflict(
                 f"The secret {full_name} exists already",
@@ -235,14 +156,13 @@ def create(client: docker.DockerClient, profile: Profile, creation: Create) -> N
 
 
 def live_names(existing: Sequence[Existing], stack: str) -> Mapping[str, str]:
-    """Return, for each kind that exists, the name of its newest complete generation."""
-    names = {}
-    for kind in KINDS:
-        current = newest(existing, kind)
-        if current is not None:
-            for name in kind.names:
-                names[name] = labels.secret_name(stack, name, current[0])
-    return names
+    """Return, for each kind and part that exists, the name of its newest complete generation."""
+    return {
+        secret.kind: labels.secret_name(stack, secret.kind, current.number)
+        for kind in KINDS
+        if (current := newest(existing, *kind.names)) is not None
+        for secret in current.secrets
+    }
 
 
 def required_names(*, uses_oauth: bool) -> list[str]:
@@ -261,15 +181,15 @@ def retire_unused(client: docker.DockerClient, stack: str) -> list[str]:
     The engine itself refuses to remove a secret in use, so a race does no harm. Returns the
     names of what was removed.
     """
-    existing = list_existing(client, stack)
+    engine = Engine(client)
+    existing = engine.list_secrets(stack)
     keep = set(live_names(existing, stack).values())
     removed = []
     for each in existing:
         if each.name in keep:
             continue
         try:
-            with translated(f"remove the secret {each.name}"):
-                client.api.remove_secret(each.id)
+            engine.remove_secret(each.id)
         except EngineError:
             continue
         removed.append(each.name)

@@ -24,6 +24,7 @@ from jhswarmd.deploy import ask, placement, secrets
 from jhswarmd.deploy import stack as stacks
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import JhswarmdError, UsageError
+from jhswarmd.generations import Existing
 from jhswarmd.model import is_local_volume, newest_task
 from jhswarmd.settings import Settings
 
@@ -334,7 +335,7 @@ def _notebook_states(
     return dict(states)
 
 
-def _secret_states(existing: list[secrets.Existing], stack: str) -> list[SecretState]:
+def _secret_states(existing: list[Existing], stack: str) -> list[SecretState]:
     live = set(secrets.live_names(existing, stack).values())
     now = datetime.now(timezone.utc)
     return [

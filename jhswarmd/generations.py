@@ -1,0 +1,170 @@
+"""Generations of secrets: which there are, and which one is live. Pure.
+
+A secret is immutable, so a new content is a new generation, ``<stack>_<kind>_g<N>``; the newest
+complete one is the truth. What is larger than one secret may be has several parts, each a kind of
+its own: ``users``, ``users_2``, ``users_3``.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jhswarmd import labels
+
+#: The source of a content that nobody supplied.
+GENERATED = "generated"
+#: The engine refuses more (swarmkit, MaxSecretSize).
+MAX_BYTES = 500 * 1024 - 1
+
+_PART = re.compile(r"_[0-9]+$")
+_SCRYPT = {"n": 2**14, "r": 8, "p": 1, "maxmem": 64 * 1024 * 1024}
+
+
+@dataclass(frozen=True)
+class Existing:
+    """One secret that Swarm holds: one generation of one kind, or a part of it."""
+
+    id: str
+    name: str
+    kind: str
+    generation: int
+    source: str
+    created_at: str = ""
+    parts: int = 1
+    """How many parts this generation has."""
+    request: str = ""
+    """The id of the request that made it, if it was one."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A complete generation; its secrets are in the order of names and parts."""
+
+    number: int
+    secrets: tuple[Existing, ...]
+
+    @property
+    def source(self) -> str:
+        """The label by which ``source_matches`` knows its content."""
+        return self.secrets[0].source
+
+
+def read(secret: Mapping[str, Any]) -> Existing | None:
+    """Return what a secret's labels say, as the engine shows it; None: it is no generation."""
+    marks = labels.of(secret)
+    if not marks.get(labels.GENERATION, "").isdecimal():
+        return None
+    parts = marks.get(labels.PARTS, "1")
+    return Existing(
+        id=secret["ID"],
+        name=secret["Spec"]["Name"],
+        kind=marks.get(labels.KIND, ""),
+        generation=int(marks[labels.GENERATION]),
+        source=marks.get(labels.SOURCE, ""),
+        created_at=secret["CreatedAt"],
+        parts=int(parts) if parts.isdecimal() else 1,
+        request=marks.get(labels.REQUEST, ""),
+    )
+
+
+def marks(
+    stack: str, kind: str, number: int, source: str, *, parts: int = 1, request: str = ""
+) -> dict[str, str]:
+    """Return the labels from which ``read`` makes an ``Existing``."""
+    found = {
+        labels.STACK: stack,
+        labels.KIND: kind,
+        labels.GENERATION: str(number),
+        labels.SOURCE: source,
+    }
+    if parts > 1:
+        found[labels.PARTS] = str(parts)
+    if request:
+        found[labels.REQUEST] = request
+    return found
+
+
+def part_names(kind: str, parts: int) -> tuple[str, ...]:
+    """Return the kinds of all parts."""
+    return (kind, *(f"{kind}_{number}" for number in range(2, parts + 1)))
+
+
+def whole(kind: str) -> str:
+    """Return the kind that a kind is, or is a part of."""
+    return _PART.sub("", kind)
+
+
+def newest(existing: Iterable[Existing], *names: str) -> Generation | None:
+    """Return the newest complete generation of the kinds that change together, or None.
+
+    One of which only the certificate or only the key, or not every part, was created is not
+    complete: what made it was interrupted, or is still at it.
+    """
+    held: dict[int, dict[str, Existing]] = {}
+    for each in existing:
+        if whole(each.kind) in names:
+            held.setdefault(each.generation, {})[each.kind] = each
+    for number in sorted(held, reverse=True):
+        found = held[number]
+        needed = [
+            part
+            for name in names
+            for part in part_names(name, found[name].parts if name in found else 1)
+        ]
+        if all(part in found for part in needed):
+            return Generation(number, tuple(found[part] for part in needed))
+    return None
+
+
+def split(content: bytes, most: int = MAX_BYTES) -> tuple[bytes, ...]:
+    """Cut a content at the ends of lines into parts that each fit into one secret.
+
+    Raises ValueError for a line that is longer than a part.
+    """
+    parts = [b""]
+    for line in content.splitlines(keepends=True):
+        if len(line) > most:
+            raise ValueError("a line is longer than a secret may be")
+        if len(parts[-1]) + len(line) > most:
+            parts.append(b"")
+        parts[-1] += line
+    # Swarm refuses an empty secret.
+    return tuple(part or b"\n" for part in parts)
+
+
+def source_label(contents: Sequence[bytes], *, guessable: bool) -> str:
+    """Return the label by which ``source_matches`` knows these contents again.
+
+    It does not give them away: SHA-256 for keys, a salted slow hash for what could be guessed.
+    """
+    if not guessable:
+        return "sha256:" + hashlib.sha256(b"\0".join(contents)).hexdigest()
+    salt = os.urandom(16)
+    return f"scrypt:{_b64(salt)}:{_b64(_slow(contents, salt))}"
+
+
+def source_matches(label: str, contents: Sequence[bytes]) -> bool:
+    """Tell whether a secret with this label was made from these contents."""
+    scheme, _, rest = label.partition(":")
+    if scheme == "sha256":
+        return hmac.compare_digest(label, source_label(contents, guessable=False))
+    if scheme == "scrypt":
+        salt, _, digest = rest.partition(":")
+        computed = _b64(_slow(contents, base64.b64decode(salt)))
+        return hmac.compare_digest(digest, computed)
+    return False
+
+
+def _slow(contents: Sequence[bytes], salt: bytes) -> bytes:
+    return hashlib.scrypt(b"\0".join(contents), salt=salt, **_SCRYPT)
+
+
+def _b64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()

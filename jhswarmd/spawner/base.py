@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import docker
 from docker.types import Mount
 from docker.utils import kwargs_from_env
+from dockerspawner.volumenamingstrategy import default_format_volume_name
 from traitlets import Unicode, default
 
 from jhswarmd import labels, registry_login, retry
@@ -38,6 +39,8 @@ LOOK_WITHIN_S = 5.0
 REMOVE_WITHIN_S = 60.0
 #: Length of the longest service name that Swarm takes (a DNS label).
 MAX_NAME = 63
+#: Length of the longest volume name: the local driver makes a directory of it.
+MAX_VOLUME_NAME = 255
 
 _FIRST_PAUSE_S = 0.02
 _LAST_PAUSE_S = 0.5
@@ -59,6 +62,15 @@ class Pause:
         self._next_s = min(self._next_s * 1.5, _LAST_PAUSE_S)
 
 
+def _fit(name: str, limit: int) -> str:
+    """Return ``name``, the end of one that is too long replaced by a digest of all of it."""
+    if len(name) <= limit:
+        return name
+    # In an escaped name only two hex digits follow a single dash, so '-x' comes from here.
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{name[: limit - len(digest) - 2].rstrip('-')}-x{digest}"
+
+
 class ServiceSpawner(ChoosingSpawner):
     """dockerspawner's options and ours, around one service that is known by its labels."""
 
@@ -77,12 +89,16 @@ class ServiceSpawner(ChoosingSpawner):
 
     @default("object_name")
     def _object_name_default(self) -> str:
-        name = str(self._render_templates(self.name_template))
-        if len(name) <= MAX_NAME:
-            return name
-        # In an escaped name only two hex digits follow a single dash, so '-x' comes from here.
-        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-        return f"{name[: MAX_NAME - len(digest) - 2].rstrip('-')}-x{digest}"
+        return _fit(str(self._render_templates(self.name_template)), MAX_NAME)
+
+    @default("format_volume_name")
+    def _format_volume_name_default(self) -> Any:
+        # Also called for paths, which are the site's own.
+        def format_name(template: str, spawner: Any) -> str:
+            name = str(default_format_volume_name(template, spawner))
+            return name if name.startswith("/") else _fit(name, MAX_VOLUME_NAME)
+
+        return format_name
 
     def _labels(self) -> dict[str, str]:
         return labels.notebook_labels(

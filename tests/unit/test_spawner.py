@@ -20,6 +20,8 @@ from jhswarmd.spawner.swarm import SwarmSpawner
 
 #: What swarmkit accepts as the name of a service.
 DNS_NAME = re.compile(r"[a-zA-Z0-9]+(?:[a-zA-Z0-9-_]*?[a-zA-Z0-9])?")
+#: What the engine accepts as the name of a volume.
+VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 names = st.text(min_size=1, max_size=60)
 servers = st.one_of(st.just(""), names)
@@ -61,6 +63,31 @@ def test_two_servers_never_share_a_name(first: tuple[str, str], second: tuple[st
     if (first[0].lower(), first[1]) != (second[0].lower(), second[1]):
         one, other = (make_spawner(user.lower(), server) for user, server in (first, second))
         assert one.object_name != other.object_name
+
+
+@pytest.mark.parametrize("escape", ["default", "legacy"])
+@given(first=names, second=names)
+@example(first="a-b", second="a_b")
+@example(first="ü" * 60, second="ü" * 59 + "u")
+@example(first="x" * 250, second="x" * 249)
+def test_two_users_never_share_a_home(escape: str, first: str, second: str) -> None:
+    options = {"volumes": {"lab-user-{username}": "/home/jovyan"}}
+    if escape == "legacy":
+        options["escape"] = "legacy"
+    one, other = (make_spawner(user.lower(), **options) for user in (first, second))
+    (home,), (other_home,) = one.mounts, other.mounts
+    assert VOLUME_NAME.fullmatch(home["Source"])
+    assert len(home["Source"]) <= 255
+    if first.lower() != second.lower():
+        assert home["Source"] != other_home["Source"]
+        assert one.object_name != other.object_name
+    assert make_spawner(first.lower(), **options).mounts == one.mounts
+
+
+def test_a_long_path_of_the_node_is_left_as_it_is() -> None:
+    path = "/" + "x" * 300
+    (mount,) = make_spawner(volumes={path: path}).mounts
+    assert (mount["Source"], mount["Target"]) == (path, path)
 
 
 def test_a_common_name_reads_as_the_user_spells_it() -> None:

@@ -207,6 +207,15 @@ def _ended(task: Task, *, image: str, node: str) -> Failure:
             status_code=503,
             may_pass=True,
         )
+    if "no longer meets constraints" in words:
+        return Failure(
+            reason="node_changed",
+            message=f"Node {node} of the cluster changed while your notebook started. {_LATER}",
+            # Its manager may also be mistaken: see docs/spawner.md, GPUs.
+            detail=detail,
+            status_code=503,
+            may_pass=True,
+        )
     if "error while mounting volume" in words or "bind source path does not exist" in words:
         return Failure(
             reason="mount",

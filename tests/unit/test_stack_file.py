@@ -1,6 +1,7 @@
 """stack.yml, rendered: what the requirements say about the services holds."""
 
 import dataclasses
+import json
 
 import pytest
 import yaml
@@ -36,6 +37,18 @@ def test_virtual_addresses_are_used_where_the_mesh_is(mode, endpoint):
     services = rendered(mode=mode)["services"]
     assert {port["mode"] for port in services["proxy"]["ports"]} == {mode.value}
     assert {each["deploy"]["endpoint_mode"] for each in services.values()} == {endpoint}
+
+
+def test_what_users_may_choose_reaches_the_hub_word_for_word():
+    title = "R & \"Julia\": $HOME, 'ü'\\ {x}"
+    settings = Settings.from_environ(
+        {"NOTEBOOK_PROFILES": json.dumps([{"slug": "r", "title": title, "mem_limit": "1G"}])}
+    )
+    environment = rendered(settings)["services"]["hub"]["environment"]
+    # As 'docker stack deploy' reads it.
+    listed = environment["NOTEBOOK_PROFILES"].replace("$$", "$")
+    (profile,) = Settings.from_environ({"NOTEBOOK_PROFILES": listed}).notebook_profiles
+    assert (profile.title, profile.mem_limit) == (title, 1024**3)
 
 
 def test_each_secret_is_external_its_live_generation_and_for_its_owner_alone():

@@ -162,6 +162,13 @@ NO_NODE = "no suitable node "
             "mount",
             "cannot be reached from node box",
         ),
+        (
+            "rejected",
+            "assigned node no longer meets constraints",
+            None,
+            "node_changed",
+            "Node box",
+        ),
         ("rejected", "network lab_notebooks not found", None, "network_missing", "Node box"),
         (
             "failed",

@@ -84,11 +84,12 @@ class Cluster(Lab):
         )
 
     @contextlib.contextmanager
-    def lost(self, lab: Lab) -> Iterator[None]:
-        """A node's engine is killed for a block, and its containers with it, as in a power cut."""
+    def lost(self, lab: Lab, *, is_known: bool = True) -> Iterator[None]:
+        """A node's engine is killed for a block, and the managers know it or are still to learn."""
         lab.stop_engine(kill=True)
         try:
-            self.wait_state(lab, "down")
+            if is_known:
+                self.wait_state(lab, "down")
             yield
         finally:
             lab.start_engine()

@@ -37,6 +37,8 @@ LOOK_WITHIN_S = 5.0
 #: Seconds a removal may take. The engine gives a container 10 s to end, and two more before that
 #: in which the other nodes learn that its address is going away (moby, executor/container).
 REMOVE_WITHIN_S = 60.0
+#: Seconds after which what stands still is looked into, between two such looks, and for each.
+LOOK_CLOSER_S = 2.0
 #: Length of the longest service name that Swarm takes (a DNS label).
 MAX_NAME = 63
 #: Length of the longest volume name: the local driver makes a directory of it.
@@ -268,6 +270,7 @@ class ServiceSpawner(ChoosingSpawner):
         """
         filters = {"label": f"{labels.SPAWN}={spawn_id}"} if spawn_id else {}
         pause = Pause()
+        closer_at = self._now() + LOOK_CLOSER_S
         while True:
             listed = await self._engine(
                 f"wait for the end of service {self.object_name}",
@@ -275,12 +278,43 @@ class ServiceSpawner(ChoosingSpawner):
                 filters=filters,
                 within_s=max(until_at - self._now(), 1.0),
             )
-            if not any(task.get("ServiceID") == service_id for task in listed):
+            left = [task for task in listed if task.get("ServiceID") == service_id]
+            if not left:
                 return
+            if self._now() >= closer_at:
+                if await self._are_lost(left):
+                    self.log.warning(
+                        "Service %s is removed; its task ends when its node is back",
+                        self.object_name,
+                    )
+                    return
+                closer_at = self._now() + LOOK_CLOSER_S
             if self._now() > until_at:
                 self.log.warning("The task of service %s does not end", self.object_name)
                 return
             await pause.wait()
+
+    async def _are_lost(self, raw_tasks: list[dict[str, Any]]) -> bool:
+        """Tell whether the nodes of all these tasks are known to be down."""
+        try:
+            for task in raw_tasks:
+                if not await self._is_down(str(task.get("NodeID") or "")):
+                    return False
+        except EngineError:
+            return False
+        return True
+
+    async def _is_down(self, node_id: str) -> bool:
+        """Tell whether a node is down, or gone; '' is none yet. Raises EngineError."""
+        if not node_id:
+            return False
+        try:
+            node = await self._engine(
+                "look at a node", "inspect_node", node_id, within_s=LOOK_CLOSER_S
+            )
+        except EngineNotFound:
+            return True
+        return bool((node.get("Status") or {}).get("State") == "down")
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -13,14 +13,12 @@ from typing import Any
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineError, EngineNotFound
 from jhswarmd.spawner import addresses, notebook_log, tasks
-from jhswarmd.spawner.base import Pause
+from jhswarmd.spawner.base import LOOK_CLOSER_S, Pause
 from jhswarmd.spawner.failure import StartFailed
 from jhswarmd.spawner.home import HomeSpawner
 from jhswarmd.spawner.progress import describe
 from jhswarmd.spawner.tasks import Failure, Phase, Task
 
-#: Seconds after which a task that stands still is looked into, and between two such looks.
-LOOK_CLOSER_S = 2.0
 #: Seconds that the notebook's log may take.
 LOG_WITHIN_S = 3.0
 
@@ -150,8 +148,9 @@ class StartingSpawner(HomeSpawner):
         try:
             if task is None or task.state == "new":
                 await self._check_addresses(task)
-            elif task.node_id and await self._is_down(task.node_id):
-                await self._fail(tasks.node_down(task, node=node))
+            elif await self._is_down(task.node_id):
+                home = self._choice.node
+                await self._fail(tasks.node_down(task, node=node, has_files=home is not None))
         except EngineError as exc:
             self.log.info("%s: why its start takes so long is not known: %s", self._log_name, exc)
 
@@ -169,13 +168,6 @@ class StartingSpawner(HomeSpawner):
             await self._fail(
                 tasks.no_address(task, network=self.network_name, used=used, total=total)
             )
-
-    async def _is_down(self, node_id: str) -> bool:
-        try:
-            node = await self._ask("look at a node", "inspect_node", node_id)
-        except EngineNotFound:
-            return True
-        return bool((node.get("Status") or {}).get("State") == "down")
 
     async def _ask(self, doing: str, method: str, *args: Any) -> Any:
         return await self._engine(doing, method, *args, within_s=LOOK_CLOSER_S)

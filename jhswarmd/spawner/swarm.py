@@ -39,8 +39,8 @@ from jhswarmd.spawner.tasks import Task
 #: Seconds for which what an ended server left behind is tried to be removed.
 SWEEP_WITHIN_S = 10.0
 
-#: How often a start begins anew because its node did not know the network yet.
-NETWORK_RETRIES = 3
+#: How often a start begins anew because its node did not know the network, changed, or was lost.
+START_RETRIES = 3
 
 _CONNECT_WITHIN_S = 1.0
 _BEFORE_TIMEOUT_S = 0.5
@@ -201,7 +201,7 @@ class SwarmSpawner(StartingSpawner):
     async def _create_until_it_runs(self) -> Task:
         """Create the service and return its running task; begin anew where that may help."""
         pause = Pause()
-        for is_last in (False,) * NETWORK_RETRIES + (True,):
+        for is_last in (False,) * START_RETRIES + (True,):
             self.object_id = await self._create()
             self.log.info(
                 "Created service %s (id: %s) from image %s",

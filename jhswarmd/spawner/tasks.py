@@ -292,14 +292,19 @@ def no_address(task: Task | None, *, network: str, used: int, total: int) -> Fai
     )
 
 
-def node_down(task: Task, *, node: str) -> Failure:
-    """Return the failure of a start whose node was lost before the notebook ran."""
+def node_down(task: Task, *, node: str, has_files: bool) -> Failure:
+    """Return the failure of a start whose node was lost before the notebook ran.
+
+    ``has_files``: it is the one node that may run it. Else another one may, unless the volume is
+    made already: files are where their volume was made first.
+    """
     return Failure(
         reason="node_down",
         message=f"Node {node}, on which your notebook was about to start, is down. Please try "
         "again.",
         detail=f"task {task.id} {task.state}: its node {node} (id: {task.node_id}) is down",
         status_code=503,
+        may_pass=not has_files and not task.has_volumes,
     )
 
 

@@ -21,7 +21,6 @@ from tests.engine.spawner_kit import (
     list_tasks,
     start_and_clean_up,
     the_container,
-    the_service,
 )
 from tests.lab import SMALL_IMAGE, Lab
 from tests.wait import wait_until
@@ -53,8 +52,8 @@ def on(lab: Lab) -> dict[str, Any]:
     return {"extra_placement_spec": {"constraints": [f"node.hostname == {lab.name}"]}}
 
 
-def node_of(cluster: Cluster, client: Flaky) -> str:
-    (task,) = list_tasks(client, the_service(client)["ID"])
+def node_of(client: Flaky, spawner: SwarmSpawner) -> str:
+    (task,) = list_tasks(client, spawner.object_id)
     name: str = client.inspect_node(task["NodeID"])["Description"]["Hostname"]
     return name
 
@@ -129,6 +128,26 @@ def test_a_lost_node_ends_its_notebooks_and_a_start_waits_for_the_files(
     assert [each.name for each in whereabouts.list_holders(user.db, VOLUME)] == [worker.name]
 
 
+def test_a_start_moves_on_from_a_lost_node_and_a_stop_does_not_wait_for_it(
+    make: Any, client: Flaky, cluster: Cluster, worker: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    there = make(name_template="there", volumes={}, **on(worker))
+    asyncio.run(there.start())
+    for name in ("here", "here-too"):
+        asyncio.run(make(name_template=name, volumes={}, **on(cluster)).start())
+    # Until Swarm knows that the node is lost, it places there: fewer run on it.
+    new = make()
+    with cluster.lost(worker, is_known=False):
+
+        async def start_and_stop() -> None:
+            await asyncio.gather(new.start(), there.stop())
+
+        asyncio.run(start_and_stop())
+        assert node_of(client, new) == cluster.name
+        assert "Starting anew" in caplog.text
+        assert "its task ends when its node is back" in caplog.text
+
+
 def test_relaxed_starts_elsewhere_while_a_node_is_silent_and_goes_back_to_it(
     make: Any, client: Flaky, cluster: Cluster, worker: Lab
 ) -> None:
@@ -148,7 +167,7 @@ def test_relaxed_starts_elsewhere_while_a_node_is_silent_and_goes_back_to_it(
         events = asyncio.run(start_and_read())
         assert f"Your files are on node {worker.name}" in events[0]["message"]
         assert "without them" in events[0]["message"]
-        assert node_of(cluster, client) == cluster.name
+        assert node_of(client, elsewhere) == cluster.name
         assert not has_file(cluster, elsewhere)
         asyncio.run(elsewhere.stop())
     cluster.wait_state(worker, "ready")

@@ -18,9 +18,13 @@ from docker.types import (
     TaskTemplate,
 )
 from jupyterhub.spawner import SpawnException
+from jupyterhub.user import User
 
+from jhswarmd.spawner import whereabouts
 from jhswarmd.spawner.failure import StartFailed
+from jhswarmd.spawner.whereabouts import Holder
 from tests.engine.spawner_kit import (
+    STACK,
     TOKEN,
     DeafSpawner,
     Flaky,
@@ -207,9 +211,13 @@ def test_a_node_that_does_not_know_the_network_yet_is_tried_three_times_more(
     assert len(seen) == 4
 
 
-def test_a_node_that_is_lost_before_the_notebook_runs_is_told(
-    make: Any, forger: Forger, monkeypatch: pytest.MonkeyPatch
+def test_that_the_node_of_the_files_is_lost_before_the_notebook_runs_is_told(
+    make: Any, forger: Forger, monkeypatch: pytest.MonkeyPatch, engine: Lab, user: User
 ) -> None:
+    # From a node that holds no files a start moves on: tests/cluster.
+    (node,) = engine.client.nodes.list()
+    whereabouts.remember(user.db, f"{STACK}-user-ann", Holder(node.id, "it"))
+
     def stay(task: dict[str, Any]) -> None:
         if task.get("NodeID"):
             task["Status"]["State"] = "preparing"

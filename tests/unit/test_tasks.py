@@ -18,6 +18,7 @@ from jhswarmd.spawner.tasks import (
     exit_status,
     failure,
     newest,
+    node_down,
     read_task,
     too_slow,
 )
@@ -88,6 +89,23 @@ def test_a_task_that_swarm_wants_to_end_is_alive_until_more_is_known(
     task = read_task({**make_raw(), "DesiredState": desired})
     assert task.is_told_to_end is is_told_to_end
     assert exit_status(task) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "has_files", "may_pass"),
+    [
+        ("assigned", False, True),
+        ("preparing", False, True),
+        # The next start goes to where the volume was made first.
+        ("starting", False, False),
+        ("preparing", True, False),
+    ],
+)
+def test_a_start_moves_on_from_a_lost_node_only_while_no_files_are_there(
+    state: str, has_files: bool, may_pass: bool
+) -> None:
+    found = node_down(Task("1", state), node="n1", has_files=has_files)
+    assert found.may_pass is may_pass
 
 
 def test_a_service_without_a_task_is_alive() -> None:

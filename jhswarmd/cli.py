@@ -201,6 +201,18 @@ def orphans_approve(stack: StackOption = None) -> None:
     typer.echo(f"{len(answer['approved'])} approved")
 
 
+@app.command()
+def prepull(env: EnvOption = None, stack: StackOption = None) -> None:
+    """Make every node that may run notebooks pull their images, and wait for it."""
+    from jhswarmd.deploy import local_engine, prepull, profile, status
+    from jhswarmd.deploy.progress import Progress
+
+    client = local_engine.connect()
+    if env and not stack:
+        stack = profile.load(env).settings.stack_name
+    prepull.pull(client, status.find_stack(client, stack), Progress())
+
+
 @app.command("engine-stop")
 def engine_stop() -> None:
     """Stop the engine, if 'jhswarmd up' started it."""

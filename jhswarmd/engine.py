@@ -8,17 +8,26 @@ from __future__ import annotations
 import io
 import socket
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import docker
+from docker.types import (
+    ContainerSpec,
+    Healthcheck,
+    Placement,
+    RestartPolicy,
+    ServiceMode,
+    TaskTemplate,
+)
 
-from jhswarmd import generations, labels
+from jhswarmd import generations, labels, registry_login
 from jhswarmd.engine_errors import translated
-from jhswarmd.errors import EngineNotFound
+from jhswarmd.errors import EngineError, EngineNotFound
 from jhswarmd.generations import Existing
-from jhswarmd.model import ENDED_STATES, NotebookService, newest_task
+from jhswarmd.model import ENDED_STATES, Node, NotebookService, Pull, newest_task
 
 #: Seconds until a call without an answer is given up.
 CALL_TIMEOUT_S = 30
@@ -222,6 +231,91 @@ class Engine:
         # The filter matches prefixes of names too; placed tasks alone have a node.
         newest = newest_task(task for task in tasks if task.get("NodeID"))
         return newest["NodeID"] if newest else None
+
+    # ---- images on the nodes ------------------------------------------------------------------
+
+    def list_nodes(self) -> list[Node]:
+        """Return every node that the swarm knows, those that are down included."""
+        with translated("list the nodes"):
+            return [_node(each) for each in self._api.nodes()]
+
+    def use_logins(self, path: Path) -> None:
+        """Take the registries' logins in this file, if there is one. Raises UsageError."""
+        registry_login.use_file(self._api, path)
+
+    def create_prepull(self, stack: str, name: str, image: str, constraints: Sequence[str]) -> str:
+        """Make each node that fulfils ``constraints`` pull ``image``; returns the service's id.
+
+        A task needs nothing of the image, not even a shell: the engine's own init, which is in
+        each of its containers, is asked for its version. Raises EngineConflict.
+        """
+        marks = labels.prepull_labels(stack)
+        container = ContainerSpec(
+            image,
+            command=["/sbin/docker-init", "--version"],
+            init=True,
+            user="0",
+            healthcheck=Healthcheck(test=["NONE"]),
+            labels=marks,
+        )
+        template = TaskTemplate(
+            container,
+            restart_policy=RestartPolicy(condition="none"),
+            placement=Placement(constraints=list(constraints)),
+        )
+        with translated(f"create the service {name}"):
+            made = self._api.create_service(
+                template, name=name, labels=marks, mode=ServiceMode("global")
+            )
+        return str(made["ID"])
+
+    def list_prepulls(self, stack: str) -> list[str]:
+        """Return the ids of the services that make nodes pull images."""
+        with translated("list the services that pull images"):
+            found = self._api.services(filters={"label": _marks(labels.prepull_labels(stack))})
+        return [each["ID"] for each in found]
+
+    def list_pulls(self, stack: str, service_ids: Sequence[str]) -> list[Pull]:
+        """Return how far the nodes are with what these services make them pull."""
+        with translated("list the tasks that pull images"):
+            tasks = self._api.tasks(filters={"label": _marks(labels.prepull_labels(stack))})
+        return [
+            _pull(task) for task in tasks if task["ServiceID"] in service_ids and task.get("NodeID")
+        ]
+
+    def why_no_image(self, image: str) -> str:
+        """Return what the registry says to this engine, empty when it has the image.
+
+        A node that cannot pull says no more than that there is no such image.
+        """
+        try:
+            with translated(f"ask the registry for {image}"):
+                self._api.inspect_distribution(image)
+        except EngineError as exc:
+            return exc.why
+        return ""
+
+
+def _marks(wanted: Mapping[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in wanted.items()]
+
+
+def _node(node: Mapping[str, Any]) -> Node:
+    spec, description = node["Spec"], node["Description"]
+    is_usable = node["Status"]["State"] == "ready" and spec["Availability"] == "active"
+    seen = {**labels.of(node), ".hostname": description["Hostname"], ".role": spec["Role"]}
+    return Node(node["ID"], description["Hostname"], is_usable, frozenset(seen.items()))
+
+
+def _pull(task: Mapping[str, Any]) -> Pull:
+    status = task["Status"]
+    image = task["Spec"]["ContainerSpec"]["Image"]
+    if (status.get("ContainerStatus") or {}).get("ContainerID"):
+        # Made from the image: whatever becomes of the container, the image is there.
+        return Pull(task["NodeID"], image, has_ended=True)
+    has_ended = status["State"] in ENDED_STATES
+    error = str(status.get("Err") or (status["State"] if has_ended else ""))
+    return Pull(task["NodeID"], image, has_ended, error)
 
 
 def _notebook(service: Mapping[str, Any]) -> NotebookService:

@@ -18,7 +18,8 @@ SERVICE_ID = "com.docker.swarm.service.id"
 TASK_ID = "com.docker.swarm.task.id"
 
 STACK = "jhswarmd.stack"
-#: On a service of the stack: ``hub``, ``proxy``, ``jhswarmd``. On a notebook: ``notebook``.
+#: On a service of the stack: ``hub``, ``proxy``, ``jhswarmd``. On a notebook: ``notebook``; on
+#: what makes nodes pull their images: ``prepull``.
 ROLE = "jhswarmd.role"
 
 HUB = "jhswarmd.hub"
@@ -36,6 +37,8 @@ PARTS = "jhswarmd.parts"
 REQUEST = "jhswarmd.request"
 
 ROLE_NOTEBOOK = "notebook"
+#: On a service that only makes nodes pull an image (``reconcile.prepull``).
+ROLE_PREPULL = "prepull"
 #: The stack's own services.
 ROLES = ("hub", "proxy", "jhswarmd")
 
@@ -63,6 +66,11 @@ def notebook_labels(
         SERVER: server,
         SPAWN: spawn_id,
     }
+
+
+def prepull_labels(stack: str) -> dict[str, str]:
+    """Return the labels of a service that only makes nodes pull an image."""
+    return {STACK_NAMESPACE: stack, STACK: stack, ROLE: ROLE_PREPULL}
 
 
 def is_notebook_of(labels: Mapping[str, str], stack: str) -> bool:

@@ -51,6 +51,11 @@ LAST_PASS = Gauge(
     "When the last full pass ended, in seconds since the epoch",
     registry=REGISTRY,
 )
+PREPULL_FAILED = Gauge(
+    "jhswarmd_prepull_failed",
+    "Images that a node could not pull, counted for each node",
+    registry=REGISTRY,
+)
 DUTY = Gauge("jhswarmd_duty", "1: this instance acts, 0: it stands by", registry=REGISTRY)
 ACCOUNTS = Gauge("jhswarmd_accounts", "Accounts in the list of users", registry=REGISTRY)
 ACCOUNTS_REFUSED = Gauge(

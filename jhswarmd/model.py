@@ -53,6 +53,28 @@ class NotebookService:
 
 
 @dataclass(frozen=True)
+class Node:
+    """A node of the swarm. ``traits`` are what placement constraints see of it."""
+
+    id: str
+    name: str
+    is_usable: bool
+    """Whether it is up and takes new tasks."""
+    traits: frozenset[tuple[str, str]] = frozenset()
+
+
+@dataclass(frozen=True)
+class Pull:
+    """One image on one node, as far as a task tells that was made to pull it."""
+
+    node_id: str
+    image: str
+    has_ended: bool
+    error: str = ""
+    """The engine's own words; empty while there is nothing to complain about."""
+
+
+@dataclass(frozen=True)
 class HubIdentity:
     """Which hub answers, from its own database.
 

@@ -38,6 +38,7 @@ ACCOUNTS = Key("accounts")
 ROUTES = Key("routes")
 ALL_SERVERS = Key("servers")
 DUTY = Key("duty")
+PREPULL = Key("prepull")
 
 
 def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
@@ -48,6 +49,8 @@ def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
     """
     if event.type == "service":
         return (Key("server", event.id),)
+    if event.type == "node":
+        return (PREPULL,) if event.action in ("create", "update") else ()
     if event.type == "container":
         service = event.attributes.get(labels.SERVICE_NAME, "")
         if service == labels.service_name(stack, "hub"):
@@ -118,5 +121,5 @@ class Reflector:
 
     def _look_at_everything(self) -> None:
         """Look at what may have changed while nobody listened."""
-        for key in (ACCOUNTS, ROUTES, ALL_SERVERS):
+        for key in (ACCOUNTS, ROUTES, ALL_SERVERS, PREPULL):
             self._wake(key)

@@ -16,13 +16,15 @@ from jhswarmd import __version__, control, retry
 from jhswarmd.daemon import web
 from jhswarmd.daemon.culler import Culler
 from jhswarmd.daemon.duty import Duty
-from jhswarmd.daemon.reflector import ALL_SERVERS, DUTY, Key, Reflector
+from jhswarmd.daemon.reflector import ALL_SERVERS, DUTY, PREPULL, Key, Reflector
 from jhswarmd.daemon.worker import Worker
 from jhswarmd.daemon.workqueue import WorkQueue
 from jhswarmd.engine import Engine
+from jhswarmd.errors import JhswarmdError
 from jhswarmd.hub import Hub
 from jhswarmd.log import event
 from jhswarmd.reconcile.accounts import Accounts
+from jhswarmd.reconcile.prepull import Prepull
 from jhswarmd.reconcile.routes import Routes
 from jhswarmd.reconcile.servers import Servers
 from jhswarmd.settings import SECRETS_DIR, Settings
@@ -54,6 +56,14 @@ class Daemon:
         self.servers = Servers(engine, hub, stack, self.duty.take, dry_run=dry_run)
         self.accounts = Accounts(engine, stack)
         self.routes = Routes(hub)
+        self.prepull = Prepull(
+            engine,
+            stack,
+            settings.notebook_images,
+            settings.notebook_constraints,
+            lambda: self.duty.is_active and not dry_run,
+            self._stop,
+        )
         # One worker for each kind: a slow hash delays no orphan.
         self._workers = {
             kind: Worker(kind, WorkQueue[Key](), reconcile)
@@ -61,6 +71,7 @@ class Daemon:
                 ("accounts", self._reconcile_accounts),
                 ("routes", self._reconcile_routes),
                 ("servers", self._reconcile_servers),
+                ("prepull", self._reconcile_prepull),
             )
         }
         self._reflector = Reflector(engine, stack, self.wake, self._stop)
@@ -81,6 +92,7 @@ class Daemon:
     def stop(self) -> None:
         """End after the passes in hand, or after ``STOP_WITHIN_S`` seconds."""
         self._stop.set()
+        self.prepull.close()
         for worker in self._workers.values():
             worker.queue.close()
         for name, worker in self._workers.items():
@@ -103,14 +115,24 @@ class Daemon:
             return self.servers.reconcile_ended(key.id)
         if key == DUTY:
             was_active = self.duty.is_active
-            if self.duty.take() and not was_active:
+            if self._take_duty() and not was_active:
                 self.wake(ALL_SERVERS)
             return None
         if key == ALL_SERVERS:
-            if self.duty.take():
+            if self._take_duty():
                 self.servers.reconcile_all()
             return self._resync_s()
         return self.servers.reconcile_one(key.id) if self.duty.is_active else None
+
+    def _take_duty(self) -> bool:
+        was_active = self.duty.is_active
+        is_active = self.duty.take()
+        if is_active and not was_active:
+            self.wake(PREPULL)
+        return is_active
+
+    def _reconcile_prepull(self, key: Key) -> float | None:
+        return self.prepull.reconcile()
 
     def _resync_s(self) -> float:
         # Jitter: several daemons must not list in step.
@@ -145,6 +167,7 @@ class Daemon:
                 "delivered_to": accounts.delivered_to,
             },
             "routes": {"restored_at_s": self.routes.restored_at_s},
+            "prepull": self.prepull.view,
         }
 
     def unready(self) -> str:
@@ -162,6 +185,22 @@ class Daemon:
         log.warning(event("Removal approved", services=", ".join(approved) or "none"))
         self.wake(ALL_SERVERS)
         return {"approved": approved}
+
+    def ask_prepull(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Tell how far the nodes are with the images: with ``anew`` of all, and begin anew.
+
+        With ``seen``, a version, the answer waits for news. Raises JhswarmdError.
+        """
+        if arguments.get("anew"):
+            if not self.duty.is_active:
+                raise JhswarmdError(
+                    "The daemon of this node stands by",
+                    remedy="Run the command on the node of the hub: 'docker service ps' tells it.",
+                )
+            self.prepull.ask()
+            self.wake(PREPULL)
+        view = self.prepull.news(int(arguments.get("seen", -1)))
+        return {**view, "is_active": self.duty.is_active}
 
 
 def reconcile_once(settings: Settings, *, dry_run: bool) -> None:
@@ -192,6 +231,7 @@ def run(settings: Settings, *, dry_run: bool = False) -> None:
     handlers: dict[str, control.Handler] = {
         "status": lambda arguments: daemon.snapshot(),
         "approve": lambda arguments: daemon.approve(),
+        "prepull": daemon.ask_prepull,
     }
     server = control.Control(handlers)
     site = web.Web(web.address_in(settings.control_subnet), daemon.unready)

@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jhswarmd import labels
-from jhswarmd.deploy import ask, placement, secrets
+from jhswarmd.deploy import ask, placement, prepull, secrets
 from jhswarmd.deploy import stack as stacks
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import JhswarmdError, UsageError
@@ -184,6 +184,8 @@ def judge(report: Report) -> tuple[Health, list[str]]:
         return health, problems
     for name, why in report.daemon["unknown"].items():
         worse(Health.degraded, f"the daemon cannot tell about {name}: {why}")
+    for failure in prepull.describe_failures(report.daemon["prepull"]):
+        worse(Health.degraded, f"{failure}: users will wait there, or not start at all")
     servers, accounts = report.daemon["servers"], report.daemon["accounts"]
     if servers["held"]:
         worse(
@@ -254,6 +256,7 @@ def _add_daemon_rows(table: Table, daemon: Mapping[str, Any]) -> None:
     )
     last = servers["last_pass_at_s"]
     table.add_row("last full pass", f"{_ago(time.time() - last)} ago" if last else "none yet")
+    table.add_row("images", prepull.describe(daemon["prepull"]))
     table.add_row("orphans", f"{len(servers['removals'])} removed, {len(servers['held'])} held")
     for removal in servers["removals"][-3:]:
         table.add_row("", f"removed {removal['service']}: {removal['reason']}")

@@ -15,7 +15,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 from urllib3.exceptions import InsecureRequestWarning
 
 from jhswarmd import labels, registry_login
-from jhswarmd.deploy import images, local_engine, registry, secrets, stack
+from jhswarmd.deploy import images, local_engine, prepull, registry, secrets, stack
 from jhswarmd.deploy.profile import Profile
 from jhswarmd.deploy.progress import Progress
 from jhswarmd.errors import JhswarmdError
@@ -60,6 +60,7 @@ def up(profile: Profile, progress: Progress) -> None:
         stack.wait_healthy(client, settings.stack_name, step)
         _wait_answer(settings)
     secrets.retire_unused(client, settings.stack_name)
+    prepull.wait_after_up(client, settings.stack_name, progress)
     _tell(profile, progress)
 
 

@@ -10,7 +10,7 @@ import requests
 from docker.errors import APIError, NotFound
 from docker.models.services import Service
 
-from tests.engine import spawner_kit
+from tests.engine import registry_kit, spawner_kit
 from tests.lab import Lab
 from tests.wait import wait_until
 
@@ -21,6 +21,9 @@ network = spawner_kit.network
 client = spawner_kit.client
 user = spawner_kit.user
 make = spawner_kit.make
+
+running_registry = registry_kit.running_registry
+registry = registry_kit.registry
 make_for = spawner_kit.make_for
 
 

@@ -4,7 +4,16 @@ import threading
 
 import pytest
 
-from jhswarmd.daemon.reflector import ACCOUNTS, ALL_SERVERS, DUTY, ROUTES, Key, Reflector, keys_for
+from jhswarmd.daemon.reflector import (
+    ACCOUNTS,
+    ALL_SERVERS,
+    DUTY,
+    PREPULL,
+    ROUTES,
+    Key,
+    Reflector,
+    keys_for,
+)
 from jhswarmd.engine import Event
 from jhswarmd.errors import EngineUnavailable
 from jhswarmd.labels import SERVICE_ID, SERVICE_NAME
@@ -33,7 +42,9 @@ PROXY = {SERVICE_NAME: "jupyterhub_proxy"}
         (Event("container", "health_status: unhealthy", "c1", PROXY), ()),
         (Event("container", "start", "c1", {SERVICE_NAME: "other_hub"}), ()),
         (Event("container", "start", "c1", {}), ()),
-        (Event("node", "update", "n1", {}), ()),
+        (Event("node", "create", "n1", {}), (PREPULL,)),
+        (Event("node", "update", "n1", {}), (PREPULL,)),
+        (Event("node", "remove", "n1", {}), ()),
     ],
 )
 def test_an_event_wakes_what_it_gives_reason_to_look_at(event, keys):
@@ -71,7 +82,7 @@ def play(sessions):
 
 def test_everything_is_looked_at_only_after_the_first_subscription():
     _, woken, _ = play([[Event("service", "create", "s1", {})]])
-    assert woken == [ACCOUNTS, ROUTES, ALL_SERVERS, Key("server", "s1")]
+    assert woken == [ACCOUNTS, ROUTES, ALL_SERVERS, PREPULL, Key("server", "s1")]
 
 
 def test_a_session_begins_where_the_one_before_ended():

@@ -27,6 +27,16 @@ def make_daemon(**facts):
         "servers": servers,
         "accounts": {**accounts, **facts.pop("accounts", {})},
         "routes": {"restored_at_s": None},
+        "prepull": {
+            "images": ["i"],
+            "nodes": 1,
+            "pulling": {},
+            "failed": [],
+            "error": "",
+            "version": 3,
+            "asked": 1,
+            "answered": 1,
+        },
         **facts,
     }
 
@@ -134,3 +144,12 @@ def test_files_on_several_nodes_are_warned_of_and_are_no_illness():
 def test_a_warning_is_shown(capsys):
     show(make_report(health="healthy", warnings=["mind the gap"]), Console(width=200))
     assert "warning: mind the gap" in capsys.readouterr().out
+
+
+def test_a_node_that_cannot_pull_degrades_and_is_named():
+    failed = [{"node": "n2", "image": "r/x:1", "why": "No such image"}]
+    view = {**make_daemon()["prepull"], "failed": failed, "nodes": 2}
+    report = make_report(daemon=make_daemon(prepull=view))
+    health, problems = judge(report)
+    assert health is Health.degraded
+    assert "node n2 cannot pull r/x:1: No such image" in problems[0]

@@ -9,6 +9,7 @@ import io
 import socket
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from docker.types import (
 
 from jhswarmd import generations, labels, registry_login
 from jhswarmd.engine_errors import translated
-from jhswarmd.errors import EngineError, EngineNotFound
+from jhswarmd.errors import EngineConflict, EngineError, EngineNotFound
 from jhswarmd.generations import Existing
 from jhswarmd.model import ENDED_STATES, Node, NotebookService, Pull, newest_task
 
@@ -225,12 +226,44 @@ class Engine:
         return node_id
 
     def read_newest_task_node(self, service: str) -> str | None:
-        """Return the node of a service's newest placed task, or None without such a task."""
-        with translated(f"list the tasks of {service}"):
-            tasks = self._api.tasks(filters={"service": service})
-        # The filter matches prefixes of names too; placed tasks alone have a node.
+        """Return the node of a service's newest placed task.
+
+        None: it has no such task, or there is no such service. ``service`` is a full name: the
+        engine looks the service up before it filters by its id (measured).
+        """
+        try:
+            with translated(f"list the tasks of {service}"):
+                tasks = self._api.tasks(filters={"service": service})
+        except EngineNotFound:
+            return None
+        # Placed tasks alone have a node.
         newest = newest_task(task for task in tasks if task.get("NodeID"))
         return newest["NodeID"] if newest else None
+
+    def read_starts(self, stack: str, hub_id: str) -> int:
+        """Return the highest count of starts that was recorded for a hub's database, else 0."""
+        return max((starts for _, starts in self._list_starts(stack, hub_id)), default=0)
+
+    def record_starts(self, stack: str, hub_id: str, starts: int) -> None:
+        """Record the count of starts of a hub's database, in place of what was recorded before.
+
+        Each count is a config of its own, which holds nothing and says it by its labels: a config
+        is kept by ``docker stack rm``, and a new one is there or not, whenever this is interrupted.
+        """
+        marks = {labels.STACK: stack, labels.HUB: hub_id, labels.STARTS: str(starts)}
+        name = labels.starts_name(stack, hub_id, starts)
+        with suppress(EngineConflict), translated(f"create the config {name}"):
+            self._api.create_config(name, b"The labels say it.\n", labels=marks)
+        for config_id, recorded in self._list_starts(stack, hub_id):
+            if recorded != starts:
+                with suppress(EngineNotFound), translated("remove an older count of starts"):
+                    self._api.remove_config(config_id)
+
+    def _list_starts(self, stack: str, hub_id: str) -> list[tuple[str, int]]:
+        wanted = [f"{labels.STACK}={stack}", f"{labels.HUB}={hub_id}", labels.STARTS]
+        with translated("list the recorded starts of the hub"):
+            found = self._api.configs(filters={"label": wanted})
+        return [(each["ID"], int(labels.of(each)[labels.STARTS])) for each in found]
 
     # ---- images on the nodes ------------------------------------------------------------------
 

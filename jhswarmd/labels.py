@@ -36,6 +36,9 @@ SOURCE = "jhswarmd.source"
 PARTS = "jhswarmd.parts"
 REQUEST = "jhswarmd.request"
 
+#: On a config: how often a hub was started on the database that ``HUB`` names, a decimal number.
+STARTS = "jhswarmd.starts"
+
 ROLE_NOTEBOOK = "notebook"
 #: On a service that only makes nodes pull an image (``reconcile.prepull``).
 ROLE_PREPULL = "prepull"
@@ -91,6 +94,11 @@ def network_name(stack: str, network: str) -> str:
 def secret_name(stack: str, kind: str, generation: int) -> str:
     """Name of one generation of a secret."""
     return f"{stack}_{kind}_g{generation}"
+
+
+def starts_name(stack: str, hub_id: str, starts: int) -> str:
+    """Name of the config that records a count of starts of one hub's database."""
+    return f"{stack}_starts_{hub_id[:16]}_{starts}"
 
 
 def hub_node_label(stack: str) -> str:

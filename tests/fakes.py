@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from jhswarmd.engine import LocalContainer
-from jhswarmd.errors import EngineNotFound, HubUnknown
+from jhswarmd.errors import EngineNotFound, EngineUnavailable, HubUnknown
 from jhswarmd.model import HubIdentity, HubUser, NotebookService
 
 from .factories import make_identity
@@ -36,6 +36,8 @@ class FakeEngine:
         self.ended: set[str] = set()
         self.node_id = "node-1"
         self.hub_node: str | None = "node-1"
+        self.starts: dict[str, int] = {}
+        self.is_silent_about_starts = False
 
     def list_notebooks(self, stack: str) -> list[NotebookService]:
         self.calls.append("list_notebooks")
@@ -68,6 +70,14 @@ class FakeEngine:
 
     def read_node_id(self) -> str:
         return self.node_id
+
+    def read_starts(self, stack: str, hub_id: str) -> int:
+        if self.is_silent_about_starts:
+            raise EngineUnavailable("no answer")
+        return self.starts.get(hub_id, 0)
+
+    def record_starts(self, stack: str, hub_id: str, starts: int) -> None:
+        self.starts[hub_id] = starts
 
     def read_newest_task_node(self, service: str) -> str | None:
         return self.hub_node

@@ -26,7 +26,7 @@ from jhswarmd.log import event
 from jhswarmd.reconcile.accounts import Accounts
 from jhswarmd.reconcile.prepull import Prepull
 from jhswarmd.reconcile.routes import Routes
-from jhswarmd.reconcile.servers import Servers
+from jhswarmd.reconcile.servers import PENDING_AGAIN_S, Servers
 from jhswarmd.settings import SECRETS_DIR, Settings
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,15 @@ HUB_URL = "http://hub:8081/hub/api"
 TOKEN = Path(SECRETS_DIR) / "daemon_token"
 #: Seconds in which a pass in hand may end after a stop was asked for; Swarm kills after 10.
 STOP_WITHIN_S = 5.0
-#: A full pass that is older than this many seconds means that something is wrong.
+#: A full pass that is older than this many seconds, and than three intervals, means that something
+#: is wrong.
 PASS_OLD_S = 300.0
+#: A full pass may take one part in so many of the time: the interval grows with what it costs.
+PASS_SHARE = 100
+#: So many services waiting to be looked at one by one are looked at in one full pass instead, ...
+BURST = 300
+#: ... after so many seconds, in which the burst may go on.
+BURST_PAUSE_S = 5.0
 #: Seconds for which a starting daemon tries to reach the engine before Swarm restarts it.
 ENGINE_WITHIN_S = 60.0
 
@@ -75,12 +82,29 @@ class Daemon:
             )
         }
         self._reflector = Reflector(engine, stack, self.wake, self._stop)
+        self._is_burst = False
+        self._pass_took_s = 0.0
         self._culler = Culler(HUB_URL, settings.idle_timeout_s, self.duty, self._stop)
 
     def wake(self, key: Key) -> None:
         """Make the worker of this kind look at ``key``."""
+        if key.kind == "server" and self._is_in_burst():
+            return
         kind = key.kind if key.kind in self._workers else "servers"
         self._workers[kind].queue.put(key)
+
+    def _is_in_burst(self) -> bool:
+        """Tell whether a full pass, which has not begun yet, sees what a service's event is about.
+
+        Somebody who makes thousands of services must not cost a look at each.
+        """
+        queue = self._workers["servers"].queue
+        if not self._is_burst and len(queue) > BURST:
+            log.info(event("A burst of events: one full pass instead", waiting=len(queue)))
+            self._is_burst = True
+            queue.forget(lambda key: key.kind == "server")
+            queue.put(ALL_SERVERS, BURST_PAUSE_S)
+        return self._is_burst
 
     def start(self) -> None:
         """Begin to work."""
@@ -119,8 +143,10 @@ class Daemon:
                 self.wake(ALL_SERVERS)
             return None
         if key == ALL_SERVERS:
+            # From here on an event may be about what the pass does not see.
+            self._is_burst = False
             if self._take_duty():
-                self.servers.reconcile_all()
+                self._pass_over_all()
             return self._resync_s()
         return self.servers.reconcile_one(key.id) if self.duty.is_active else None
 
@@ -131,12 +157,22 @@ class Daemon:
             self.wake(PREPULL)
         return is_active
 
+    def _pass_over_all(self) -> None:
+        begun_s = time.monotonic()
+        pending = self.servers.reconcile_all()
+        self._pass_took_s = time.monotonic() - begun_s
+        for service_id in pending:
+            self._workers["servers"].queue.put(Key("server", service_id), PENDING_AGAIN_S)
+
     def _reconcile_prepull(self, key: Key) -> float | None:
         return self.prepull.reconcile()
 
+    def _resync_interval_s(self) -> float:
+        return max(self._settings.resync_interval_s, PASS_SHARE * self._pass_took_s)
+
     def _resync_s(self) -> float:
         # Jitter: several daemons must not list in step.
-        return self._settings.resync_interval_s * random.uniform(0.8, 1.2)  # noqa: S311
+        return self._resync_interval_s() * random.uniform(0.8, 1.2)  # noqa: S311
 
     def snapshot(self) -> dict[str, Any]:
         """Return what ``jhswarmd status`` shows of this daemon, as JSON data."""
@@ -175,7 +211,8 @@ class Daemon:
         if not self._reflector.is_connected:
             return "it does not hear the engine"
         last_s = self.servers.view.last_pass_s
-        if self.duty.is_active and (last_s is None or time.time() - last_s > PASS_OLD_S):
+        old_s = max(PASS_OLD_S, 3 * self._resync_interval_s())
+        if self.duty.is_active and (last_s is None or time.time() - last_s > old_s):
             return "it has not done a full pass lately"
         return ""
 

@@ -8,12 +8,15 @@ What it guarantees:
 - A key may wait for a delay; put again with a shorter one, it comes at the earlier moment.
 - A key that failed comes back after a backoff that doubles, with jitter; success forgets it.
 - After ``close``, ``get`` returns None at once.
+- Whatever number of keys waits, each step takes about the same time.
 
 A key says what to look at, never what happened.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import random
 import threading
 import time
@@ -36,7 +39,11 @@ class WorkQueue(Generic[Key]):
     ) -> None:
         self._clock = clock
         self._jitter = jitter
+        #: When each waiting key is due.
         self._due: dict[Key, float] = {}
+        #: The same by moment; an entry that says something else than ``_due`` is out of date.
+        self._order: list[tuple[float, int, Key]] = []
+        self._numbers = itertools.count()  # keys themselves need not be comparable
         self._working: set[Key] = set()
         self._failures: dict[Key, int] = {}
         self._closed = False
@@ -46,8 +53,11 @@ class WorkQueue(Generic[Key]):
         """Make ``key`` due in ``delay_s`` seconds, or earlier if it is due earlier already."""
         with self._changed:
             due = self._clock() + delay_s
-            self._due[key] = min(due, self._due.get(key, due))
-            self._changed.notify_all()
+            if key in self._due and self._due[key] <= due:
+                return
+            self._due[key] = due
+            if key not in self._working:
+                self._put_in_order(key)
 
     def put_failed(self, key: Key) -> float:
         """Make ``key`` due after its backoff; returns the seconds until then."""
@@ -65,25 +75,47 @@ class WorkQueue(Generic[Key]):
         with self._changed:
             self._failures.pop(key, None)
 
+    def _put_in_order(self, key: Key) -> None:
+        heapq.heappush(self._order, (self._due[key], next(self._numbers), key))
+        self._changed.notify_all()
+
     def get(self) -> Key | None:
         """Wait for a due key and return it, or None once the queue is closed."""
         with self._changed:
             while not self._closed:
+                due, key = self._first()
                 now = self._clock()
-                ready = [(due, key) for key, due in self._due.items() if key not in self._working]
-                due, key = min(ready, key=lambda pair: pair[0], default=(None, None))
                 if due is not None and key is not None and due <= now:
+                    heapq.heappop(self._order)
                     del self._due[key]
                     self._working.add(key)
                     return key
                 self._changed.wait(None if due is None else due - now)
             return None
 
+    def _first(self) -> tuple[float, Key] | tuple[None, None]:
+        """Return the key that is due first, of those that nobody works on."""
+        while self._order:
+            due, _, key = self._order[0]
+            if self._due.get(key) == due and key not in self._working:
+                return due, key
+            heapq.heappop(self._order)
+        return None, None
+
     def done(self, key: Key) -> None:
         """Say that the work on ``key`` has ended, well or not."""
         with self._changed:
             self._working.discard(key)
-            self._changed.notify_all()
+            if key in self._due:  # it was put meanwhile
+                self._put_in_order(key)
+
+    def forget(self, is_meant: Callable[[Key], bool]) -> int:
+        """Take out waiting keys that something else makes needless; returns how many."""
+        with self._changed:
+            meant = [key for key in self._due if is_meant(key)]
+            for key in meant:
+                del self._due[key]
+            return len(meant)
 
     def close(self) -> None:
         """Wake everybody who waits; nothing is handed out any more."""

@@ -26,8 +26,10 @@ from jhswarmd.reconcile.orphans import Breaker, Verdict, judge, judge_all, vanis
 
 log = logging.getLogger(__name__)
 
-#: Seconds until a server for which something is pending is looked at again; it has no event.
+#: Seconds until a server for which something is pending is looked at again: that it resolves is no
+#: event. Doubles up to the most, for a start may take minutes.
 PENDING_AGAIN_S = 1.0
+PENDING_AGAIN_MOST_S = 15.0
 #: Seconds until the task of a dead container is looked at again; doubles, this many times.
 ENDED_AGAIN_S = 0.1
 ENDED_LOOKS = 8
@@ -83,21 +85,33 @@ class Servers:
         self._dry_run = dry_run
         self._breaker = Breaker()
         self._approved: frozenset[str] = frozenset()
-        self._newest_starts = 0
+        #: The highest count of starts of each hub that was seen, as recorded in Swarm.
+        self._newest_starts: dict[str, int] = {}
+        self._holds_for_older_database = False
+        self._is_database_approved = False
         self._seen: dict[str, NotebookService] = {}
         self._looks: dict[str, int] = {}
+        self._pending_looks: dict[str, int] = {}
         self.view = ServersView()
 
     def approve(self) -> list[str]:
-        """Allow the removal of the services that are held now; returns their names."""
+        """Allow the removal of the services that are held now; returns their names.
+
+        An older database, if there is one, is taken for the right one from the next pass on.
+        """
         held = dict(self.view.held)
         self._approved = self._approved | held.keys()
+        self._is_database_approved = self._holds_for_older_database
         return [service.name for service in held.values()]
 
-    def reconcile_all(self) -> None:
-        """Do a full pass: all services, then all users."""
+    def reconcile_all(self) -> list[str]:
+        """Do a full pass: all services, then all users.
+
+        Returns the ids of the services whose servers are pending, which need another look soon.
+        """
         services = self._engine.list_notebooks(self._stack)
         hub = self._hub.read_identity()
+        self._record_starts(hub)
         users = {user.name: user for user in self._hub.list_users()}
         self._seen = {service.id: service for service in services}
         verdicts = judge_all(services, hub, users)
@@ -121,6 +135,9 @@ class Servers:
             metrics.TRACKED.labels(verdict.name).set(counts.get(verdict.name, 0))
         metrics.LAST_PASS.set(self.view.last_pass_s)
         metrics.ORPHANS_HELD.set(len(self.view.held))
+        pending = [id_ for id_, verdict in verdicts.items() if verdict is Verdict.pending]
+        self._pending_looks = {id_: self._pending_looks.get(id_, 0) for id_ in pending}
+        return pending
 
     def reconcile_one(self, service_id: str) -> float | None:
         """Look at one service. Returns the seconds until it needs another look, or None."""
@@ -128,6 +145,7 @@ class Servers:
             service = self._engine.read_notebook(service_id, self._stack)
         except EngineNotFound:
             self.view.held.pop(service_id, None)
+            self._pending_looks.pop(service_id, None)
             gone = self._seen.pop(service_id, None)
             if gone is not None and gone.user:
                 self._report(gone.user, gone.server or "", "its service was removed")
@@ -143,9 +161,12 @@ class Servers:
         if verdict is Verdict.orphan:
             self._remove([service], hub)
         elif verdict is Verdict.pending:
-            return PENDING_AGAIN_S
+            looks = self._pending_looks.get(service_id, 0)
+            self._pending_looks[service_id] = looks + 1
+            return float(min(PENDING_AGAIN_S * 2**looks, PENDING_AGAIN_MOST_S))
         elif verdict is not Verdict.known:
             _leave_alone(service, verdict)
+        self._pending_looks.pop(service_id, None)
         return None
 
     def reconcile_ended(self, service_id: str) -> float | None:
@@ -180,18 +201,42 @@ class Servers:
         metrics.REPORTED.inc()
 
     def _remove(self, orphans: list[NotebookService], hub: HubIdentity) -> None:
-        # A lower count of starts means that an older copy of the database was put back: servers
-        # that it has forgotten may be somebody's day.
-        restored = hub.starts < self._newest_starts
-        self._newest_starts = max(self._newest_starts, hub.starts)
+        restored = bool(orphans) and self._is_older(hub)
         # What is held already counts: one event about one of many must not slip through.
         waiting = ({each.id for each in orphans} | self.view.held.keys()) - self._approved
         ordinary = self._breaker.allows(len(waiting), self.view.tracked, self._clock())
         for service in orphans:
-            if service.id not in self._approved and (restored or not ordinary):
-                self._hold(service, "an older database" if restored else "too many at once")
+            if service.id not in self._approved and restored:
+                self._holds_for_older_database = True
+                self._hold(service, "an older database")
+            elif service.id not in self._approved and not ordinary:
+                self._hold(service, "too many at once")
             else:
                 self._remove_one(service)
+
+    def _is_older(self, hub: HubIdentity) -> bool:
+        """Tell whether an older copy of the hub's database was put back.
+
+        It counts fewer starts then than were recorded; servers that it has forgotten may be
+        somebody's day. Raises EngineError when nobody can tell.
+        """
+        if hub.hub_id not in self._newest_starts:
+            self._newest_starts[hub.hub_id] = self._engine.read_starts(self._stack, hub.hub_id)
+        return hub.starts < self._newest_starts[hub.hub_id]
+
+    def _record_starts(self, hub: HubIdentity) -> None:
+        """Record in Swarm how often this hub was started, for the daemons to come."""
+        is_approved, self._is_database_approved = self._is_database_approved, False
+        is_older = self._is_older(hub)
+        if self._dry_run or hub.starts == self._newest_starts[hub.hub_id]:
+            return
+        if is_older and not is_approved:
+            return
+        self._engine.record_starts(self._stack, hub.hub_id, hub.starts)
+        self._newest_starts[hub.hub_id] = hub.starts
+        self._holds_for_older_database = False
+        if is_older:
+            log.warning(event("The older database is the right one from now on", starts=hub.starts))
 
     def _hold(self, service: NotebookService, why: str) -> None:
         if service.id not in self.view.held:
@@ -212,6 +257,11 @@ class Servers:
         hub, user = self._hub.read_user(service.user)
         if judge(service, hub, user) is not Verdict.orphan:
             log.info(event("Keeping after all", service=service.name, user=service.user))
+            return
+        if service.id not in self._approved and self._is_older(hub):
+            # The hub was replaced by one with an older database since it was asked about all.
+            self._holds_for_older_database = True
+            self._hold(service, "an older database")
             return
         fact = "hub has no such user" if user is None else "hub has no such server of this user"
         facts = {

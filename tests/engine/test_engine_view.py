@@ -1,19 +1,24 @@
-"""The daemon's view of a real engine: secrets and specifications."""
+"""The daemon's view of a real engine: secrets, specifications, placement, the hub's starts."""
 
 from __future__ import annotations
 
 import secrets as random
+from concurrent.futures import ThreadPoolExecutor
 
 import docker
 import pytest
-from docker.types import SecretReference
+from docker.types import ContainerSpec, Placement, SecretReference, TaskTemplate
 
 from jhswarmd import generations, labels
+from jhswarmd.daemon.run import Daemon
 from jhswarmd.engine import Engine
 from jhswarmd.errors import EngineConflict, EngineError
 from jhswarmd.reconcile import references
+from jhswarmd.settings import Settings
 from tests.engine.conftest import CreateService
+from tests.fakes import FakeHub
 from tests.lab import Lab
+from tests.wait import wait_until
 
 
 @pytest.fixture
@@ -60,3 +65,67 @@ def test_a_service_is_led_to_the_next_generation_and_loses_nothing(
     view.remove_secret(first.id)
     service.remove()
     view.remove_secret(newest.secrets[0].id)
+
+
+def test_the_recorded_starts_are_those_of_one_hub_and_replace_each_other(
+    engine: Lab, view: Engine
+) -> None:
+    stack, hub, other = f"view-{random.token_hex(4)}", "a" * 32, "b" * 32
+    assert view.read_starts(stack, hub) == 0
+    view.record_starts(stack, hub, 9)
+    view.record_starts(stack, other, 3)
+    view.record_starts(stack, hub, 10)
+    view.record_starts(stack, hub, 10)
+    assert view.read_starts(stack, hub) == 10
+    assert view.read_starts(stack, other) == 3
+    view.record_starts(stack, hub, 2)  # an older database that was approved
+    assert view.read_starts(stack, hub) == 2
+    configs = engine.client.api.configs(filters={"label": f"{labels.STACK}={stack}"})
+    assert len(configs) == 2
+    for each in configs:
+        engine.client.api.remove_config(each["ID"])
+
+
+def test_the_node_of_a_service_is_not_that_of_one_whose_name_begins_alike(
+    engine: Lab, view: Engine, small_image: str, create_service: CreateService
+) -> None:
+    name = f"view-{random.token_hex(4)}"
+    create_service(small_image, name=f"{name}_hub2", endpoint_spec={"Mode": "dnsrr"})
+    node = engine.client.info()["Swarm"]["NodeID"]
+    wait_until(lambda: view.read_newest_task_node(f"{name}_hub2") == node, 30)
+    assert view.read_newest_task_node(f"{name}_hub") is None
+
+
+def test_a_burst_of_5000_foreign_events_costs_three_passes_at_most(
+    engine: Lab, view: Engine, small_image: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = FakeHub()
+    daemon = Daemon(Settings(stack_name="jupyterhub"), view, hub)
+    daemon.duty.take = lambda: True  # type: ignore[method-assign]
+    daemon.duty.is_active = True
+    looks: list[str] = []
+    inspect = view.read_notebook
+    view.read_notebook = lambda id_, stack: looks.append(id_) or inspect(id_, stack)  # type: ignore
+    daemon.start()
+    api = docker.APIClient(engine.base_url, version="auto", max_pool_size=16)
+    try:
+        wait_until(lambda: hub.calls.count("list_users") == 1, 30)
+        nowhere = TaskTemplate(
+            ContainerSpec(small_image), placement=Placement(constraints=["node.labels.x==y"])
+        )
+
+        def come_and_go(number: int) -> None:
+            api.remove_service(api.create_service(nowhere, name=f"burst-{number}")["ID"])
+
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(come_and_go, range(2500)))
+        # The daemon is at its ordinary work again: it looks at the next service by itself.
+        last = api.create_service(nowhere, name="after-the-burst")["ID"]
+        wait_until(lambda: not daemon._is_burst, 30)
+        api.remove_service(last)
+        wait_until(lambda: last in looks, 30)
+    finally:
+        daemon.stop()
+        api.close()
+    assert hub.calls.count("list_users") - 1 <= 3
+    assert len(looks) < 2500

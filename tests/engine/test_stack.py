@@ -17,6 +17,7 @@ from docker.errors import NotFound
 from docker.models.services import Service
 
 from jhswarmd import labels
+from jhswarmd.engine import Engine
 from tests.engine.conftest import CreateService
 from tests.lab import Lab
 from tests.stack import USERS, LoginRefused, Stack, Visitor, write_profile, write_users
@@ -391,6 +392,29 @@ def test_suspicious_number_of_orphans_is_held_until_approved(
         _wait_gone(orphan, 30)
 
 
+def test_orphans_of_an_older_database_are_held_by_a_daemon_that_never_saw_the_newer_one(
+    stack: Stack, create_like_notebook: CreateOrphan
+) -> None:
+    hub_id = stack.notebook("testuser").attrs["Spec"]["Labels"][labels.HUB]
+    recorded = Engine(stack.lab.client).read_starts(stack.name, hub_id)
+    assert recorded >= 1
+    # As if the hub had run on a newer database, of which this one is an older copy.
+    Engine(stack.lab.client).record_starts(stack.name, hub_id, recorded + 5)
+    stack.container("jhswarmd").kill()
+    orphan = create_like_notebook(user="somebody-else")
+
+    def held() -> list[str]:
+        return list((stack.status()["daemon"] or {"servers": {"held": []}})["servers"]["held"])
+
+    wait_until(lambda: held() == [orphan.name], 60, what="the orphan is held")
+    _wait_full_pass(stack)
+    assert _exists(orphan)
+    stack.cli("orphans", "approve")
+    _wait_gone(orphan, 30)
+    assert Engine(stack.lab.client).read_starts(stack.name, hub_id) == recorded
+    assert _wait_gone(create_like_notebook(user="somebody-else"), 10) < 1
+
+
 # --- parts that fail and come back ---
 
 
@@ -525,6 +549,7 @@ def test_purge_takes_secrets_and_label_and_never_a_volume(stack: Stack) -> None:
     left = _kept_of(stack)
     assert left["volumes"] == volumes
     assert left["secrets"] == []
+    assert stack.lab.client.api.configs() == []
     assert labels.hub_node_label(stack.name) not in left["labels"][0]
 
 

@@ -2,10 +2,12 @@
 
 import socket
 import threading
+import time
 
 import pytest
 
 from jhswarmd import control
+from jhswarmd.daemon import run
 from jhswarmd.daemon.duty import Duty
 from jhswarmd.daemon.reflector import ALL_SERVERS, DUTY, Key
 from jhswarmd.daemon.run import Daemon
@@ -14,8 +16,9 @@ from jhswarmd.daemon.worker import Worker
 from jhswarmd.daemon.workqueue import WorkQueue
 from jhswarmd.errors import HubUnknown, JhswarmdError
 from jhswarmd.settings import Settings
-from tests.factories import make_service
+from tests.factories import make_service, make_user
 from tests.fakes import FakeEngine, FakeHub
+from tests.wait import wait_until
 
 
 @pytest.fixture
@@ -167,6 +170,45 @@ def test_a_key_wakes_the_worker_of_its_kind_and_an_orphan_goes():
     daemon.stop()
     assert engine.removed == ["s1"]
     assert daemon.snapshot()["servers"]["removals"][0]["user"] == "alice"
+
+
+def test_a_burst_of_events_costs_one_full_pass_instead_of_a_look_at_each(monkeypatch):
+    monkeypatch.setattr(run, "BURST_PAUSE_S", 0.0)
+    engine, hub = FakeEngine(), FakeHub()
+    daemon = make_daemon(engine, hub)
+    daemon.duty.take()
+    for number in range(5000):
+        daemon.wake(Key("server", f"s{number}"))
+    assert len(daemon._workers["servers"].queue) == 1
+    engine.services["s1"] = make_service(id="s1")  # what an event that was dropped is about
+    daemon._reconcile_servers(daemon._workers["servers"].queue.get())
+    assert engine.removed == ["s1"]
+    assert engine.calls.count("list_notebooks") == 1
+    # An event that comes after the pass has begun is looked at.
+    daemon.wake(Key("server", "late"))
+    assert daemon._workers["servers"].queue.get() == Key("server", "late")
+
+
+def test_the_interval_between_full_passes_grows_with_what_one_costs():
+    daemon = make_daemon(FakeEngine(), FakeHub())
+    assert daemon._resync_interval_s() == Settings().resync_interval_s
+    daemon._pass_took_s = 5.0
+    assert daemon._resync_interval_s() == 500
+    daemon._reflector.is_connected = True
+    daemon.duty.take()
+    daemon.servers.view.last_pass_s = time.time() - 1000
+    assert daemon.unready() == ""
+
+
+def test_a_full_pass_leads_to_another_look_at_what_is_pending():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user(default="stop"))
+    daemon = make_daemon(engine, hub)
+    daemon._reconcile_servers(ALL_SERVERS)
+    hub.users = {}
+    for worker in daemon._workers.values():
+        worker.start()
+    wait_until(lambda: engine.removed == ["s1"], 5)
+    daemon.stop()
 
 
 @pytest.fixture

@@ -2,9 +2,15 @@
 
 import pytest
 
-from jhswarmd.errors import HubUnknown
-from jhswarmd.reconcile.servers import ENDED_AGAIN_S, ENDED_LOOKS, PENDING_AGAIN_S, Servers
-from tests.factories import make_identity, make_service, make_user
+from jhswarmd.errors import EngineUnavailable, HubUnknown
+from jhswarmd.reconcile.servers import (
+    ENDED_AGAIN_S,
+    ENDED_LOOKS,
+    PENDING_AGAIN_MOST_S,
+    PENDING_AGAIN_S,
+    Servers,
+)
+from tests.factories import HUB_ID, make_identity, make_service, make_user
 from tests.fakes import FakeClock, FakeEngine, FakeHub
 
 
@@ -68,7 +74,13 @@ def test_an_ill_hub_removes_nothing():
 
 def test_a_pending_server_is_looked_at_again_soon():
     engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user(default="stop"))
-    assert reconciler(engine, hub).reconcile_one("s1") == PENDING_AGAIN_S
+    servers = reconciler(engine, hub)
+    assert servers.reconcile_all() == ["s1"]
+    waits = [servers.reconcile_one("s1") for _ in range(6)]
+    assert waits[:3] == [PENDING_AGAIN_S, 2 * PENDING_AGAIN_S, 4 * PENDING_AGAIN_S]
+    assert waits[-1] == PENDING_AGAIN_MOST_S
+    hub.users = {"alice": make_user(default=None)}
+    assert servers.reconcile_one("s1") is None
     assert engine.removed == []
 
 
@@ -102,16 +114,85 @@ def test_a_held_service_that_the_hub_knows_again_is_no_longer_held():
     assert engine.removed == []
 
 
-def test_a_hub_whose_database_is_older_than_before_removes_nothing_unasked():
+@pytest.fixture
+def restored():
+    """Engine and hub, whose database is an older copy that has forgotten alice's server."""
     engine = FakeEngine()
     hub = FakeHub(identity=make_identity(starts=7))
-    servers = reconciler(engine, hub)
-    servers.reconcile_all()
+    reconciler(engine, hub).reconcile_all()
     engine.services["s1"] = make_service(id="s1")
     hub.identity = make_identity(starts=3)
+    return engine, hub
+
+
+def test_an_older_database_removes_nothing_unasked_and_a_new_daemon_knows_it_too(restored):
+    engine, hub = restored
+    servers = reconciler(engine, hub)  # it remembers nothing by itself
+    servers.reconcile_one("s1")
     servers.reconcile_all()
     assert engine.removed == []
     assert list(servers.view.held) == ["s1"]
+    assert engine.starts == {HUB_ID: 7}
+
+
+def test_an_older_database_that_is_approved_is_the_right_one_from_then_on(restored):
+    engine, hub = restored
+    servers = reconciler(engine, hub)
+    servers.reconcile_all()
+    assert servers.approve() == ["jupyter-alice"]
+    servers.reconcile_all()
+    assert engine.removed == ["s1"]
+    assert engine.starts == {HUB_ID: 3}
+    engine.services["s2"] = make_service(id="s2")
+    servers.reconcile_one("s2")
+    assert engine.removed == ["s1", "s2"]
+
+
+def test_an_approval_of_many_orphans_says_nothing_about_a_database():
+    orphans = [make_service(id=f"s{n}", user=f"user{n}") for n in range(9)]
+    engine, hub = FakeEngine(*orphans), FakeHub(identity=make_identity(starts=7))
+    servers = reconciler(engine, hub)
+    servers.reconcile_all()
+    servers.approve()
+    engine.services = {"late": make_service(id="late")}
+    hub.identity = make_identity(starts=3)
+    servers.reconcile_all()
+    assert engine.removed == []
+
+
+def test_a_hub_that_is_replaced_by_one_with_an_older_database_during_a_pass_removes_nothing():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub(identity=make_identity(starts=7))
+    later = make_identity(starts=3)
+    hub.read_user = lambda name: (later, None)
+    servers = reconciler(engine, hub)
+    servers.reconcile_all()
+    assert engine.removed == []
+    assert list(servers.view.held) == ["s1"]
+
+
+def test_a_wiped_database_makes_old_notebooks_foreign_and_its_own_orphans_go(restored):
+    engine, hub = restored
+    hub.identity = make_identity(hub_id="b" * 32, starts=1)
+    engine.services["s2"] = make_service(id="s2", hub_id="b" * 32)
+    reconciler(engine, hub).reconcile_all()
+    assert engine.removed == ["s2"]
+
+
+def test_nothing_is_removed_while_nobody_knows_whether_the_database_is_older():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub()
+    engine.is_silent_about_starts = True
+    servers = reconciler(engine, hub)
+    with pytest.raises(EngineUnavailable):
+        servers.reconcile_one("s1")
+    with pytest.raises(EngineUnavailable):
+        servers.reconcile_all()
+    assert engine.removed == []
+
+
+def test_a_dry_run_records_nothing():
+    engine, hub = FakeEngine(), FakeHub(identity=make_identity(starts=7))
+    Servers(engine, hub, "jupyterhub", lambda: True, FakeClock(), dry_run=True).reconcile_all()
+    assert engine.starts == {}
 
 
 def test_a_service_that_was_removed_by_hand_is_reported_at_once():

@@ -85,3 +85,45 @@ def test_putting_a_key_wakes_whoever_waits():
     queue.put("a")
     thread.join(5)
     assert got == ["a"]
+
+
+def test_a_key_put_twice_while_it_is_worked_on_comes_once_more(queue):
+    queue.put("a")
+    queue.get()
+    queue.put("a", delay_s=5)
+    queue.put("a")
+    queue.done("a")
+    assert queue.get() == "a"
+    assert len(queue) == 0
+
+
+def test_forgotten_keys_do_not_come(queue, clock):
+    for number in range(10):
+        queue.put(number)
+    assert queue.forget(lambda key: key % 2 == 0) == 5
+    assert [queue.get() for _ in range(5)] == [1, 3, 5, 7, 9]
+    queue.put(0, delay_s=1)
+    clock.now += 1
+    assert queue.get() == 0
+
+
+def test_many_keys_do_not_make_a_step_slower():
+    class Key:
+        touched = 0
+
+        def __init__(self, number):
+            self.number = number
+
+        def __hash__(self):
+            Key.touched += 1
+            return self.number
+
+        def __eq__(self, other):
+            return self.number == other.number
+
+    queue = WorkQueue()
+    for number in range(2000):
+        queue.put(Key(number))
+    for _ in range(2000):
+        queue.done(queue.get())
+    assert Key.touched < 50 * 2000

@@ -71,20 +71,10 @@ def choose(
 ) -> Chosen:
     """Return what ``options`` choose among ``entries``. Raises Refused.
 
-    ``has_list`` tells that there is a list, of which this user may choose the ``entries``.
+    ``has_list`` tells that there is a list, of which this user may choose the ``entries``; without
+    one a profile means nothing, as everything else that may be sent.
     """
-    slug = _text(options, PROFILE)
-    if has_list and not entries:
-        raise Refused("no_profile", "no entry of the list of notebook profiles is for this user")
-    profile = preselected(entries) if has_list else None
-    if slug:
-        profile = next((each for each in entries if each.slug == slug), None)
-        if profile is None:
-            raise Refused(
-                "profile_refused",
-                f"asked for the notebook profile {slug[:100]!r}, which is none of "
-                f"those they may choose: {', '.join(each.slug for each in entries) or 'none'}",
-            )
+    profile = _choose_profile(options, entries) if has_list else None
     image = _text(options, IMAGE)
     if image and profile is not None and profile.image:
         raise Refused(
@@ -93,6 +83,24 @@ def choose(
             "one of its own",
         )
     return Chosen(profile, image)
+
+
+def _choose_profile(
+    options: Mapping[str, Any], entries: Sequence[NotebookProfile]
+) -> NotebookProfile:
+    if not entries:
+        raise Refused("no_profile", "no entry of the list of notebook profiles is for this user")
+    slug = _text(options, PROFILE)
+    if not slug:
+        return preselected(entries)
+    for each in entries:
+        if each.slug == slug:
+            return each
+    raise Refused(
+        "profile_refused",
+        f"asked for the notebook profile {slug[:100]!r}, which is none of those they may choose: "
+        f"{', '.join(each.slug for each in entries)}",
+    )
 
 
 def _text(options: Mapping[str, Any], name: str) -> str:

@@ -170,11 +170,11 @@ def test_who_chose_what_is_gone_is_told_once_and_starts_again(
 ) -> None:
     start(ready, {"profile": "big"})
     stop(ready)
-    restart(ready)
+    restart(ready, SMALL, HIDDEN)
     try:
         assert "Please choose again" in why_not(ready)
         start(ready)
-        assert limits(engine) == {}
+        assert limits(engine) == {"MemoryBytes": 256 * MiB}
         stop(ready)
     finally:
         restart(ready, SMALL, BIG, HIDDEN)

@@ -163,11 +163,9 @@ def test_who_may_choose_nothing_starts_nothing() -> None:
         choose(spawner, {})
 
 
-def test_a_profile_where_there_is_no_list_is_refused_and_forgotten() -> None:
+def test_a_profile_from_when_there_was_a_list_hinders_nobody() -> None:
     spawner = spawner_of()
-    with pytest.raises(StartFailed, match="profile_refused"):
-        choose(spawner, {"profile": "gpu"})
-    choose(spawner, spawner.orm_spawner.user_options)
+    choose(spawner, {"profile": "gpu"})
     assert spawner.image == "reg/default:1"
 
 

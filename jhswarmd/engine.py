@@ -309,12 +309,14 @@ class Engine:
         return [each["ID"] for each in found]
 
     def list_pulls(self, stack: str, service_ids: Sequence[str]) -> list[Pull]:
-        """Return how far the nodes are with what these services make them pull."""
+        """Return how far the nodes are with what these services make them pull, oldest first.
+
+        A node that was drained and is active again has two tasks; the later one counts.
+        """
         with translated("list the tasks that pull images"):
             tasks = self._api.tasks(filters={"label": _marks(labels.prepull_labels(stack))})
-        return [
-            _pull(task) for task in tasks if task["ServiceID"] in service_ids and task.get("NodeID")
-        ]
+        ours = [it for it in tasks if it["ServiceID"] in service_ids and it.get("NodeID")]
+        return [_pull(task) for task in sorted(ours, key=lambda task: str(task["CreatedAt"]))]
 
     def why_no_image(self, image: str) -> str:
         """Return what the registry says to this engine, empty when it has the image.

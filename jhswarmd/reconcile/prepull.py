@@ -231,7 +231,7 @@ class Prepull:
         """Return what failed; None when this daemon stopped, or lost its duty, meanwhile."""
         self._remove(self._engine.list_prepulls(self._stack))
         nodes = self._engine.list_nodes()
-        self._known = {it.id: it for it in nodes if self._known.get(it.id) == it and it.is_usable}
+        self._known = {it.id: it for it in nodes if self._known.get(it.id) == it}
         if not pending(nodes, self._known):
             self._note_failures(())
             return ()
@@ -248,7 +248,7 @@ class Prepull:
             self._remove(created)
         if look is None:
             return None
-        failed = tuple(self._explained(each) for each in look.failed)
+        failed = self._explained(look.failed)
         self._note_failures(failed)
         return failed
 
@@ -291,10 +291,17 @@ class Prepull:
             except EngineError as exc:
                 log.info(event("Left for the next look", service=id_, why=str(exc)))
 
-    def _explained(self, failed: Failed) -> Failed:
-        words = self._engine.why_no_image(failed.image)
-        why = f"{failed.why} (the registry says: {words})" if words else failed.why
-        return Failed(failed.node, failed.image, why)
+    def _explained(self, failed: Iterable[Failed]) -> tuple[Failed, ...]:
+        """Add what the registries say; each image is asked for once."""
+        words: dict[str, str] = {}
+        explained = []
+        for each in failed:
+            if each.image not in words:
+                words[each.image] = self._engine.why_no_image(each.image)
+            said = words[each.image]
+            why = f"{each.why} (the registry says: {said})" if said else each.why
+            explained.append(Failed(each.node, each.image, why))
+        return tuple(explained)
 
     def _note_failures(self, failed: tuple[Failed, ...]) -> None:
         """Log each failure once, and show them all."""

@@ -10,6 +10,7 @@ import docker
 import pytest
 
 from jhswarmd import labels
+from jhswarmd.deploy import stack as stacks
 from jhswarmd.engine import Engine
 from jhswarmd.reconcile.prepull import Prepull
 from tests.engine.registry_kit import FIRST, IMAGE, PrivateRegistry
@@ -154,10 +155,24 @@ def test_a_drained_node_is_due_when_it_is_active_again(
     assert has(engine, IMAGE)
 
 
+def test_what_makes_nodes_pull_is_the_stacks_and_no_notebook(engine: Lab, small_image: str) -> None:
+    own = Engine(docker.DockerClient(base_url=engine.base_url, version="auto", timeout=30))
+    made = own.create_prepull(STACK, f"{STACK}_prepull-1", small_image, ())
+    try:
+        assert [each["ID"] for each in stacks.list_services(engine.client, STACK)] == [made]
+        assert own.list_prepulls(STACK) == [made]
+        assert own.list_notebooks(STACK) == []
+        assert own.read_notebook(made, STACK) is None
+    finally:
+        own.remove_service(made)
+
+
 # --- in a stack ---
 
 
 def test_the_command_makes_the_nodes_pull_and_status_shows_it(stack: Stack) -> None:
+    assert stack.first_up
+    assert "Notebook images on the nodes: 1 on 1 of 1 nodes" in stack.first_up.stderr
     result = stack.cli("prepull", "--env", stack.profile)
     assert "1 on 1 of 1 nodes" in result.stderr
     assert stack.status()["daemon"]["prepull"]["failed"] == []

@@ -9,7 +9,7 @@ import pytest
 from jhswarmd import control
 from jhswarmd.daemon import run
 from jhswarmd.daemon.duty import Duty
-from jhswarmd.daemon.reflector import ALL_SERVERS, DUTY, Key
+from jhswarmd.daemon.reflector import ALL_SERVERS, DUTY, PREPULL, Key
 from jhswarmd.daemon.run import Daemon
 from jhswarmd.daemon.web import Web, address_in
 from jhswarmd.daemon.worker import Worker
@@ -132,9 +132,9 @@ def test_a_pass_that_fails_is_repeated_and_the_worker_lives_on(failure):
     assert worker.last_error == ""
 
 
-def make_daemon(engine, hub):
+def make_daemon(engine, hub, **keys):
     engine.events = lambda since_s, until_s: iter(())
-    return Daemon(Settings(), engine, hub)
+    return Daemon(Settings(**keys), engine, hub)
 
 
 def test_a_standby_removes_nothing():
@@ -154,6 +154,28 @@ def test_a_hub_that_comes_to_this_node_makes_its_daemon_act_at_once():
     engine.hub_node = "node-1"
     daemon._reconcile_servers(DUTY)
     assert daemon._workers["servers"].queue.get() == ALL_SERVERS
+
+
+@pytest.mark.parametrize("key", [DUTY, ALL_SERVERS])
+def test_whoever_takes_the_duty_sees_to_the_images_on_the_nodes(key):
+    daemon = make_daemon(FakeEngine(), FakeHub())
+    queue = daemon._workers["prepull"].queue
+    daemon._reconcile_servers(key)
+    assert (len(queue), queue.get() if len(queue) else None) == (1, PREPULL)
+    daemon._reconcile_servers(key)
+    assert len(queue) == 0
+
+
+def test_a_standby_makes_no_node_pull_and_says_who_does():
+    engine = FakeEngine()
+    engine.hub_node = "node-2"
+    daemon = make_daemon(engine, FakeHub(), single_user_image="r/x:1")
+    daemon.duty.take()
+    # The fake engine has no nodes to list: that would fail.
+    assert daemon._reconcile_prepull(PREPULL) is None
+    with pytest.raises(JhswarmdError, match="stands by"):
+        daemon.ask_prepull({"anew": True})
+    assert daemon.ask_prepull({})["is_active"] is False
 
 
 def test_a_key_wakes_the_worker_of_its_kind_and_an_orphan_goes():

@@ -23,6 +23,7 @@ class Swarm:
         self.lacks = {}  # image to the engine's words
         self.slow = set()
         self.services = {}
+        self.asked_registry = []
         self.created = []
         self.fails = {}  # method to an exception
 
@@ -67,6 +68,7 @@ class Swarm:
         return Pull(node.id, image, has_ended=True, error=self.lacks.get(image, ""))
 
     def why_no_image(self, image):
+        self.asked_registry.append(image)
         return "no basic auth credentials" if image in self.lacks else ""
 
 
@@ -209,6 +211,7 @@ def test_a_node_that_cannot_pull_is_named_with_the_words_of_engine_and_registry(
     assert reconciler.view["failed"] == [
         vars(Failed(name, "r/b:1", words)) for name in ("n1", "n2")
     ]
+    assert swarm.asked_registry == ["r/b:1", "r/b:1"]  # once a look, not for each node
     # Said once, however often it is tried.
     assert caplog.text.count("A node cannot pull") == 2
     assert reconciler.view["answered"] == 1

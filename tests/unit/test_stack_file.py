@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
 
 from jhswarmd.deploy import secrets
+from jhswarmd.deploy import stack as stacks
 from jhswarmd.deploy.stack import Placeholders, render
 from jhswarmd.errors import JhswarmdError
 from jhswarmd.settings import PublishMode, Settings
@@ -118,3 +121,20 @@ def test_a_missing_secret_is_named():
     values = Placeholders("h", "p", "s", PublishMode.host, {})
     with pytest.raises(JhswarmdError, match="SECRET_USERS"):
         render(Settings(), values)
+
+
+def test_docker_reads_the_logins_where_they_are_and_nothing_is_copied(tmp_path, mocker):
+    login_file = tmp_path / "registry_config.json"
+    login_file.write_text("{}")
+    links = []
+
+    def run(command, env, **_):
+        assert "--with-registry-auth" in command
+        links.append(Path(env["DOCKER_CONFIG"], "config.json"))
+        assert links[0].readlink() == login_file
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    mocker.patch.object(stacks.subprocess, "run", run)
+    stacks.deploy("jupyterhub", "services: {}", login_file)
+    assert links
+    assert not links[0].parent.exists()

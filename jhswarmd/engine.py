@@ -6,8 +6,10 @@ Every call has a time limit. Nothing here retries: callers do, by a policy (``jh
 from __future__ import annotations
 
 import io
+import json
 import socket
 import tarfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import requests
 from docker.types import (
     ContainerSpec,
     Healthcheck,
@@ -26,12 +29,14 @@ from docker.types import (
 
 from jhswarmd import generations, labels, registry_login
 from jhswarmd.engine_errors import translated
-from jhswarmd.errors import EngineConflict, EngineError, EngineNotFound
+from jhswarmd.errors import EngineConflict, EngineError, EngineNotFound, EngineUnavailable
 from jhswarmd.generations import Existing
 from jhswarmd.model import ENDED_STATES, Node, NotebookService, Pull, newest_task
 
 #: Seconds until a call without an answer is given up.
 CALL_TIMEOUT_S = 30
+#: Seconds by which a stream of events may end before or after its time.
+STREAM_GRACE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -73,36 +78,55 @@ class Engine:
         """Yield events between two moments, in seconds since the epoch.
 
         The first thing yielded is an event of type ``subscribed``: what is listed after it cannot
-        have changed unseen. Raises EngineUnavailable when the stream breaks.
+        have changed unseen. Raises EngineUnavailable when the stream breaks, ends before its time
+        or goes on in silence behind it. docker-py's own waits for ever in the last case, and takes
+        a lost connection for an ordinary end.
         """
+        last_s = max(0.0, until_s - time.time()) + STREAM_GRACE_S
         with translated("subscribe to events"):
-            stream = self._api.events(since=since_s, until=until_s, decode=True)
-        yield Event("subscribed", "", "", {})
-        while True:
-            with translated("read events"):
-                raw = next(stream, None)
-            if raw is None:
-                return
-            actor = raw.get("Actor") or {}
-            yield Event(
-                type=raw.get("Type", ""),
-                action=raw.get("Action", ""),
-                id=actor.get("ID", ""),
-                attributes=actor.get("Attributes") or {},
-                at_s=raw.get("timeNano", 0) / 1e9,
-            )
+            response = self._get("/events", last_s, since=since_s, until=until_s)
+        with response:
+            yield Event("subscribed", "", "", {})
+            lines = response.iter_lines()
+            while True:
+                with translated("read events"):
+                    line = next(lines, None)
+                if line is None:
+                    break
+                yield _event(line)
+        if time.time() < until_s - STREAM_GRACE_S:
+            raise EngineUnavailable("read events: the stream has ended before its time")
+
+    def _get(self, path: str, read_within_s: float, **params: Any) -> requests.Response:
+        """Ask the engine what docker-py asks otherwise than is needed here. Streams the answer."""
+        response: requests.Response = self._api.get(
+            f"{self._api.base_url}/v{self._api.api_version}{path}",
+            params=params,
+            stream=True,
+            timeout=(CALL_TIMEOUT_S, read_within_s),
+        )
+        try:
+            response.raise_for_status()
+        except requests.HTTPError as exc:
+            raise docker.errors.create_api_error_from_http_exception(exc) from exc
+        return response
 
     def list_notebooks(self, stack: str) -> list[NotebookService]:
-        """Return every service whose labels say that it is a notebook of ``stack``."""
+        """Return every service whose labels say that it is a notebook of ``stack``.
+
+        Of each specification only what is needed is kept while the answer is read: those of 10,000
+        notebooks would take hundreds of megabytes as docker-py's objects.
+        """
+        wanted = [f"{labels.STACK}={stack}", f"{labels.ROLE}={labels.ROLE_NOTEBOOK}"]
         with translated("list the notebook services"):
-            found = self._api.services(
-                filters={
-                    "label": [
-                        f"{labels.STACK}={stack}",
-                        f"{labels.ROLE}={labels.ROLE_NOTEBOOK}",
-                    ]
-                }
-            )
+            with self._get(
+                "/services", CALL_TIMEOUT_S, filters=json.dumps({"label": wanted})
+            ) as response:
+                content = response.content
+            try:
+                found = json.loads(content, object_hook=_without_task_template)
+            except ValueError as exc:
+                raise EngineUnavailable("list the notebook services: half an answer") from exc
         return [_notebook(each) for each in found]
 
     def read_notebook(self, service_id: str, stack: str) -> NotebookService | None:
@@ -351,6 +375,29 @@ def _pull(task: Mapping[str, Any]) -> Pull:
     has_ended = status["State"] in ENDED_STATES
     error = str(status.get("Err") or (status["State"] if has_ended else ""))
     return Pull(task["NodeID"], image, has_ended, error)
+
+
+def _event(line: bytes) -> Event:
+    try:
+        raw = json.loads(line)
+    except ValueError as exc:
+        raise EngineUnavailable("read events: the stream was cut inside an event") from exc
+    actor = raw.get("Actor") or {}
+    return Event(
+        type=raw.get("Type", ""),
+        action=raw.get("Action", ""),
+        id=actor.get("ID", ""),
+        attributes=actor.get("Attributes") or {},
+        at_s=raw.get("timeNano", 0) / 1e9,
+    )
+
+
+def _without_task_template(read: dict[str, Any]) -> dict[str, Any] | None:
+    """Leave out what makes a service large; called for each object, from the innermost out."""
+    if "ContainerSpec" in read:
+        return None
+    read.pop("PreviousSpec", None)
+    return read
 
 
 def _notebook(service: Mapping[str, Any]) -> NotebookService:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import secrets as random
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import docker
 import pytest
@@ -12,10 +15,11 @@ from docker.types import ContainerSpec, Placement, SecretReference, TaskTemplate
 from jhswarmd import generations, labels
 from jhswarmd.daemon.run import Daemon
 from jhswarmd.engine import Engine
-from jhswarmd.errors import EngineConflict, EngineError
+from jhswarmd.errors import EngineConflict, EngineError, EngineUnavailable
 from jhswarmd.reconcile import references
 from jhswarmd.settings import Settings
 from tests.engine.conftest import CreateService
+from tests.engine_proxy import Answer, Cut, CutBody, EngineProxy, Fault, Silence, Truncate
 from tests.fakes import FakeHub
 from tests.lab import Lab
 from tests.wait import wait_until
@@ -128,4 +132,77 @@ def test_a_burst_of_5000_foreign_events_costs_three_passes_at_most(
         daemon.stop()
         api.close()
     assert hub.calls.count("list_users") - 1 <= 3
-    assert len(looks) < 2500
+
+
+@pytest.fixture
+def proxy(engine: Lab, tmp_path: Path) -> Iterator[EngineProxy]:
+    with EngineProxy(engine.socket, tmp_path / "proxy.sock") as made:
+        yield made
+
+
+@pytest.fixture
+def behind(proxy: EngineProxy) -> Engine:
+    """A view of the engine through the proxy."""
+    return Engine(docker.DockerClient(proxy.base_url, version="auto"))
+
+
+def test_events_are_read_until_their_time_is_over(behind: Engine, engine: Lab) -> None:
+    begun_s = time.time()
+    seen = behind.events(begun_s, begun_s + 3)
+    assert next(seen).type == "subscribed"
+    volume = engine.client.volumes.create(f"view-{random.token_hex(4)}")
+    volume.remove()
+    assert [each.action for each in seen if each.type == "volume"] == ["create", "destroy"]
+    assert time.time() - begun_s >= 2
+
+
+def read_events(view: Engine, when_subscribed: Callable[[], object]) -> None:
+    """Read events for a minute, which must fail long before."""
+
+    def read() -> None:
+        now_s = time.time()
+        for event in view.events(now_s, now_s + 60):
+            if event.type == "subscribed":
+                when_subscribed()
+
+    with pytest.raises(EngineUnavailable):
+        read()
+
+
+@pytest.mark.parametrize("fault", [CutBody(), CutBody(after_bytes=0), Answer(500), Answer(503)])
+def test_a_stream_that_breaks_is_not_taken_for_one_that_ends(
+    behind: Engine, proxy: EngineProxy, engine: Lab, fault: Fault
+) -> None:
+    proxy.add(fault, "GET", r"^/events")
+    read_events(
+        behind, lambda: engine.client.volumes.create(f"view-{random.token_hex(4)}").remove()
+    )
+
+
+def test_a_connection_that_closes_early_is_not_taken_for_an_ordinary_end(
+    behind: Engine, proxy: EngineProxy
+) -> None:
+    read_events(behind, proxy.cut_streams)
+
+
+def test_a_stream_that_is_silent_is_given_up(behind: Engine, proxy: EngineProxy) -> None:
+    proxy.add(Silence(), "GET", r"^/events")
+    now_s = time.time()
+    with pytest.raises(EngineUnavailable):
+        list(behind.events(now_s, now_s + 1))
+
+
+@pytest.mark.parametrize("fault", [Truncate(), CutBody(), Answer(500), Answer(503), Cut()])
+def test_half_a_listing_is_no_listing(
+    behind: Engine,
+    proxy: EngineProxy,
+    fault: Fault,
+    small_image: str,
+    create_service: CreateService,
+) -> None:
+    marks = labels.notebook_labels(stack="view", hub_id="h", user="ann", server="", spawn_id="s")
+    service = create_service(small_image, labels=marks, endpoint_spec={"Mode": "dnsrr"})
+    (found,) = behind.list_notebooks("view")
+    assert (found.id, found.user, found.server, found.hub_id) == (service.id, "ann", "", "h")
+    with proxy.fault(fault, path=r"^/services\?"), pytest.raises(EngineUnavailable):
+        behind.list_notebooks("view")

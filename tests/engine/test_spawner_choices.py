@@ -128,6 +128,16 @@ def test_a_link_to_what_is_not_on_the_list_shows_the_form_and_why(
     assert not engine.client.services.list()
 
 
+def test_a_form_that_was_tampered_with_is_shown_again_with_the_reason(
+    ready: HubProcess, engine: Lab
+) -> None:
+    status, page = ready.browse("/hub/spawn", {"profile": "hidden"})
+    assert status == 400
+    assert "is none of the servers that you may choose here" in page
+    assert 'name="profile"' in page
+    assert not engine.client.services.list()
+
+
 @pytest.mark.parametrize(
     "body",
     [

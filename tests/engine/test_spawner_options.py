@@ -202,6 +202,17 @@ CASES = {
     "extra_create_kwargs, called": Case(
         {"extra_create_kwargs": later}, lambda seen: seen.service["Labels"]["whose"] == "ann"
     ),
+    "use_internal_ip, host_ip": Case(
+        {"use_internal_ip": False, "host_ip": "192.0.2.1"},
+        lambda seen: (
+            seen.address[0] == "192.0.2.1"
+            and seen.address[1] >= 30000
+            and seen.service["EndpointSpec"]["Ports"][0]["TargetPort"] == 8888
+        ),
+    ),
+    "use_internal_hostname": Case(
+        {"use_internal_hostname": True}, lambda seen: seen.address == ("jupyter-ann", 8888)
+    ),
     # Names of before dockerspawner 12.
     "container_image": Case({"image": "x/y:1", "container_image": SMALL_IMAGE}, lambda seen: True),
     "container_prefix": Case(

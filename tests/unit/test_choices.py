@@ -13,6 +13,8 @@ from unittest.mock import Mock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jupyterhub import orm
+from jupyterhub.user import User
 from pydantic import TypeAdapter, ValidationError
 from traitlets import TraitError
 
@@ -144,6 +146,20 @@ def test_entries_are_offered_to_those_they_are_for(
     assert [each.slug for each in spawner.offered_profiles] == slugs
     form = spawner.render_form()
     assert [slug for slug in ("small", "gpu", "admin", "vision") if f'"{slug}"' in form] == slugs
+
+
+def test_groups_and_admins_are_those_of_the_hubs_own_database() -> None:
+    session = orm.new_session_factory("sqlite:///:memory:")()
+    session.add_all([orm.User(name="ann"), orm.Group(name="vision")])
+    session.commit()
+    spawner = spawner_of(*ALL)
+    spawner.user = user = User(session.query(orm.User).one(), {})
+    assert [each.slug for each in spawner.offered_profiles] == ["small", "gpu"]
+    user.sync_groups(["vision"])
+    assert [each.slug for each in spawner.offered_profiles] == ["small", "gpu", "vision"]
+    user.admin = True
+    assert len(spawner.offered_profiles) == len(ALL)
+    session.close()
 
 
 @pytest.mark.parametrize("slug", ["admin", "vision", "nosuch", "GPU", "small ", "gpu\n", "0"])

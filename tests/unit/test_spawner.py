@@ -7,6 +7,7 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
+import docker
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from traitlets.config import Config
 
 from jhswarmd import labels
 from jhswarmd.errors import JhswarmdError
+from jhswarmd.spawner.base import ServiceSpawner
 from jhswarmd.spawner.failure import StartFailed
 from jhswarmd.spawner.progress import ProgressLog
 from jhswarmd.spawner.swarm import SwarmSpawner
@@ -197,6 +199,20 @@ def test_options_are_found_under_either_class_name() -> None:
     config.SwarmSpawner.stack = "lab"
     spawner = SwarmSpawner(config=config, user=SimpleNamespace(name="ann"))
     assert (spawner.prefix, spawner.stack) == ("stock", "lab")
+
+
+def test_the_engine_may_be_elsewhere_behind_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ServiceSpawner, "_engine_client", None)
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(docker, "APIClient", lambda **arguments: asked.update(arguments))
+    options = {
+        "tls_config": {"verify": False},
+        "client_kwargs": {"base_url": "tcp://manager.example:2376", "timeout": 7},
+    }
+    _ = make_spawner(**options).client
+    assert (asked["base_url"], asked["timeout"]) == ("tcp://manager.example:2376", 7)
+    assert asked["tls"].verify is False
 
 
 # ---- progress -----------------------------------------------------------------------------------

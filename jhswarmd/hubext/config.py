@@ -130,7 +130,7 @@ def _impossible(c: Any) -> Iterator[str]:
     if "JupyterHub" in c and c.JupyterHub.get("internal_ssl"):
         yield (
             "c.JupyterHub.internal_ssl does not work on Swarm: a notebook's certificate would be "
-            "on the hub's node alone. Instead: 'encrypted' among the driver_opts of the overlay network"
+            "on the hub's node alone. Instead: 'encrypted' among the overlay network's driver_opts"
         )
 
 

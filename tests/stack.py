@@ -149,7 +149,9 @@ class Stack:
     def log(self, role: str) -> str:
         """Return the whole log of one of the stack's services."""
         name = labels.service_name(self.name, role)
-        return self.lab.run(["docker", "service", "logs", "--raw", name]).stdout
+        # What a container writes to standard error comes there.
+        result = self.lab.run(["docker", "service", "logs", "--raw", name])
+        return result.stdout + result.stderr
 
     # --- the hub, as a browser or a program sees it ---
 

@@ -20,7 +20,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,13 @@ class Failed:
 class Look:
     """How far the nodes are."""
 
-    done: tuple[str, ...] = ()
-    """Ids of the nodes that have all images, or that may not run notebooks."""
+    done: frozenset[str] = frozenset()
+    """Ids of the nodes that have all images."""
+    left_out: frozenset[str] = frozenset()
+    """Ids of the nodes that may not run notebooks."""
     pulling: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Name of a node to the images that it has not got yet."""
     failed: tuple[Failed, ...] = ()
-    took_part: int = 0
-    """How many nodes were made to pull."""
 
     @property
     def is_over(self) -> bool:
@@ -92,13 +92,12 @@ def judge(
     by_node: dict[str, dict[str, Pull]] = {}
     for pull in pulls:
         by_node.setdefault(pull.node_id, {})[pull.image] = pull
-    done, pulling, failed, took_part = [], {}, [], 0
+    done, left_out, pulling, failed = set(), set(), {}, []
     for node in nodes:
         tasks = by_node.get(node.id, {})
         if not tasks and lasted_s >= NO_TASK_S:
-            done.append(node.id)
+            left_out.add(node.id)
             continue
-        took_part += 1
         is_late = lasted_s >= PULL_WITHIN_S
         waits = tuple(it for it in images if it not in tasks or not tasks[it].has_ended)
         wrong = [
@@ -116,8 +115,8 @@ def judge(
             pulling[node.name] = waits
         failed += wrong
         if not waits and not wrong:
-            done.append(node.id)
-    return Look(tuple(done), pulling, tuple(failed), took_part)
+            done.add(node.id)
+    return Look(frozenset(done), frozenset(left_out), pulling, tuple(failed))
 
 
 class Prepull:
@@ -144,6 +143,8 @@ class Prepull:
         self._logins = logins
         self._clock = clock
         self._known: dict[str, Node] = {}
+        self._left_out: frozenset[str] = frozenset()
+        self._said: set[Failed] = set()
         self._failures = 0
         self._forget = False
         self._changed = threading.Condition()
@@ -233,7 +234,8 @@ class Prepull:
         nodes = self._engine.list_nodes()
         self._known = {it.id: it for it in nodes if self._known.get(it.id) == it}
         if not pending(nodes, self._known):
-            self._note_failures(())
+            self._note_failures((), is_over=True)
+            self._tell(nodes=len(self._known.keys() - self._left_out))
             return ()
         self._engine.use_logins(self._logins)
         # Not by naming those that are due: Swarm knows of a node that has just come before we do.
@@ -246,14 +248,11 @@ class Prepull:
             look = self._wait(created)
         finally:
             self._remove(created)
-        if look is None:
-            return None
-        failed = self._explained(look.failed)
-        self._note_failures(failed)
-        return failed
+        return None if look is None else look.failed
 
     def _wait(self, created: Sequence[str]) -> Look | None:
         """Return when every node has pulled, failed or gone away; None: told to stop."""
+        words: dict[str, str] = {}
         begun_s = self._clock()
         pause_s = _FIRST_PAUSE_S
         while True:
@@ -262,17 +261,21 @@ class Prepull:
             nodes = pending(self._engine.list_nodes(), self._known)
             pulls = self._engine.list_pulls(self._stack, created)
             look = judge(nodes, pulls, self._images, lasted_s)
+            failed = self._explained(look.failed, words)
+            self._note_failures(failed, is_over=look.is_over)
             self._tell(
-                nodes=len(self._known) + look.took_part,
+                nodes=len(self._known.keys() - self._left_out) + len(nodes) - len(look.left_out),
                 pulling={name: list(images) for name, images in look.pulling.items()},
                 error="",
             )
             if look.is_over:
-                self._known.update({node.id: node for node in nodes if node.id in look.done})
+                seen = look.done | look.left_out
+                self._known.update({node.id: node for node in nodes if node.id in seen})
+                self._left_out = (self._left_out - look.done) | look.left_out
                 log.info(
                     event(
                         "Nodes have the notebooks' images",
-                        nodes=look.took_part - len({each.node for each in look.failed}),
+                        nodes=len(look.done),
                         images=len(self._images),
                         took_s=round(lasted_s, 1),
                     )
@@ -291,9 +294,8 @@ class Prepull:
             except EngineError as exc:
                 log.info(event("Left for the next look", service=id_, why=str(exc)))
 
-    def _explained(self, failed: Iterable[Failed]) -> tuple[Failed, ...]:
-        """Add what the registries say; each image is asked for once."""
-        words: dict[str, str] = {}
+    def _explained(self, failed: Iterable[Failed], words: dict[str, str]) -> tuple[Failed, ...]:
+        """Add what the registries say; ``words`` holds it by image, so that each is asked once."""
         explained = []
         for each in failed:
             if each.image not in words:
@@ -303,11 +305,11 @@ class Prepull:
             explained.append(Failed(each.node, each.image, why))
         return tuple(explained)
 
-    def _note_failures(self, failed: tuple[Failed, ...]) -> None:
-        """Log each failure once, and show them all."""
-        shown = [vars(each) for each in failed]
-        for facts in shown:
-            if facts not in self._view["failed"]:
-                log.warning(event("A node cannot pull", **facts))
-        metrics.PREPULL_FAILED.set(len(failed))
-        self._tell(failed=shown)
+    def _note_failures(self, failed: Collection[Failed], *, is_over: bool) -> None:
+        """Log each failure once, and show all; those of the look before until this one is over."""
+        for each in failed:
+            if each not in self._said:
+                log.warning(event("A node cannot pull", **vars(each)))
+        self._said = set(failed) | (set() if is_over else self._said)
+        metrics.PREPULL_FAILED.set(len(self._said))
+        self._tell(failed=[vars(each) for each in sorted(self._said, key=astuple)])

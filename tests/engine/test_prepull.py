@@ -91,10 +91,11 @@ def test_a_node_that_cannot_pull_is_named_with_what_engine_and_registry_say(
 ) -> None:
     reconciler = make(IMAGE, MISSING)
     reconciler.reconcile()
-    refused, missing = reconciler.view["failed"]
-    assert {refused["node"], missing["node"]} == {node_name(engine)}
-    assert "no basic auth credentials" in refused["why"]
-    assert f"No such image: {MISSING}" in missing["why"]
+    failed = reconciler.view["failed"]
+    assert [each["node"] for each in failed] == [node_name(engine)] * 2
+    why = {each["image"]: each["why"] for each in failed}
+    assert "no basic auth credentials" in why[IMAGE]
+    assert f"No such image: {MISSING}" in why[MISSING]
 
 
 def test_an_image_without_a_shell_and_with_a_volume_will_do(make: Make, engine: Lab) -> None:
@@ -204,7 +205,9 @@ def test_up_gives_daemon_and_hub_the_login_and_names_the_node_that_cannot_pull(
         failed = stack.cli("prepull", check=False)
         assert failed.returncode == 1
         assert words in failed.stderr
-        shown = result.stdout + result.stderr + failed.stderr + stack.log("jhswarmd")
+        log = stack.log("jhswarmd")
+        assert "A node cannot pull" in log
+        shown = result.stdout + result.stderr + failed.stderr + log
         assert FIRST not in shown
     finally:
         login_file.write_text('{"auths": {}}')

@@ -185,19 +185,19 @@ def test_without_images_nothing_is_done(swarm, make):
 def test_a_pull_in_hand_is_waited_for_and_named():
     pulls = [Pull(N1.id, "r/a:1", True), Pull(N1.id, "r/b:1", False)]
     look = judge([N1], pulls, IMAGES, 1)
-    assert (dict(look.pulling), look.is_over, look.done) == ({"n1": ("r/b:1",)}, False, ())
+    assert (dict(look.pulling), look.is_over, look.done) == ({"n1": ("r/b:1",)}, False, set())
 
 
 def test_a_node_without_a_task_gets_some_seconds_and_then_may_not_run_notebooks():
     assert not judge([N1], [], IMAGES, prepull.NO_TASK_S - 1).is_over
     look = judge([N1], [], IMAGES, prepull.NO_TASK_S)
-    assert (look.is_over, look.done, look.took_part) == (True, (N1.id,), 0)
+    assert (look.is_over, look.done, look.left_out) == (True, set(), {N1.id})
 
 
 def test_a_pull_that_never_ends_has_failed():
     look = judge([N1], [Pull(N1.id, "r/a:1", False)], ("r/a:1",), prepull.PULL_WITHIN_S)
     assert look.is_over
-    assert (look.failed[0].node, look.done) == ("n1", ())
+    assert (look.failed[0].node, look.done) == ("n1", set())
 
 
 def test_a_node_that_cannot_pull_is_named_with_the_words_of_engine_and_registry(
@@ -219,6 +219,33 @@ def test_a_node_that_cannot_pull_is_named_with_the_words_of_engine_and_registry(
     assert reconciler.reconcile() == prepull.RESYNC_S
     assert reconciler.view["failed"] == []
     assert swarm.services == {}
+
+
+def test_a_failure_is_said_while_another_node_still_pulls(swarm, make):
+    swarm.lacks["r/a:1"], swarm.slow = "No such image", {"n2"}
+    reconciler, shown = make(), []
+
+    def see_and_go_on():
+        shown.extend(each["node"] for each in reconciler.view["failed"])
+        swarm.slow.clear()
+
+    reconciler.test_stop.waited = see_and_go_on
+    reconciler.reconcile()
+    assert shown == ["n1"]
+    assert [each["node"] for each in reconciler.view["failed"]] == ["n1", "n2"]
+
+
+def test_nodes_that_may_not_run_notebooks_are_not_counted(swarm, make):
+    swarm.eligible = {"n1"}
+    reconciler = make()
+    reconciler.reconcile()
+    assert reconciler.view["nodes"] == 1
+    swarm.nodes["n1"] = Node(N1.id, "n1", True, frozenset({("gpu", "yes")}))
+    reconciler.reconcile()
+    assert reconciler.view["nodes"] == 1
+    del swarm.nodes["n1"]
+    reconciler.reconcile()
+    assert reconciler.view["nodes"] == 0
 
 
 def test_what_keeps_failing_is_tried_ever_more_rarely(swarm, make):

@@ -20,10 +20,13 @@ from rich.table import Table
 
 from bench import measure
 from bench.figures import HEADINGS, Figure, markdown, report
+from bench.passes import passes
 from bench.site import BenchError, Site
 from tests.lab import Lab, LabError
 
-PARTS = ("spawn", "many", "orphans")
+PARTS = ("spawn", "many", "orphans", "passes")
+#: Turns of full passes.
+PASSES = 7
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -41,6 +44,7 @@ def main(
     many_rounds: Annotated[int, typer.Option(help="Turns of many at once.")] = 3,
     tracked: Annotated[int, typer.Option(help="Servers among which orphans appear.")] = 200,
     orphans: Annotated[int, typer.Option(help="How many orphans.")] = 20,
+    large: Annotated[int, typer.Option(help="Servers over which full passes go.")] = 10_000,
     json_file: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads annotations at run time, on Python 3.10 too
         typer.Option("--json", metavar="FILE", help="Write every sample as JSON."),
@@ -69,6 +73,7 @@ def main(
     loads: dict[str, list[float]] = {}
     begun_at = time.monotonic()
     figures: list[Figure] = []
+    facts: list[str] = []
     # The default ends the process at once and leaves the lab behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _progress(console) as start_bar:
@@ -95,7 +100,14 @@ def main(
                     figures += measure.orphans(
                         site, tracked, orphans, start_bar("orphans", orphans)
                     )
+            if "passes" in parts:
+                with _load(loads, "passes"):
+                    found, facts = passes(
+                        site, large, PASSES, orphans, start_bar("passes", PASSES + orphans)
+                    )
+                    figures += found
     about = {
+        "facts": facts,
         "machine": {"cpus": os.cpu_count(), "kernel": platform.release(), "engine": version},
         "took_s": round(time.monotonic() - begun_at),
         "load_1min": loads,
@@ -159,6 +171,8 @@ def _show(
         for figure in figures:
             table.add_row(*figure.cells())
         console.print(table)
+    for fact in about["facts"]:
+        console.print(fact)
     machine = about["machine"]
     loads = ", ".join(f"{part} {a} to {b}" for part, (a, b) in about["load_1min"].items())
     console.print(

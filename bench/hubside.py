@@ -76,6 +76,8 @@ def configure(c: Any, *, spawner: str, address: str, network: str) -> None:
     c.SwarmSpawner.http_timeout = HTTP_TIMEOUT_S
     if spawner == "idle":
         c.JupyterHub.spawner_class = IdleSpawner
+        # A hub that finds thousands of servers running asks them all at once.
+        c.Spawner.http_timeout = 600
     elif spawner == "stock":
         _make_stock(c)
 

@@ -28,7 +28,7 @@ _SETTLE_S = 0.3
 _LOOK_EVERY_S = 0.005
 #: Users of an idle hub that are made with one request.
 _BATCH = 100
-_NOWHERE = ["node.labels.bench==nowhere"]
+NOWHERE = ["node.labels.bench==nowhere"]
 
 
 @contextlib.contextmanager
@@ -163,20 +163,20 @@ def orphans(site: Site, tracked: int, tries: int, report: Report) -> list[Figure
 
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(create, users))
-        _create_hub_service(site, hub)
+        create_hub_service(site, hub)
         with hub.daemon():
             report("the daemon's first pass", 0)
-            _wait_gone(site, _create_orphan(site, hub, hub_id))
+            wait_gone(site, create_orphan(site, hub, hub_id))
             for number in range(tries):
                 report(f"orphan {number + 1}/{tries}", 1)
                 time.sleep(random.uniform(0.1, 0.5))
                 service_id = _create_idle(site, {}, "bare")
                 with timed(figure, BARE):
                     site.api.remove_service(service_id)
-                    _wait_gone(site, service_id)
-                service_id = _create_orphan(site, hub, hub_id)
+                    wait_gone(site, service_id)
+                service_id = create_orphan(site, hub, hub_id)
                 with timed(figure, OURS):
-                    _wait_gone(site, service_id)
+                    wait_gone(site, service_id)
     return [figure]
 
 
@@ -193,7 +193,7 @@ def _start_idle(hub: HubProcess, users: Sequence[str], report: Report) -> None:
 def _create_idle(site: Site, marks: Mapping[str, str], name: str) -> str:
     """Create a service that no node may run: a real service without a container."""
     task = TaskTemplate(
-        ContainerSpec(site.image, labels=dict(marks)), placement=Placement(constraints=_NOWHERE)
+        ContainerSpec(site.image, labels=dict(marks)), placement=Placement(constraints=NOWHERE)
     )
     created = site.api.create_service(
         task,
@@ -204,12 +204,12 @@ def _create_idle(site: Site, marks: Mapping[str, str], name: str) -> str:
     return str(created["ID"])
 
 
-def _create_orphan(site: Site, hub: HubProcess, hub_id: str) -> str:
+def create_orphan(site: Site, hub: HubProcess, hub_id: str) -> str:
     user = f"nobody{secrets.token_hex(4)}"
     return _create_idle(site, notebook_labels(hub, hub_id, user), user)
 
 
-def _create_hub_service(site: Site, hub: HubProcess) -> None:
+def create_hub_service(site: Site, hub: HubProcess) -> None:
     """Make the daemon active: it acts where the stack's hub is placed."""
     name = labels.service_name(hub.stack, "hub")
     site.keep(site.api.create_service(TaskTemplate(ContainerSpec(site.image)), name=name)["ID"])
@@ -221,7 +221,7 @@ def _create_hub_service(site: Site, hub: HubProcess) -> None:
     wait_until(runs, PATIENCE_S, what="the service that stands for the hub")
 
 
-def _wait_gone(site: Site, service_id: str) -> None:
+def wait_gone(site: Site, service_id: str) -> None:
     give_up_at = time.monotonic() + PATIENCE_S
     while time.monotonic() < give_up_at:
         try:

@@ -144,8 +144,8 @@ class HubProcess:
         self.session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=MAX_CALLS))
         self.session.headers["Authorization"] = f"token {self._token}"
 
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
+    def start(self, fill: int = 0) -> None:
+        """Start it, and wait until it answers; with ``fill`` it finds that many servers running."""
         lab = self._site.lab
         place = lab.client.containers.run(
             self._site.image, network=NETWORK, detach=True, ports={f"{HUB_PORT}/tcp": None}
@@ -153,7 +153,7 @@ class HubProcess:
         place.reload()
         settings = place.attrs["NetworkSettings"]
         port = settings["Ports"][f"{HUB_PORT}/tcp"][0]["HostPort"]
-        self._url = f"http://{lab.address}:{port}/hub"
+        self.url = f"http://{lab.address}:{port}/hub"
         pid = place.attrs["State"]["Pid"]
         self._in_network = ["nsenter", "-t", str(pid), "-n"]
         directory = lab.directory / self.log_name
@@ -166,10 +166,12 @@ class HubProcess:
             hubside.TOKEN_ENV: self._token,
         }
         hub = [sys.executable, "-m", "jupyterhub", "-f", str(config)]
+        if fill:
+            lab.run([sys.executable, "-m", "bench.fill", environ["DATABASE_URL"], str(fill)])
         with self._site.log_file(self.log_name).open("wb") as log:
             self._process = self.popen(hub, directory, environ, stdout=log, stderr=log)
         try:
-            wait_until(self._is_healthy, 60, what="the hub answers")
+            wait_until(self._is_healthy, 60 + fill / 50, what="the hub answers")
         except AssertionError as exc:
             raise BenchError(f"{exc}\n{self.log_tail()}") from exc
 
@@ -189,9 +191,15 @@ class HubProcess:
         shell = ["unshare", "-m", "sh", "-c", _IN_A_CONTAINER, str(directory / "resolv.conf")]
         return self._site.lab.popen([*self._in_network, *shell, *argv], env=environ, **kw)
 
+    @property
+    def pid(self) -> int:
+        """The process that was started, which may be a wrapper."""
+        assert self._process
+        return self._process.pid
+
     @contextlib.contextmanager
-    def daemon(self) -> Iterator[None]:
-        """Run the daemon beside this hub."""
+    def daemon(self) -> Iterator[subprocess.Popen[Any]]:
+        """Run the daemon beside this hub; yields the process that was started."""
         name = "daemon"
         with self._site.log_file(name).open("wb") as log:
             process = self.popen(
@@ -206,7 +214,7 @@ class HubProcess:
         process.stdin.write(self._site.secrets["daemon_token"].encode() + b"\n")
         process.stdin.close()
         try:
-            yield
+            yield process
         finally:
             _end(process)
             self._site.keep_log(name)
@@ -216,7 +224,7 @@ class HubProcess:
         if self._process.poll() is not None:
             raise BenchError(f"the hub ended:\n{self.log_tail()}")
         with contextlib.suppress(requests.RequestException):
-            return self.session.get(f"{self._url}/health", timeout=5).ok
+            return self.session.get(f"{self.url}/health", timeout=5).ok
         return False
 
     def log_tail(self) -> str:
@@ -233,7 +241,7 @@ class HubProcess:
     def request(self, method: str, path: str, **kw: Any) -> requests.Response:
         """Ask the hub's API."""
         return self.session.request(
-            method, f"{self._url}/api{path}", timeout=hubside.ANSWER_WITHIN_S + 30, **kw
+            method, f"{self.url}/api{path}", timeout=hubside.ANSWER_WITHIN_S + 30, **kw
         )
 
     def add_users(self, names: list[str]) -> None:

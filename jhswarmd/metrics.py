@@ -31,6 +31,11 @@ EVENT_LAG_SECONDS = Histogram(
 RECONNECTS = Counter(
     "jhswarmd_reconnects_total", "Lost subscriptions to the engine's events", registry=REGISTRY
 )
+ORPHANS_SEEN = Counter(
+    "jhswarmd_orphans_seen_total",
+    "Notebook services that were found to be orphans, each once",
+    registry=REGISTRY,
+)
 ORPHANS_REMOVED = Counter(
     "jhswarmd_orphans_removed_total", "Notebook services removed", registry=REGISTRY
 )

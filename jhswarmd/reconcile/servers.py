@@ -90,6 +90,7 @@ class Servers:
         self._holds_for_older_database = False
         self._is_database_approved = False
         self._seen: dict[str, NotebookService] = {}
+        self._counted: set[str] = set()  # orphans that the metric knows, by id
         self._looks: dict[str, int] = {}
         self._pending_looks: dict[str, int] = {}
         self.view = ServersView()
@@ -122,6 +123,7 @@ class Servers:
             if verdicts[service.id] in (Verdict.foreign, Verdict.unmarked):
                 _leave_alone(service, verdicts[service.id])
         orphans = [each for each in services if verdicts[each.id] is Verdict.orphan]
+        self._counted &= {each.id for each in orphans}
         self.view.tracked = len(services)
         self.view.by_verdict = counts
         self.view.held = {
@@ -201,6 +203,9 @@ class Servers:
         metrics.REPORTED.inc()
 
     def _remove(self, orphans: list[NotebookService], hub: HubIdentity) -> None:
+        new = {each.id for each in orphans} - self._counted
+        self._counted |= new
+        metrics.ORPHANS_SEEN.inc(len(new))
         restored = bool(orphans) and self._is_older(hub)
         # What is held already counts: one event about one of many must not slip through.
         waiting = ({each.id for each in orphans} | self.view.held.keys()) - self._approved

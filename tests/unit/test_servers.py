@@ -2,6 +2,7 @@
 
 import pytest
 
+from jhswarmd import metrics
 from jhswarmd.errors import EngineUnavailable, HubUnknown
 from jhswarmd.reconcile.servers import (
     ENDED_AGAIN_S,
@@ -274,3 +275,17 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(caplog):
     assert "Would remove an orphan service=jupyter-alice" in caplog.text
     assert "Would ask the hub to look user=bob" in caplog.text
     assert (engine.removed, hub.reports) == ([], [])
+
+
+def test_an_orphan_is_counted_once_however_often_it_is_seen():
+    def seen():
+        return metrics.REGISTRY.get_sample_value("jhswarmd_orphans_seen_total")
+
+    before = seen()
+    engine = FakeEngine(*(make_service(id=f"s{number}") for number in range(5)))
+    servers = reconciler(engine, FakeHub())
+    servers.reconcile_all()
+    servers.reconcile_one("s1")
+    servers.reconcile_all()
+    assert engine.removed == []
+    assert seen() - before == 5

@@ -32,7 +32,7 @@ Faults:
 
 ``down`` takes the socket away and puts another one in its place; ``cut_streams`` ends what is open.
 Connections that are taken over by another protocol (attach, exec) are not supported. The engine
-that is silent as a whole is ``Lab.paused``.
+that is silent as a whole is ``Lab.paused``. ``HubProxy`` does the same between daemon and hub.
 """
 
 from __future__ import annotations
@@ -63,10 +63,14 @@ _OF_ONE_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"
 
 @dataclass(frozen=True)
 class Delay:
-    """Wait so many seconds before the request is sent, and after the engine has answered."""
+    """Wait so many seconds before the request is sent, and after the engine has answered.
+
+    With ``although_left`` it is sent even when the client has given it up by then.
+    """
 
     before_s: float = 0.0
     after_s: float = 0.0
+    although_left: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,11 +85,15 @@ class LoseAnswer:
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer with this status and message; with ``applied`` after the engine has done it."""
+    """Answer with this status and message; with ``applied`` after the engine has done it.
+
+    ``body`` is sent instead of a JSON object with the message.
+    """
 
     status: int
     message: str = "injected by the test"
     applied: bool = False
+    body: str | None = None
 
 
 @dataclass(frozen=True)
@@ -321,6 +329,9 @@ class EngineProxy:
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(_CLOSE_S)
 
+    async def _connect(self, limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_unix_connection(self._engine_socket, limit=limit)
+
     async def _listen(self) -> None:
         self.path.unlink(missing_ok=True)
         self._server = await asyncio.start_unix_server(self._serve, str(self.path))
@@ -329,7 +340,8 @@ class EngineProxy:
         if self._server:
             self._server.close()
             self._server = None
-        self.path.unlink(missing_ok=True)
+        if self.path.name:
+            self.path.unlink(missing_ok=True)
         tasks = set(self._connections)
         for task in tasks:
             task.cancel()
@@ -364,7 +376,10 @@ class EngineProxy:
         leaving = asyncio.ensure_future(client.left())
         working = asyncio.ensure_future(self._answer(client, request, call))
         try:
-            await asyncio.wait({leaving, working}, return_when=asyncio.FIRST_COMPLETED)
+            awaited = {leaving, working}
+            if isinstance(fault, Delay) and fault.although_left:
+                awaited = {working}
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
             return working.done() and working.result()
         finally:
             del self._streams[task]
@@ -381,8 +396,7 @@ class EngineProxy:
         if isinstance(fault, (Answer, Swallow)) and not fault.applied:
             return await self._make_up(client, fault, call)
         piece = fault.piece if isinstance(fault, Throttle) else _PIECE
-        streams = await asyncio.open_unix_connection(self._engine_socket, limit=piece)
-        engine = _Side(*streams, piece)
+        engine = _Side(*await self._connect(piece), piece)
         try:
             await engine.send(_head(request))
             await engine.send(request.body)
@@ -408,13 +422,33 @@ class EngineProxy:
             await asyncio.Event().wait()  # until the client leaves
         assert isinstance(fault, Answer)
         call.told = fault.status
-        text = json.dumps({"message": fault.message}).encode()
+        told = json.dumps({"message": fault.message}) if fault.body is None else fault.body
+        text = told.encode()
+        kind = "text/html" if told.startswith("<") else "application/json"
         await client.send(
-            f"HTTP/1.1 {fault.status} Injected\r\nContent-Type: application/json\r\n"
+            f"HTTP/1.1 {fault.status} Injected\r\nContent-Type: {kind}\r\n"
             f"Content-Length: {len(text)}\r\n\r\n".encode()
             + text
         )
         return True
+
+
+class HubProxy(EngineProxy):
+    """The same between a program and the hub: listens on ``address`` and passes on to ``hub``.
+
+    Both are (host, port); ``hub`` may be changed when the hub has moved.
+    """
+
+    def __init__(self, hub: tuple[str, int], address: tuple[str, int], seed: int = 0) -> None:
+        super().__init__("", "", seed)
+        self.hub = hub
+        self._address = address
+
+    async def _connect(self, limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(*self.hub, limit=limit)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, *self._address)
 
 
 class _Side:

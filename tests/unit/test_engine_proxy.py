@@ -28,7 +28,7 @@ from tests.wait import wait_until
 LOST = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class LittleEngineHandler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def _answer(self) -> None:
@@ -74,9 +74,9 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
 
 
-@pytest.fixture
-def engine(tmp_path):
-    server = _Server(str(tmp_path / "e.sock"), _Handler)
+@pytest.fixture(name="engine")
+def little_engine(tmp_path):
+    server = _Server(str(tmp_path / "e.sock"), LittleEngineHandler)
     server.seen, server.events, server.has_left = [], queue.Queue(), threading.Event()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -87,8 +87,8 @@ def engine(tmp_path):
     server.server_close()
 
 
-@pytest.fixture
-def proxy(engine, tmp_path):
+@pytest.fixture(name="proxy")
+def proxy_before_it(engine, tmp_path):
     with EngineProxy(engine.server_address, tmp_path / "p.sock") as made:
         yield made
 

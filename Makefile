@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ENV ?= local
+SOAK_S ?= 600
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test unit lint format bench screenshots locks engine-stop clean
+.PHONY: help up down status test unit soak lint format bench screenshots locks engine-stop clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +26,9 @@ test: $(VENV)/.ready-dev ## pass every test, on a real engine of its own and in 
 
 unit: $(VENV)/.ready-dev ## pass the tests that need no engine, in a minute
 	@$(BIN)/pytest tests/unit
+
+soak: $(VENV)/.ready-dev ## let users and faults of every kind meet at random (SOAK_S=600 seconds)
+	@$(BIN)/pytest tests/soak --soak-s $(SOAK_S)
 
 lint: $(VENV)/.ready-dev ## check style, types and the direction of imports
 	@$(BIN)/ruff check .

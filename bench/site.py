@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import docker
 import requests
 from docker.errors import NotFound
+from docker.models.containers import Container
 
 from bench import hubside
 from jhswarmd import assets, labels
@@ -132,12 +133,15 @@ class Site:
 class HubProcess:
     """A real hub with the project's configuration, and a client of its API."""
 
-    def __init__(self, site: Site, spawner: str) -> None:
+    def __init__(self, site: Site, spawner: str, environ: Mapping[str, str] | None = None) -> None:
         self._site = site
         self.spawner = spawner
         self.stack = f"bench-{spawner}"
         self.log_name = f"hub-{spawner}"
+        self.directory = site.lab.directory / self.log_name
+        self.environ = dict(environ or {})
         self._token = secrets.token_hex(16)
+        self._place: Container | None = None
         self._process: subprocess.Popen[Any] | None = None
         self.session = requests.Session()
         self.session.trust_env = False
@@ -146,37 +150,52 @@ class HubProcess:
 
     def start(self, fill: int = 0) -> None:
         """Start it, and wait until it answers; with ``fill`` it finds that many servers running."""
-        lab = self._site.lab
-        place = lab.client.containers.run(
-            self._site.image, network=NETWORK, detach=True, ports={f"{HUB_PORT}/tcp": None}
-        )
-        place.reload()
-        settings = place.attrs["NetworkSettings"]
-        port = settings["Ports"][f"{HUB_PORT}/tcp"][0]["HostPort"]
-        self.url = f"http://{lab.address}:{port}/hub"
-        pid = place.attrs["State"]["Pid"]
-        self._in_network = ["nsenter", "-t", str(pid), "-n"]
-        directory = lab.directory / self.log_name
-        config = self._write_config(directory, settings["Networks"][NETWORK]["IPAddress"])
-        environ = {
-            "STACK_NAME": self.stack,
-            "SINGLE_USER_IMAGE": self._site.image,
-            "NOTEBOOK_COMMAND": shlex.join(["python3", "-I", "-S", "-c", _SERVER]),
-            "DATABASE_URL": f"sqlite:///{directory}/hub.sqlite",
-            hubside.TOKEN_ENV: self._token,
-        }
-        hub = [sys.executable, "-m", "jupyterhub", "-f", str(config)]
-        if fill:
-            lab.run([sys.executable, "-m", "bench.fill", environ["DATABASE_URL"], str(fill)])
-        with self._site.log_file(self.log_name).open("wb") as log:
-            self._process = self.popen(hub, directory, environ, stdout=log, stderr=log)
+        self.launch(fill)
         try:
             wait_until(self._is_healthy, 60 + fill / 50, what="the hub answers")
         except AssertionError as exc:
             raise BenchError(f"{exc}\n{self.log_tail()}") from exc
 
+    def launch(self, fill: int = 0) -> None:
+        """Start it, on the database of the start before, and return at once."""
+        config = self._enter_place()
+        environ = {
+            "STACK_NAME": self.stack,
+            "SINGLE_USER_IMAGE": self._site.image,
+            "NOTEBOOK_COMMAND": shlex.join(["python3", "-I", "-S", "-c", _SERVER]),
+            "DATABASE_URL": f"sqlite:///{self.database}",
+            hubside.TOKEN_ENV: self._token,
+            **self.environ,
+        }
+        hub = [sys.executable, "-m", "jupyterhub", "-f", str(config)]
+        if fill:
+            fill_it = [sys.executable, "-m", "bench.fill", environ["DATABASE_URL"], str(fill)]
+            self._site.lab.run(fill_it)
+        with self._site.log_file(self.log_name).open("ab") as log:
+            self._process = self.popen(hub, self.directory, environ, stdout=log, stderr=log)
+
+    @property
+    def database(self) -> Path:
+        """The hub's database."""
+        return self.directory / "hub.sqlite"
+
+    def _enter_place(self) -> Path:
+        """See that the container runs in whose network the hub is; return the configuration."""
+        lab = self._site.lab
+        self._place = self._place or lab.client.containers.create(
+            self._site.image, network=NETWORK, ports={f"{HUB_PORT}/tcp": None}
+        )
+        self._place.start()  # no matter if it runs
+        self._place.reload()
+        settings = self._place.attrs["NetworkSettings"]
+        port = settings["Ports"][f"{HUB_PORT}/tcp"][0]["HostPort"]
+        self.address = (lab.address, int(port))
+        self.url = f"http://{lab.address}:{port}/hub"
+        self.in_network = ["nsenter", "-t", str(self._place.attrs["State"]["Pid"]), "-n"]
+        return self._write_config(self.directory, settings["Networks"][NETWORK]["IPAddress"])
+
     def _write_config(self, directory: Path, address: str) -> Path:
-        shutil.copytree(assets.HUB_CONFIG, directory / "hub_config")
+        shutil.copytree(assets.HUB_CONFIG, directory / "hub_config", dirs_exist_ok=True)
         (directory / "resolv.conf").write_text(_RESOLV_CONF)
         site = f"spawner={self.spawner!r}, address={address!r}, network={NETWORK!r}"
         (directory / "hub_config" / "conf.d" / "bench.py").write_text(
@@ -189,7 +208,7 @@ class HubProcess:
     ) -> subprocess.Popen[Any]:
         """Start a program in the hub's network, with the names that a container knows."""
         shell = ["unshare", "-m", "sh", "-c", _IN_A_CONTAINER, str(directory / "resolv.conf")]
-        return self._site.lab.popen([*self._in_network, *shell, *argv], env=environ, **kw)
+        return self._site.lab.popen([*self.in_network, *shell, *argv], env=environ, **kw)
 
     @property
     def pid(self) -> int:
@@ -219,6 +238,11 @@ class HubProcess:
             _end(process)
             self._site.keep_log(name)
 
+    def is_known(self, user: str) -> bool:
+        """Tell whether the hub says that the user's server runs."""
+        servers = self.request("GET", f"/users/{user}").json().get("servers") or {}
+        return bool(servers.get("", {}).get("ready"))
+
     def _is_healthy(self) -> bool:
         assert self._process
         if self._process.poll() is not None:
@@ -231,10 +255,16 @@ class HubProcess:
         """Return the end of the hub's log."""
         return "\n".join(self._site.log_file(self.log_name).read_text().splitlines()[-40:])
 
+    def end(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End its process; ``start`` brings it back."""
+        if self._process:
+            _end(self._process, how)
+            self._process = None
+
     def close(self) -> None:
         """End it."""
         if self._process:
-            _end(self._process)
+            self.end()
             self._site.keep_log(self.log_name)
         self.session.close()
 
@@ -270,9 +300,9 @@ class HubProcess:
         return str(answer.json()["hub_id"])
 
 
-def _end(process: subprocess.Popen[Any]) -> None:
+def _end(process: subprocess.Popen[Any], how: signal.Signals = signal.SIGTERM) -> None:
     """Stop a program that ``Lab.popen`` started: nsenter and its child are one process group."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for number in (how, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         try:

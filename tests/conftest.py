@@ -41,6 +41,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="take the pictures of the documentation into DIR",
     )
+    group.addoption(
+        "--soak-s",
+        type=float,
+        default=60,
+        metavar="S",
+        help="seconds for which tests/soak has users, faults and losses meet at random",
+    )
+    group.addoption(
+        "--soak-seed", type=int, metavar="N", help="repeat the choices of an earlier soak"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,8 +70,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         parts = item.path.relative_to(HERE).parts if item.path.is_relative_to(HERE) else ("",)
-        if parts[0] in ("engine", "cluster", "browser"):
-            item.add_marker(parts[0])
+        if parts[0] in ("engine", "cluster", "browser", "soak"):
+            item.add_marker("engine" if parts[0] == "soak" else parts[0])
             has_timeout = item.get_closest_marker("timeout")
             if config.pluginmanager.hasplugin("timeout") and not has_timeout:
                 item.add_marker(pytest.mark.timeout(_ENGINE_TEST_S, func_only=True))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import requests
 from docker.errors import NotFound
+from docker.models.containers import Container
 from docker.models.services import Service
 
 from jhswarmd import labels
@@ -282,6 +283,37 @@ def test_users_share_no_service_and_do_not_reach_each_other(
         with pytest.raises(requests.HTTPError, match="403"):
             alice.request("GET", "/user/testuser/api/contents")
         alice.stop_server()
+
+
+# Who answers counts, and not that somebody does: what is not here may be elsewhere.
+_ASK = """
+import sys, urllib.request
+for address in sys.argv[1:]:
+    try:
+        answer = urllib.request.urlopen(f"http://{address}:9108/health", timeout=3)
+        print(address, answer.read().decode())
+    except Exception:
+        pass
+"""
+
+
+def test_the_daemon_answers_the_control_network_and_no_notebook(
+    stack: Stack, testuser: Visitor
+) -> None:
+    daemon = stack.container("jhswarmd")
+    control = daemon.attrs["NetworkSettings"]["Networks"][f"{stack.name}_control"]["IPAddress"]
+    listing = daemon.exec_run(["hostname", "-I"]).output.decode()
+    addresses = sorted({control, *listing.split()})
+
+    def reached_from(container: Container) -> list[str]:
+        answer = container.exec_run(["python3", "-c", _ASK, *addresses])
+        assert answer.exit_code == 0, answer.output
+        lines = answer.output.decode().splitlines()
+        return [line.split()[0] for line in lines if line.endswith("alive")]
+
+    assert reached_from(stack.container("hub")) == [control]
+    (notebook,) = stack.containers(stack.notebook("testuser"))
+    assert reached_from(notebook) == []
 
 
 # --- secrets ---

@@ -32,6 +32,9 @@ class Contender(Protocol):
     def stop(self, users: Sequence[str]) -> None:
         """Stop their servers at once; return when that is done as far as the contender says."""
 
+    def read_lag_s(self) -> float | None:
+        """Return the longest block of the hub's loop since the last call; None: no hub."""
+
 
 def _names(prefix: str) -> Iterator[str]:
     return (f"{prefix}{number:04d}" for number in itertools.count())
@@ -58,6 +61,10 @@ class Hub:
     def stop(self, users: Sequence[str]) -> None:
         """Ask for all to be stopped at once."""
         _at_once(self.hub.stop_server, users)
+
+    def read_lag_s(self) -> float:
+        """Ask the hub."""
+        return self.hub.read_lag_s()
 
 
 class Bare:
@@ -111,6 +118,9 @@ class Bare:
         if bad:
             raise BenchError(f"the bare engine's task failed: {bad[0]['Status']}")
         return {task["ServiceID"] for task in ours if task["Status"]["State"] == "running"}
+
+    def read_lag_s(self) -> None:
+        """Say that there is no hub."""
 
     def stop(self, users: Sequence[str]) -> None:
         """Remove the services."""

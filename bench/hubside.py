@@ -5,12 +5,14 @@ Runs inside a hub's process. All hubs are alike but for their spawner.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 from docker.types import Mount
 from jupyterhub.proxy import Proxy
 from jupyterhub.spawner import Spawner
+from tornado import web
 
 #: Name and token of the service under which the benchmark asks.
 SERVICE = "bench"
@@ -20,6 +22,32 @@ TOKEN_ENV = "BENCH_TOKEN"
 ANSWER_WITHIN_S = 150
 #: JupyterHub's default.
 HTTP_TIMEOUT_S = 30
+_LOOK_EVERY_S = 0.005
+
+
+class LagHandler(web.RequestHandler):
+    """``GET /hub/api/bench/lag``: the longest time for which the hub's loop did nothing else.
+
+    In seconds, since the last time it was asked; the first request begins to watch.
+    """
+
+    _watcher: ClassVar[asyncio.Task[None] | None] = None
+    _longest_s: ClassVar[float] = 0.0
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            asleep_at = loop.time()
+            await asyncio.sleep(_LOOK_EVERY_S)
+            late_s = loop.time() - asleep_at - _LOOK_EVERY_S
+            LagHandler._longest_s = max(LagHandler._longest_s, late_s)
+
+    def get(self) -> None:
+        """Write the seconds."""
+        if LagHandler._watcher is None:
+            LagHandler._watcher = asyncio.ensure_future(self._watch())
+        self.write(str(LagHandler._longest_s))
+        LagHandler._longest_s = 0.0
 
 
 class MemoryProxy(Proxy):  # type: ignore[misc]  # untyped
@@ -61,6 +89,7 @@ class IdleSpawner(Spawner):  # type: ignore[misc]  # untyped
 def configure(c: Any, *, spawner: str, address: str, network: str) -> None:
     """Add to the project's configuration. ``spawner`` is ours, stock or idle."""
     c.JupyterHub.proxy_class = MemoryProxy
+    c.JupyterHub.extra_handlers.append((r"/api/bench/lag", LagHandler, {}))
     c.JupyterHub.authenticator_class = "dummy"
     c.DummyAuthenticator.allow_all = True
     c.JupyterHub.hub_connect_ip = address

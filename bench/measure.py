@@ -118,7 +118,8 @@ def _restart(site: Site, contender: Contender, bounce: Figure, again: Figure) ->
 def many(
     site: Site, turns: Sequence[Contender], sizes: Sequence[int], rounds: int, report: Report
 ) -> list[Figure]:
-    """Many servers at once: from the first request to the last one ready."""
+    """Many servers at once: until the last one is ready, and how long a hub does one thing."""
+    lag = Figure("lag", f"the hub's loop blocked while {max(sizes)} start, at most")
     figures = [
         Figure(f"many-{size}", f"{size} starts at once, until all are ready", Target(ratio=1.1))
         for size in sizes
@@ -128,16 +129,20 @@ def many(
             for contender in turns:
                 report(f"{size} at once, {number + 1}/{rounds}: {contender.name}", 1)
                 users = contender.new_users(size)
+                contender.read_lag_s()
                 try:
                     with timed(figure, contender.name):
                         contender.start(users)
                 except StartFailed:
                     site.remove_services()
                     continue
+                lag_s = contender.read_lag_s()
+                if lag_s is not None and size == max(sizes):
+                    lag.add(contender.name, lag_s)
                 contender.stop(users)
                 site.wait_empty()
                 time.sleep(_SETTLE_S)
-    return figures
+    return [*figures, lag]
 
 
 def orphans(site: Site, tracked: int, tries: int, report: Report) -> list[Figure]:

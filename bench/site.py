@@ -292,6 +292,12 @@ class HubProcess:
         if answer.status_code != 204:
             raise BenchError(f"{user} does not stop: {answer.status_code} {answer.text[:300]}")
 
+    def read_lag_s(self) -> float:
+        """Return for how long at most its loop was busy with one thing since the last call."""
+        answer = self.request("GET", "/bench/lag")
+        answer.raise_for_status()
+        return float(answer.text)
+
     def hub_id(self) -> str:
         """Return the hub's identity, which its notebooks carry."""
         headers = {"Authorization": f"token {self._site.secrets['daemon_token']}"}

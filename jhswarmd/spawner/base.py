@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -49,9 +49,13 @@ _LAST_PAUSE_S = 0.5
 
 
 class Pause:
-    """Pauses between two looks at what the engine has no event for: short first, then longer."""
+    """Pauses between two looks at what the engine has no event for: short first, then longer.
 
-    def __init__(self) -> None:
+    At most ``most_s`` seconds, by which what is waited for may be noticed late.
+    """
+
+    def __init__(self, most_s: float = _LAST_PAUSE_S) -> None:
+        self._most_s = most_s
         self.reset()
 
     def reset(self) -> None:
@@ -61,7 +65,7 @@ class Pause:
     async def wait(self) -> None:
         """Wait for as long as it is worth by now."""
         await asyncio.sleep(self._next_s)
-        self._next_s = min(self._next_s * 1.5, _LAST_PAUSE_S)
+        self._next_s = min(self._next_s * 1.5, self._most_s)
 
 
 def _fit(name: str, limit: int) -> str:
@@ -225,14 +229,21 @@ class ServiceSpawner(ChoosingSpawner):
 
         One request tells both: the engine looks the service up to filter by it.
         """
-        return tasks.newest(
-            await self._engine(
-                f"look at the task of service {self.object_name}",
-                "tasks",
-                filters={"service": service_id},
-                within_s=within_s,
-            )
+        return tasks.newest(await self._list_tasks([service_id], within_s))
+
+    async def _list_tasks(
+        self, service_ids: Sequence[str], within_s: float
+    ) -> list[dict[str, Any]]:
+        """Return the tasks of these services; EngineNotFound: one of them is not there."""
+        listed: list[dict[str, Any]] = await self._engine(
+            f"look at the task of service {self.object_name}"
+            if len(service_ids) == 1
+            else f"look at the tasks of {len(service_ids)} services",
+            "tasks",
+            filters={"service": list(service_ids)},
+            within_s=within_s,
         )
+        return listed
 
     # ---- removal --------------------------------------------------------------------------
 

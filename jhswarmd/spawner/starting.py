@@ -8,7 +8,7 @@ is in either.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineError, EngineNotFound
@@ -16,11 +16,15 @@ from jhswarmd.spawner import addresses, notebook_log, tasks
 from jhswarmd.spawner.base import LOOK_CLOSER_S, Pause
 from jhswarmd.spawner.failure import StartFailed
 from jhswarmd.spawner.home import HomeSpawner
+from jhswarmd.spawner.lookout import Lookout
 from jhswarmd.spawner.progress import describe
 from jhswarmd.spawner.tasks import Failure, Phase, Task
 
 #: Seconds that the notebook's log may take.
 LOG_WITHIN_S = 3.0
+
+#: Seconds by which a start may be noticed late. Short, for all who wait look together.
+START_PAUSE_S = 0.25
 
 _CONNECT_WITHIN_S = 1.0
 #: Seconds before the hub's own timeout, which has no words for the user.
@@ -32,12 +36,15 @@ _LOG_BYTES = 64 * 1024
 class StartingSpawner(HomeSpawner):
     """A server whose service exists, on its way to an answer."""
 
+    #: Looks for all spawners.
+    _lookout: ClassVar[Lookout] = Lookout()
+
     _task: Task | None = None
     _deadline_at = 0.0
 
     async def _wait_running(self) -> Task:
         """Return the task once it runs. Raises StartFailed when it never will."""
-        pause = Pause()
+        pause = Pause(START_PAUSE_S)
         seen: tuple[str, str, str] | None = None
         since_at = closer_at = self._now()
         while True:
@@ -94,7 +101,7 @@ class StartingSpawner(HomeSpawner):
 
     async def _newest_task_of_start(self) -> Task | None:
         try:
-            return await self._newest_task(self.object_id, self._left_s())
+            return await self._lookout.newest(self.object_id, self._list_tasks, self._left_s())
         except EngineNotFound as exc:
             raise StartFailed(
                 "Your notebook was removed from the cluster while it started.",

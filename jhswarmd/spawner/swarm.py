@@ -193,7 +193,8 @@ class SwarmSpawner(StartingSpawner):
         async with self._turn():
             await self._choose_node()
             self._progress.add(*describe_choice(self._choice))
-            self._task = await self._create_until_it_runs()
+            with self._lookout.watch():
+                self._task = await self._create_until_it_runs()
         address: tuple[str, int] = await self.get_ip_and_port()
         await self._wait_answer(*address)
         return address

@@ -190,12 +190,17 @@ def orphans_list(stack: StackOption = None, as_json: JsonOption = False) -> None
 
 
 @orphans_app.command("approve")
-def orphans_approve(stack: StackOption = None) -> None:
+def orphans_approve(stack: StackOption = None, dry_run: DryRunOption = False) -> None:
     """Allow the removal of everything that is held now."""
     from jhswarmd.deploy import ask, local_engine, status
 
     client = local_engine.connect()
-    answer = ask.ask(client, status.find_stack(client, stack), "approve")
+    answer = ask.ask(client, status.find_stack(client, stack), "approve", {"dry_run": dry_run})
+    if dry_run:
+        for held in answer["held"]:
+            typer.echo(f"would approve {held['service']} of {held['user']}, held: {held['why']}")
+        typer.echo(f"{len(answer['held'])} would be approved")
+        return
     for name in answer["approved"]:
         typer.echo(f"approved {name}")
     typer.echo(f"{len(answer['approved'])} approved")

@@ -42,11 +42,12 @@ class _Connection(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         """Answer one request."""
         handlers = cast(_Server, self.server).handlers
-        self.wfile.write(json.dumps(_answer(handlers, self.rfile.readline(MAX_REQUEST))).encode())
+        self.wfile.write(json.dumps(answer(handlers, self.rfile.readline(MAX_REQUEST))).encode())
         self.wfile.write(b"\n")
 
 
-def _answer(handlers: Mapping[str, Handler], line: bytes) -> dict[str, Any]:
+def answer(handlers: Mapping[str, Handler], line: bytes) -> dict[str, Any]:
+    """Return the answer to one request as it came; whatever goes wrong is an answer too."""
     try:
         request = json.loads(line)
         handler = handlers[request["command"]]

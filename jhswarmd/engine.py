@@ -264,6 +264,19 @@ class Engine:
         newest = newest_task(task for task in tasks if task.get("NodeID"))
         return newest["NodeID"] if newest else None
 
+    def read_task_address(self, service: str, node_id: str, network: str) -> str | None:
+        """Return the address on ``network`` of a service's running task on a node, else None."""
+        with translated(f"list the tasks of {service}"):
+            tasks = self._api.tasks(
+                filters={"service": service, "node": node_id, "desired-state": "running"}
+            )
+        newest = newest_task(task for task in tasks if task["Status"]["State"] == "running")
+        for attachment in (newest or {}).get("NetworksAttachments") or ():
+            if attachment["Network"]["Spec"]["Name"] == network:
+                for address in attachment.get("Addresses") or ():
+                    return str(address).partition("/")[0]
+        return None
+
     def read_starts(self, stack: str, hub_id: str) -> int:
         """Return the highest count of starts that was recorded for a hub's database, else 0."""
         return max((starts for _, starts in self._list_starts(stack, hub_id)), default=0)

@@ -35,6 +35,7 @@ class FakeEngine:
         self.calls: list[str] = []
         self.ended: set[str] = set()
         self.node_id = "node-1"
+        self.addresses: dict[str, str] = {}
         self.hub_node: str | None = "node-1"
         self.starts: dict[str, int] = {}
         self.is_silent_about_starts = False
@@ -81,6 +82,10 @@ class FakeEngine:
 
     def read_newest_task_node(self, service: str) -> str | None:
         return self.hub_node
+
+    def read_task_address(self, service: str, node_id: str, network: str) -> str | None:
+        self.calls.append(f"read_task_address {service} {node_id} {network}")
+        return self.addresses.get(node_id)
 
 
 class FakeHub:

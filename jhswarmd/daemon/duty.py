@@ -19,13 +19,18 @@ class Duty:
     def __init__(self, engine: Engine, stack: str) -> None:
         self._engine = engine
         self._hub_service = labels.service_name(stack, "hub")
-        self._node_id = ""
+        self.node_id = ""
+        """The Swarm id of this instance's node; empty until the first look."""
         self.is_active = False
 
     def take(self) -> bool:
         """Look where the hub is, and return whether this instance is to act now."""
         # A node that leaves and joins again gets a new id, and its daemon a new start.
-        self._node_id = self._node_id or self._engine.read_node_id()
-        self.is_active = self._engine.read_newest_task_node(self._hub_service) == self._node_id
+        self.node_id = self.node_id or self._engine.read_node_id()
+        self.is_active = self.find_active() == self.node_id
         metrics.DUTY.set(self.is_active)
         return self.is_active
+
+    def find_active(self) -> str | None:
+        """Return the node whose instance is to act, None while the hub is placed nowhere."""
+        return self._engine.read_newest_task_node(self._hub_service)

@@ -17,6 +17,7 @@ from jhswarmd.daemon import web
 from jhswarmd.daemon.culler import Culler
 from jhswarmd.daemon.duty import Duty
 from jhswarmd.daemon.reflector import ALL_SERVERS, DUTY, PREPULL, Key, Reflector
+from jhswarmd.daemon.relay import Relay
 from jhswarmd.daemon.worker import Worker
 from jhswarmd.daemon.workqueue import WorkQueue
 from jhswarmd.engine import Engine
@@ -181,6 +182,7 @@ class Daemon:
             "version": __version__,
             "up_s": round(time.time() - self._started_s, 1),
             "is_active": self.duty.is_active,
+            "node_id": self.duty.node_id,
             "unready": self.unready(),
             "is_connected": self._reflector.is_connected,
             "reconnects": self._reflector.reconnects,
@@ -216,12 +218,29 @@ class Daemon:
             return "it has not done a full pass lately"
         return ""
 
-    def approve(self) -> Mapping[str, Any]:
-        """Allow the removal of what is held, and look again at once."""
+    def approve(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Allow the removal of what is held, and look again at once.
+
+        With ``dry_run`` it only tells, as ``held``, what that is and why.
+        """
+        if arguments.get("dry_run"):
+            return {"held": self._held()}
         approved = self.servers.approve()
         log.warning(event("Removal approved", services=", ".join(approved) or "none"))
         self.wake(ALL_SERVERS)
         return {"approved": approved}
+
+    def _held(self) -> list[dict[str, str]]:
+        view = self.servers.view
+        return [
+            {
+                "service": service.name,
+                "user": service.user or "",
+                "server": service.server or "",
+                "why": view.why_held.get(id_, ""),
+            }
+            for id_, service in sorted(dict(view.held).items(), key=lambda item: item[1].name)
+        ]
 
     def ask_prepull(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Tell how far the nodes are with the images: with ``anew`` of all, and begin anew.
@@ -263,15 +282,19 @@ def run(settings: Settings, *, dry_run: bool = False) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     engine = retry.blocking(ENGINE_WITHIN_S, asked_to_stop)(Engine.connect)
-    hub = Hub(HUB_URL, TOKEN.read_text().strip())
+    token = TOKEN.read_text().strip()
+    hub = Hub(HUB_URL, token)
     daemon = Daemon(settings, engine, hub, dry_run=dry_run)
     handlers: dict[str, control.Handler] = {
         "status": lambda arguments: daemon.snapshot(),
-        "approve": lambda arguments: daemon.approve(),
+        "approve": daemon.approve,
         "prepull": daemon.ask_prepull,
     }
-    server = control.Control(handlers)
-    site = web.Web(web.address_in(settings.control_subnet), daemon.unready)
+    relay = Relay(engine, daemon.duty, settings.stack_name, token)
+    server = control.Control(relay.over(handlers))
+    site = web.Web(
+        web.address_in(settings.control_subnet), daemon.unready, token=token, handlers=handlers
+    )
     daemon.start()
     site.start()
     server.start()

@@ -1,16 +1,19 @@
-"""Metrics and health over HTTP, on the daemon's control address alone.
+"""Metrics, health and commands over HTTP, on the daemon's control address alone.
 
 ``/metrics`` for Prometheus; ``/health``: the process answers; ``/ready``: it hears the engine, and
-the instance on duty has done a full pass lately, else 503.
+the instance on duty has done a full pass lately, else 503. ``POST /ctl``: one command, as on the
+control socket, for daemons that stand by; it takes the token that they share.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hmac
+import json
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -18,10 +21,11 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import make_wsgi_app
 
-from jhswarmd import metrics
+from jhswarmd import control, metrics
 from jhswarmd.errors import JhswarmdError
 
 PORT = 9108
+COMMANDS = "/ctl"
 _SIOCGIFADDR = 0x8915
 
 
@@ -30,15 +34,30 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Silent(WSGIRequestHandler):
+    timeout = control.TIMEOUT_S
+
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: a line for each scrape would bury the story."""
 
 
 class Web:
-    """Serves on ``address``; ``unready`` returns why the daemon is not ready, or an empty text."""
+    """Serves on ``address``; ``unready`` returns why the daemon is not ready, or an empty text.
 
-    def __init__(self, address: str, unready: Callable[[], str], port: int = PORT) -> None:
+    ``handlers`` are the commands for whoever shows ``token``; without a token there are none.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        unready: Callable[[], str],
+        port: int = PORT,
+        *,
+        token: str = "",
+        handlers: Mapping[str, control.Handler] | None = None,
+    ) -> None:
         self._unready = unready
+        self._token = token
+        self._handlers = handlers or {}
         self._metrics = make_wsgi_app(metrics.REGISTRY)
         self._server = make_server(address, port, self._answer, _Server, _Silent)
         self.port: int = self._server.server_port
@@ -58,6 +77,8 @@ class Web:
         if path == "/metrics":
             body: Iterable[bytes] = self._metrics(environ, start_response)
             return body
+        if path == COMMANDS:
+            return self._answer_command(environ, start_response)
         if path == "/health":
             status, text = "200 OK", "alive"
         elif path == "/ready":
@@ -65,8 +86,26 @@ class Web:
             status, text = ("503 Service Unavailable", why) if why else ("200 OK", "ready")
         else:
             status, text = "404 Not Found", "try /metrics, /health or /ready"
-        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-        return [text.encode() + b"\n"]
+        return _text(start_response, status, text)
+
+    def _answer_command(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        shown = environ.get("HTTP_AUTHORIZATION", "").encode()
+        expected = f"token {self._token}".encode()
+        if not self._token or not hmac.compare_digest(shown, expected):
+            return _text(start_response, "403 Forbidden", "not allowed")
+        length = environ.get("CONTENT_LENGTH") or "0"
+        if environ["REQUEST_METHOD"] != "POST" or not length.isdecimal():
+            return _text(start_response, "400 Bad Request", "one command, by POST")
+        if int(length) > control.MAX_REQUEST:
+            return _text(start_response, "413 Content Too Large", "too long")
+        answer = control.answer(self._handlers, environ["wsgi.input"].read(int(length)))
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [json.dumps(answer).encode()]
+
+
+def _text(start_response: Any, status: str, text: str) -> list[bytes]:
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+    return [text.encode() + b"\n"]
 
 
 def address_in(subnet: str) -> str:

@@ -53,6 +53,7 @@ class ServiceState(BaseModel):
 class NodeState(BaseModel):
     """One node of the swarm."""
 
+    id: str = ""
     name: str
     role: str
     state: str
@@ -237,7 +238,7 @@ def show(report: Report, console: Console) -> None:
     table.add_row("servers", states or "none")
     table.add_row("addresses", f"{report.addresses_used} of {report.addresses} used")
     if report.daemon is not None:
-        _add_daemon_rows(table, report.daemon)
+        _add_daemon_rows(table, report.daemon, report.nodes)
     table.add_row(
         "secrets",
         ", ".join(
@@ -247,11 +248,12 @@ def show(report: Report, console: Console) -> None:
     console.print(table)
 
 
-def _add_daemon_rows(table: Table, daemon: Mapping[str, Any]) -> None:
+def _add_daemon_rows(table: Table, daemon: Mapping[str, Any], nodes: list[NodeState]) -> None:
     servers, accounts = daemon["servers"], daemon["accounts"]
+    node = next((f" on {node.name}" for node in nodes if node.id == daemon.get("node_id")), "")
     table.add_row(
         "daemon",
-        f"{'active' if daemon['is_active'] else 'standing by'}, up {_ago(daemon['up_s'])}, "
+        f"{'active' if daemon['is_active'] else 'standing by'}{node}, up {_ago(daemon['up_s'])}, "
         f"{'hears' if daemon['is_connected'] else 'does not hear'} the engine",
     )
     last = servers["last_pass_at_s"]
@@ -298,6 +300,7 @@ def _service_state(service: Mapping[str, Any], tasks: list[dict[str, Any]]) -> S
 
 def _node_state(node: Mapping[str, Any]) -> NodeState:
     return NodeState(
+        id=node["ID"],
         name=node["Description"]["Hostname"],
         role=node["Spec"]["Role"],
         state=node["Status"]["State"],

@@ -55,6 +55,8 @@ class ServersView:
     tracked: int = 0
     by_verdict: dict[str, int] = field(default_factory=dict)
     held: dict[str, NotebookService] = field(default_factory=dict)
+    why_held: dict[str, str] = field(default_factory=dict)
+    """Reasons by the ids of what is held, and maybe of what was."""
     removals: deque[Removal] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     last_pass_s: float | None = None
 
@@ -128,6 +130,9 @@ class Servers:
         self.view.by_verdict = counts
         self.view.held = {
             id_: held for id_, held in self.view.held.items() if id_ in {o.id for o in orphans}
+        }
+        self.view.why_held = {
+            id_: why for id_, why in self.view.why_held.items() if id_ in self.view.held
         }
         self._remove(orphans, hub)
         for user, server in vanished(services, hub, users.values()):
@@ -253,6 +258,7 @@ class Servers:
                     why=why,
                 )
             )
+        self.view.why_held[service.id] = why
         self.view.held[service.id] = service
         metrics.ORPHANS_HELD.set(len(self.view.held))
 

@@ -206,3 +206,36 @@ def test_half_a_listing_is_no_listing(
     assert (found.id, found.user, found.server, found.hub_id) == (service.id, "ann", "", "h")
     with proxy.fault(fault, path=r"^/services\?"), pytest.raises(EngineUnavailable):
         behind.list_notebooks("view")
+
+
+def test_a_daemon_is_found_at_its_address_on_the_network_that_is_asked_for(
+    engine: Lab, view: Engine, small_image: str, create_service: CreateService
+) -> None:
+    name = f"view-{random.token_hex(4)}"
+    network, other = (
+        engine.client.networks.create(f"{name}-{which}", driver="overlay", scope="swarm")
+        for which in ("control", "other")
+    )
+    node_id = view.read_node_id()
+    try:
+        service = create_service(
+            small_image,
+            name=name,
+            networks=[other.name, network.name],
+            endpoint_spec={"Mode": "dnsrr"},
+        )
+        address = wait_until(
+            lambda: view.read_task_address(name, node_id, network.name), 60, what="the address"
+        )
+        task = next(task for task in service.tasks() if task["Status"]["State"] == "running")
+        assert [f"{address}/24"] == next(
+            each["Addresses"]
+            for each in task["NetworksAttachments"]
+            if each["Network"]["ID"] == network.id
+        )
+        assert view.read_task_address(name, node_id, "nosuch") is None
+        service.remove()
+        wait_until(lambda: not engine.client.api.tasks(filters={"name": name}), 60)
+    finally:
+        for each in (network, other):
+            each.remove()

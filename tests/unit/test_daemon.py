@@ -283,3 +283,18 @@ def test_a_standby_is_ready_without_a_full_pass_and_the_active_one_is_not():
     assert "full pass" in daemon.unready()
     daemon.servers.reconcile_all()
     assert daemon.unready() == ""
+
+
+def test_an_approval_on_trial_tells_what_is_held_and_why_and_approves_nothing():
+    engine = FakeEngine(*(make_service(id=f"s{n}", user=f"user{n}") for n in range(4)))
+    daemon = make_daemon(engine, FakeHub())
+    daemon.servers.reconcile_all()
+    held = daemon.approve({"dry_run": True})["held"]
+    assert [(each["user"], each["why"]) for each in held] == [
+        (f"user{n}", "too many at once") for n in range(4)
+    ]
+    daemon.servers.reconcile_all()
+    assert engine.removed == []
+    daemon.approve({})
+    daemon.servers.reconcile_all()
+    assert sorted(engine.removed) == ["s0", "s1", "s2", "s3"]

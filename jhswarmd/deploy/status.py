@@ -118,7 +118,9 @@ def gather(client: docker.DockerClient, stack: str) -> Report:
         api = client.api
         nodes = api.nodes()
         tasks = api.tasks(filters={"label": f"{labels.STACK_NAMESPACE}={stack}"})
-        networks = api.networks(names=[labels.network_name(stack, "notebooks")])
+        name = labels.network_name(stack, "notebooks")
+        # The engine looks for names that contain it.
+        networks = [each for each in api.networks(names=[name]) if each["Name"] == name]
     services = stacks.list_services(client, stack)
     by_service: dict[str, list[dict[str, Any]]] = {}
     for task in tasks:

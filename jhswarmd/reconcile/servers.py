@@ -87,8 +87,6 @@ class Servers:
         self._dry_run = dry_run
         self._breaker = Breaker()
         self._approved: frozenset[str] = frozenset()
-        #: The highest count of starts of each hub that was seen, as recorded in Swarm.
-        self._newest_starts: dict[str, int] = {}
         self._holds_for_older_database = False
         self._is_database_approved = False
         self._seen: dict[str, NotebookService] = {}
@@ -230,20 +228,19 @@ class Servers:
         It counts fewer starts then than were recorded; servers that it has forgotten may be
         somebody's day. Raises EngineError when nobody can tell.
         """
-        if hub.hub_id not in self._newest_starts:
-            self._newest_starts[hub.hub_id] = self._engine.read_starts(self._stack, hub.hub_id)
-        return hub.starts < self._newest_starts[hub.hub_id]
+        # Read each time: another daemon may have recorded more since this one was last on duty.
+        return hub.starts < self._engine.read_starts(self._stack, hub.hub_id)
 
     def _record_starts(self, hub: HubIdentity) -> None:
         """Record in Swarm how often this hub was started, for the daemons to come."""
         is_approved, self._is_database_approved = self._is_database_approved, False
-        is_older = self._is_older(hub)
-        if self._dry_run or hub.starts == self._newest_starts[hub.hub_id]:
+        recorded = self._engine.read_starts(self._stack, hub.hub_id)
+        is_older = hub.starts < recorded
+        if self._dry_run or hub.starts == recorded:
             return
         if is_older and not is_approved:
             return
         self._engine.record_starts(self._stack, hub.hub_id, hub.starts)
-        self._newest_starts[hub.hub_id] = hub.starts
         self._holds_for_older_database = False
         if is_older:
             log.warning(event("The older database is the right one from now on", starts=hub.starts))

@@ -289,3 +289,17 @@ def test_an_orphan_is_counted_once_however_often_it_is_seen():
     servers.reconcile_all()
     assert engine.removed == []
     assert seen() - before == 5
+
+
+def test_what_another_daemon_recorded_meanwhile_counts_too():
+    engine, hub = FakeEngine(), FakeHub(identity=make_identity(starts=5))
+    servers = reconciler(engine, hub)
+    servers.reconcile_all()
+    engine.starts[HUB_ID] = 9  # by the daemon beside the hub, until its node was lost
+    engine.services["s1"] = make_service(id="s1")
+    for starts in (5, 6):
+        hub.identity = make_identity(starts=starts)
+        servers.reconcile_one("s1")
+        servers.reconcile_all()
+    assert engine.removed == []
+    assert engine.starts == {HUB_ID: 9}

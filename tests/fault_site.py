@@ -279,8 +279,8 @@ class FaultSite:
 
     # --- what must hold after every fault ---
 
-    def wait_converged(self, spared: set[str] = frozenset()) -> None:  # type: ignore[assignment]
-        """Return when hub and engine have the same servers; ``spared`` are ids to overlook."""
+    def wait_converged(self) -> None:
+        """Return when hub and engine have the same servers, and the daemon is ready."""
 
         def agrees() -> bool:
             answer = self.hub.request("GET", "/users?state=active").json()
@@ -293,7 +293,6 @@ class FaultSite:
             found = [
                 (labels.of(each)[labels.USER], labels.of(each)[labels.SERVER])
                 for each in self.notebooks()
-                if each["ID"] not in spared
             ]
             is_settled = all(each["ready"] for each in servers.values())
             return is_settled and sorted(found) == sorted(servers)

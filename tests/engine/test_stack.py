@@ -8,7 +8,8 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from tests.wait import wait_until
 
 _DOWN = (requests.RequestException, OSError)
 CreateOrphan = Callable[..., Service]
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 @pytest.fixture
@@ -44,12 +46,13 @@ def create_like_notebook(
     numbers = itertools.count()
     notebook_labels = stack.notebook("testuser").attrs["Spec"]["Labels"]
 
-    def create(**changes: str | None) -> Service:
+    def create(options: Mapping[str, Any] = NO_OPTIONS, /, **changes: str | None) -> Service:
         merged = {**notebook_labels, labels.SPAWN: "made-by-hand", **_spelled(changes)}
         return create_service(
             small_image,
             name=f"by-hand-{next(numbers)}",
             labels={key: value for key, value in merged.items() if value is not None},
+            **options,
         )
 
     return create
@@ -422,6 +425,32 @@ def test_suspicious_number_of_orphans_is_held_until_approved(
     stack.cli("orphans", "approve")
     for orphan in left:
         _wait_gone(orphan, 30)
+
+
+def test_orphan_made_while_the_hub_was_away_goes_soon_after_its_first_answer(
+    stack: Stack, create_like_notebook: CreateOrphan
+) -> None:
+    stack.container("hub").kill()
+    orphan = create_like_notebook(user="somebody-else")
+    stack.wait_healthy()
+    print(f"seconds: {_wait_gone(orphan, 15):.2f}")
+
+
+def test_a_hundred_orphans_are_gone_soon_after_their_approval(
+    stack: Stack, create_like_notebook: CreateOrphan
+) -> None:
+    nowhere = {"constraints": ["node.labels.nobody==has"]}
+    orphans = [create_like_notebook(nowhere, user=f"ghost-{number}") for number in range(100)]
+
+    def count_held() -> bool:
+        held = stack.status()["daemon"]["servers"]["held"]
+        return len(held) == sum(_exists(orphan) for orphan in orphans)
+
+    wait_until(count_held, 60, what="what was not removed is held")
+    started = time.monotonic()
+    stack.cli("orphans", "approve")
+    wait_until(lambda: not any(map(_exists, orphans)), 60, what="all of them are gone")
+    print(f"seconds: {time.monotonic() - started:.2f}")
 
 
 def test_orphans_of_an_older_database_are_held_by_a_daemon_that_never_saw_the_newer_one(

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 
 from jhswarmd import labels
-from jhswarmd.hubext import config, identity, oauth
+from jhswarmd.hubext import auth, config, identity, oauth
 from jhswarmd.hubext.handlers import REPORT_SCOPE, handlers
-from jhswarmd.settings import SECRETS_DIR, Settings
+from jhswarmd.settings import SECRETS_DIR, RemovedUserServers, Settings
 
 c = get_config()
 settings = Settings.from_environ(os.environ)
@@ -45,7 +45,9 @@ c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0}
 # ---- who may do what --------------------------------------------------------------------------
 
 hub = identity.load(settings.database_url, is_start=identity.is_hub_start())
-c.JupyterHub.extra_handlers = handlers(hub)
+c.JupyterHub.extra_handlers = handlers(
+    hub, stops_removed=settings.removed_user_servers is RemovedUserServers.stop
+)
 
 config.add_service(
     c,
@@ -90,6 +92,9 @@ else:
     c.PAMAuthenticator.open_sessions = False
     # The group of the accounts that the daemon made from the list.
     c.PAMAuthenticator.allowed_groups = {"jhswarmd"}
+    # Who is removed from the list is logged out, and the tokens that they made end too.
+    c.Authenticator.auth_refresh_age = auth.REFRESH_AGE_S
+    c.Authenticator.auth_refresh_strict = True
 
 # ---- notebooks --------------------------------------------------------------------------------
 

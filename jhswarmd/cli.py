@@ -11,7 +11,8 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from jhswarmd import __version__, log
+from jhswarmd import __version__, cli_users, log
+from jhswarmd.cli_options import DryRunOption, JsonOption, StackOption
 from jhswarmd.errors import JhswarmdError, UsageError
 from jhswarmd.settings import Settings
 
@@ -26,19 +27,12 @@ app = typer.Typer(
 )
 orphans_app = typer.Typer(help="Notebook services that the hub does not have.")
 app.add_typer(orphans_app, name="orphans", no_args_is_help=True)
+app.add_typer(cli_users.app, name="users", no_args_is_help=True)
 
 EnvOption = Annotated[
     Optional[str],  # noqa: UP045 - typer reads annotations at run time, on Python 3.10 too
     typer.Option("--env", metavar="NAME", help="Profile; default: JHSWARMD_ENV, else 'default'."),
 ]
-StackOption = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--stack", metavar="NAME", help="Stack, where the swarm has several."),
-]
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done and why; remove nothing.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """How the command line reaches the daemon: a socket inside the daemon's own container.
 
 One line of JSON in, one line of JSON out: ``{"command": ..., "arguments": {...}}``, answered by
-``{"result": ...}`` or ``{"error": {"what", "why", "remedy"}}``. Whoever can run a program in the
-container can reach it (mode 0600), nobody else. Arguments may hold secrets: nothing here logs or
-repeats them.
+``{"result": ...}`` or ``{"error": {"what", "why", "remedy"}}``. With ``"is_now": false`` in it
+the same request may be granted a moment later. Whoever can run a program in the container can
+reach it (mode 0600), nobody else. Arguments may hold secrets: nothing here logs or repeats them.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from jhswarmd.errors import JhswarmdError
+from jhswarmd.errors import JhswarmdError, NotNow
 
 log = logging.getLogger(__name__)
 
 SOCKET = Path("/run/jhswarmd/control.sock")
 #: Seconds until a request without an answer is given up.
 TIMEOUT_S = 30.0
-#: Bytes of a request; the largest argument is a list of users, as large as a secret may be.
-MAX_REQUEST = 1024 * 1024
+#: Bytes of a request; the largest argument is a list of users, of some ten thousand hashes.
+MAX_REQUEST = 8 * 1024 * 1024
 
 #: Takes a command's arguments and returns its result. A JhswarmdError is told to who asked.
 Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -57,7 +57,8 @@ def answer(handlers: Mapping[str, Handler], line: bytes) -> dict[str, Any]:
     try:
         return {"result": handler(arguments)}
     except JhswarmdError as exc:
-        return {"error": {"what": exc.what, "why": exc.why, "remedy": exc.remedy}}
+        error = {"what": exc.what, "why": exc.why, "remedy": exc.remedy}
+        return {"error": {**error, "is_now": False} if isinstance(exc, NotNow) else error}
     except Exception as exc:  # noqa: BLE001 - an error in one must not end the connection unanswered
         # Neither its text nor its traceback: they may hold an argument.
         log.error("A command failed in a way that nobody foresaw: %s", type(exc).__name__)
@@ -112,14 +113,16 @@ def exchange(request: Mapping[str, Any], path: Path = SOCKET) -> dict[str, Any]:
                 "what": "The daemon does not answer",
                 "why": str(exc),
                 "remedy": "See 'docker service logs' of the service jhswarmd.",
+                "is_now": False,
             }
         }
     return answer
 
 
 def result_of(answer: Mapping[str, Any]) -> Any:
-    """Return the result in an answer, or raise its error as JhswarmdError."""
+    """Return the result in an answer, or raise its error as JhswarmdError or NotNow."""
     if "error" in answer:
         error = answer["error"]
-        raise JhswarmdError(error["what"], why=error.get("why", ""), remedy=error.get("remedy", ""))
+        kind = JhswarmdError if error.get("is_now", True) else NotNow
+        raise kind(error["what"], why=error.get("why", ""), remedy=error.get("remedy", ""))
     return answer["result"]

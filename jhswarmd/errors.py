@@ -4,6 +4,7 @@ The tree::
 
     JhswarmdError               what happened, why, what to do next
       UsageError                the command line or a file of the administrator is wrong
+      NotNow                    the daemon is away or busy; the same request may be granted soon
       EngineError               the engine answered, and said no
         EngineNotFound          404: the one definite 'gone'
         EngineConflict          409: the name exists
@@ -48,6 +49,10 @@ class UsageError(JhswarmdError):
     """The command line, or a file of the administrator, is wrong; nothing was changed."""
 
     exit_code = 2
+
+
+class NotNow(JhswarmdError):
+    """The daemon is away, or busy with another change; the same request may be granted soon."""
 
 
 class EngineError(JhswarmdError):

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any
 
 from jhswarmd import labels
@@ -41,6 +42,11 @@ class Existing:
     """How many parts this generation has."""
     request: str = ""
     """The id of the request that made it, if it was one."""
+
+    @property
+    def created(self) -> datetime:
+        """When it was created; the engine's nanoseconds are more than Python takes."""
+        return datetime.fromisoformat(self.created_at[:19]).replace(tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,18 @@ class Hub:
         path = f"/jhswarmd/users/{quote(user, safe='')}/servers/{quote(server, safe='')}"
         self._request("POST", path, accepted=(404,))  # the hub has forgotten it by itself
 
+    def look_at_removed_users(self) -> tuple[list[str], bool]:
+        """Let the hub look for running servers of users without an account.
+
+        Returns whose they are, and whether the hub stops them.
+        """
+        path = "/jhswarmd/removed-users"
+        try:
+            answer = self._request("POST", path).json()
+        except requests.JSONDecodeError as exc:
+            raise HubUnknown(f"The hub's answer to POST {path} is no JSON") from exc
+        return _need(answer, "users", list), _need(answer, "stops", bool)
+
     def restore_routes(self) -> None:
         """Let the hub compare the proxy's routes with what it knows, and add what is missing."""
         self._request("POST", "/proxy")

@@ -98,6 +98,13 @@ class VolumeNodePolicy(str, Enum):
     relaxed = "relaxed"
 
 
+class RemovedUserServers(str, Enum):
+    """What happens to the running server of a user whose account is removed."""
+
+    keep = "keep"
+    stop = "stop"
+
+
 class SharedVolume(NamedTuple):
     """One mount that all notebooks have: a volume's name or a node's directory, and where."""
 
@@ -307,6 +314,9 @@ class Settings(BaseModel):
     """Seconds between full passes of the daemon, with jitter; events do the work in between."""
     accounts_wait_s: int = Field(15, ge=0)
     """Seconds a starting hub waits for its accounts before it starts without them."""
+    removed_user_servers: RemovedUserServers = RemovedUserServers.keep
+    """Running servers of users who are removed from the list: ``keep``, because work may be in
+    them; ``stop``. Their volumes stay either way."""
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
     log_format: LogFormat = LogFormat.text
     engine_socket: str = Field("/var/run/docker.sock", pattern=r"^/")

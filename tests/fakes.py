@@ -5,11 +5,22 @@ Unit tests alone use them; what they claim is shown on a real engine and hub in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timezone
+from typing import Any
 
+from jhswarmd import generations
 from jhswarmd.engine import LocalContainer
-from jhswarmd.errors import EngineNotFound, EngineUnavailable, HubUnknown
+from jhswarmd.errors import (
+    EngineConflict,
+    EngineError,
+    EngineNotFound,
+    EngineUnavailable,
+    HubUnknown,
+)
+from jhswarmd.generations import Existing
 from jhswarmd.model import HubIdentity, HubUser, NotebookService
+from jhswarmd.reconcile import references
 
 from .factories import make_identity
 
@@ -34,6 +45,10 @@ class FakeEngine:
         self.removed: list[str] = []
         self.calls: list[str] = []
         self.ended: set[str] = set()
+        self.files: dict[tuple[str, str], bytes] = {}
+        self.secrets: dict[str, tuple[str, bytes, dict[str, str]]] = {}
+        self.spec: dict[str, Any] = {"TaskTemplate": {"ContainerSpec": {}}}
+        self.task: Mapping[str, Any] | None = None
         self.node_id = "node-1"
         self.addresses: dict[str, str] = {}
         self.hub_node: str | None = "node-1"
@@ -69,6 +84,51 @@ class FakeEngine:
             raise EngineNotFound("no such container")
         self.uploads.append((container_id, path, archive))
 
+    def read_file(self, container_id: str, path: str) -> bytes:
+        if (container_id, path) not in self.files:
+            raise EngineNotFound("no such file")
+        return self.files[container_id, path]
+
+    def list_secrets(self, stack: str) -> list[Existing]:
+        return [
+            each
+            for id_, (name, _, marks) in self.secrets.items()
+            if (each := generations.read(_inspected(id_, name, marks))) is not None
+        ]
+
+    def create_secret(self, name: str, content: bytes, marks: Mapping[str, str]) -> str:
+        if any(held == name for held, _, _ in self.secrets.values()):
+            raise EngineConflict("the name is taken")
+        id_ = f"id-{name}"
+        self.secrets[id_] = (name, content, dict(marks))
+        return id_
+
+    def remove_secret(self, secret_id: str) -> None:
+        if secret_id in references.mounted(self.spec):
+            raise EngineError("it is mounted")
+        del self.secrets[secret_id]
+
+    def mount(self, kind: str, *secret_ids: str) -> None:
+        """Make the daemon's service, and the task that it is, mount these secrets."""
+        mounted = [
+            {"SecretID": id_, "SecretName": self.secrets[id_][0], "File": {"Name": kind}}
+            for id_ in secret_ids
+        ]
+        self.spec = {"TaskTemplate": {"ContainerSpec": {"Secrets": mounted}}}
+        self.task = self.spec["TaskTemplate"]
+
+    def change_service(
+        self, service: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
+    ) -> bool:
+        self.calls.append(f"change_service {service}")
+        changed = change(self.spec)
+        if changed is not None:
+            self.spec = dict(changed)
+        return changed is not None
+
+    def read_own_task(self) -> Mapping[str, Any] | None:
+        return self.task
+
     def read_node_id(self) -> str:
         return self.node_id
 
@@ -88,6 +148,11 @@ class FakeEngine:
         return self.addresses.get(node_id)
 
 
+def _inspected(id_: str, name: str, marks: Mapping[str, str]) -> dict[str, Any]:
+    now = datetime.now(timezone.utc).isoformat()
+    return {"ID": id_, "CreatedAt": now, "Spec": {"Name": name, "Labels": dict(marks)}}
+
+
 class FakeHub:
     """Users and their servers in memory. ``unknown`` makes every answer unclear."""
 
@@ -96,6 +161,8 @@ class FakeHub:
         self.identity = identity or make_identity()
         self.unknown = False
         self.restored = 0
+        self.removed_users: list[str] = []
+        self.stops_removed = False
         self.reports: list[tuple[str, str]] = []
         self.calls: list[str] = []
 
@@ -119,6 +186,10 @@ class FakeHub:
     def report_vanished(self, user: str, server: str) -> None:
         self._answer("report_vanished")
         self.reports.append((user, server))
+
+    def look_at_removed_users(self) -> tuple[list[str], bool]:
+        self._answer("look_at_removed_users")
+        return self.removed_users, self.stops_removed
 
     def restore_routes(self) -> None:
         self._answer("restore_routes")

@@ -70,7 +70,12 @@ class Stack:
         write_users(env_dir, self.profile)
 
     def cli(
-        self, *args: str, check: bool = True, timeout_s: float = 120, env: Mapping[str, str] = {}
+        self,
+        *args: str,
+        check: bool = True,
+        timeout_s: float = 120,
+        env: Mapping[str, str] = {},
+        input: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run ``jhswarmd`` in the lab, with the suite's profiles."""
         return self.lab.run(
@@ -78,6 +83,7 @@ class Stack:
             check=check,
             timeout_s=timeout_s,
             env={"JHSWARMD_ENV_DIR": str(self.env_dir), **env},
+            input=input,
         )
 
     def up(self) -> float:

@@ -35,6 +35,8 @@ class Key(NamedTuple):
 
 
 ACCOUNTS = Key("accounts")
+#: Servers of users whose account is gone.
+REMOVED_USERS = Key("accounts", "removed")
 ROUTES = Key("routes")
 ALL_SERVERS = Key("servers")
 DUTY = Key("duty")
@@ -51,6 +53,9 @@ def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
         return (Key("server", event.id),)
     if event.type == "node":
         return (PREPULL,) if event.action in ("create", "update") else ()
+    if event.type == "secret":
+        # Maybe a newer list of users, which another manager's daemon made.
+        return (ACCOUNTS,) if event.action == "create" else ()
     if event.type == "container":
         service = event.attributes.get(labels.SERVICE_NAME, "")
         if service == labels.service_name(stack, "hub"):
@@ -58,7 +63,7 @@ def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
                 return (ACCOUNTS, DUTY)
             if event.action == "health_status: healthy":
                 # What waits in a backoff for the hub need not wait any longer.
-                return (ALL_SERVERS, ROUTES)
+                return (ALL_SERVERS, ROUTES, REMOVED_USERS)
             return (DUTY,) if event.action == "die" else ()
         if service == labels.service_name(stack, "proxy"):
             return (ROUTES,) if event.action == "health_status: healthy" else ()

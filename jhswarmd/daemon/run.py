@@ -16,8 +16,17 @@ from jhswarmd import __version__, control, retry
 from jhswarmd.daemon import web
 from jhswarmd.daemon.culler import Culler
 from jhswarmd.daemon.duty import Duty
-from jhswarmd.daemon.reflector import ALL_SERVERS, DUTY, PREPULL, Key, Reflector
+from jhswarmd.daemon.reflector import (
+    ACCOUNTS,
+    ALL_SERVERS,
+    DUTY,
+    PREPULL,
+    REMOVED_USERS,
+    Key,
+    Reflector,
+)
 from jhswarmd.daemon.relay import Relay
+from jhswarmd.daemon.usercommands import UserCommands
 from jhswarmd.daemon.worker import Worker
 from jhswarmd.daemon.workqueue import WorkQueue
 from jhswarmd.engine import Engine
@@ -26,8 +35,10 @@ from jhswarmd.hub import Hub
 from jhswarmd.log import event
 from jhswarmd.reconcile.accounts import Accounts
 from jhswarmd.reconcile.prepull import Prepull
+from jhswarmd.reconcile.removed import RemovedUsers
 from jhswarmd.reconcile.routes import Routes
 from jhswarmd.reconcile.servers import PENDING_AGAIN_S, Servers
+from jhswarmd.reconcile.users import Users
 from jhswarmd.settings import SECRETS_DIR, Settings
 
 log = logging.getLogger(__name__)
@@ -62,7 +73,12 @@ class Daemon:
         self._started_s = time.time()
         self.duty = Duty(engine, stack)
         self.servers = Servers(engine, hub, stack, self.duty.take, dry_run=dry_run)
-        self.accounts = Accounts(engine, stack)
+        self.users = Users(engine, stack, self._stop)
+        self.accounts = Accounts(
+            engine, stack, self.users, on_delivered=lambda: self.wake(REMOVED_USERS)
+        )
+        self.user_commands = UserCommands(self.users, self.accounts, lambda: self.wake(ACCOUNTS))
+        self.removed_users = RemovedUsers(hub)
         self.routes = Routes(hub)
         self.prepull = Prepull(
             engine,
@@ -126,8 +142,10 @@ class Daemon:
 
     def _reconcile_accounts(self, key: Key) -> float | None:
         # Not a matter of duty: only the local engine can upload to the local container.
-        self.accounts.reconcile()
-        return None
+        if key == REMOVED_USERS:
+            is_here = bool(self.accounts.view.delivered_to)
+            return self.removed_users.reconcile() if is_here else None
+        return self.accounts.reconcile()
 
     def _reconcile_routes(self, key: Key) -> float | None:
         # Nor is this: only the proxy's own node hears that it started.
@@ -202,7 +220,12 @@ class Daemon:
                 "names": len(accounts.names),
                 "refused": accounts.refused,
                 "plain": accounts.plain,
+                "pending": accounts.pending,
                 "delivered_to": accounts.delivered_to,
+                "generation": accounts.generation,
+                "mounted": self.users.mounted,
+                "has_testuser": "testuser" in accounts.names,
+                "removed_with_servers": sorted(self.removed_users.with_servers),
             },
             "routes": {"restored_at_s": self.routes.restored_at_s},
             "prepull": self.prepull.view,
@@ -289,6 +312,8 @@ def run(settings: Settings, *, dry_run: bool = False) -> None:
         "status": lambda arguments: daemon.snapshot(),
         "approve": daemon.approve,
         "prepull": daemon.ask_prepull,
+        "users": daemon.user_commands.list_accounts,
+        "users_change": daemon.user_commands.change,
     }
     relay = Relay(engine, daemon.duty, settings.stack_name, token)
     server = control.Control(relay.over(handlers))

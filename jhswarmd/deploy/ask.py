@@ -13,12 +13,14 @@ from typing import Any
 
 import docker
 from docker.utils.socket import STDOUT, frames_iter
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from jhswarmd import control, labels
 from jhswarmd.engine_errors import translated
-from jhswarmd.errors import JhswarmdError
+from jhswarmd.errors import EngineConflict, EngineNotFound, EngineUnavailable, NotNow
 
-Arguments = Mapping[str, Any]
+#: Seconds in which a daemon that restarts is back, and a change that another made is done.
+BACK_WITHIN_S = 40.0
 
 
 def ask(
@@ -29,7 +31,7 @@ def ask(
 ) -> Any:
     """Send a command to the daemon of this node, and return its result.
 
-    Raises JhswarmdError when no daemon answers, or with what it answers as an error.
+    Raises NotNow when no daemon answers, JhswarmdError with what it answers as an error.
     """
     if control.SOCKET.exists():
         return control.ask(command, arguments)
@@ -38,7 +40,7 @@ def ask(
     with translated("reach the daemon"):
         found = client.api.containers(filters={"label": f"{labels.SERVICE_NAME}={name}"})
         if not found:
-            raise JhswarmdError(
+            raise NotNow(
                 "No daemon runs on this node",
                 remedy="Run the command on a manager that 'docker service ps' names for it.",
             )
@@ -46,11 +48,30 @@ def ask(
     try:
         answer = json.loads(output)
     except ValueError:
-        raise JhswarmdError(
+        raise NotNow(
             "The daemon does not answer",
             remedy=f"See 'docker service logs {name}'.",
         ) from None
     return control.result_of(answer)
+
+
+def ask_patiently(
+    client: docker.DockerClient,
+    stack: str,
+    command: str,
+    arguments: Mapping[str, Any] | None = None,
+) -> Any:
+    """Do as ``ask``, and ask again for ``BACK_WITHIN_S`` seconds while the daemon is away or busy.
+
+    What is asked must be the same when it is asked twice: an answer may be lost.
+    """
+    return Retrying(
+        # Its container is being replaced: not there, or stopping.
+        retry=retry_if_exception_type((NotNow, EngineNotFound, EngineConflict, EngineUnavailable)),
+        stop=stop_after_delay(BACK_WITHIN_S),
+        wait=wait_random_exponential(multiplier=0.1, max=0.5),
+        reraise=True,
+    )(ask, client, stack, command, arguments)
 
 
 def _run(api: docker.APIClient, container_id: str, command: list[str], given: bytes) -> bytes:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import docker
 
 from jhswarmd import labels
-from jhswarmd.deploy import tls
+from jhswarmd.deploy import tls, users
 from jhswarmd.deploy.profile import Profile
 from jhswarmd.engine import Engine
 from jhswarmd.errors import EngineConflict, EngineError
@@ -25,8 +25,10 @@ from jhswarmd.generations import (
     Existing,
     marks,
     newest,
+    part_names,
     source_label,
     source_matches,
+    split,
     whole,
 )
 
@@ -46,26 +48,34 @@ class Kind:
 
     ``names`` are the kinds in it: one, or certificate and key. ``generate`` makes contents for
     all of them, in order; None: it exists only when the profile supplies it. ``guessable``
-    contents are recognised by a salted slow hash.
+    contents are recognised by a salted slow hash. A ``seeded`` kind is made from the profile's
+    file once; later changes go through the daemon, which can read what is there.
     """
 
     names: tuple[str, ...]
     generate: Callable[[Profile], tuple[bytes, ...]] | None
     guessable: bool = False
+    seeded: bool = False
 
 
 def _single(
-    name: str, generate: Callable[[Profile], bytes] | None, *, guessable: bool = False
+    name: str,
+    generate: Callable[[Profile], bytes] | None,
+    *,
+    guessable: bool = False,
+    seeded: bool = False,
 ) -> Kind:
     return Kind(
         names=(name,),
         generate=(lambda profile: (generate(profile),)) if generate else None,
         guessable=guessable,
+        seeded=seeded,
     )
 
 
+USERS = _single("users", _no_accounts, guessable=True, seeded=True)
 KINDS: tuple[Kind, ...] = (
-    _single("users", _no_accounts, guessable=True),
+    USERS,
     _single("cookie_secret", _random_hex),
     _single("proxy_auth_token", _random_hex),
     _single("daemon_token", _random_hex),
@@ -103,9 +113,22 @@ def plan(profile: Profile, existing: Sequence[Existing]) -> list[Create]:
             continue
         if supplied and current and source_matches(current.source, supplied):
             continue
+        if kind.seeded and current:
+            continue
         used = [each.generation for each in existing if whole(each.kind) in kind.names]
         creations.append(Create(kind, max(used, default=0) + 1, supplied))
     return creations
+
+
+def changed_users(profile: Profile, existing: Sequence[Existing]) -> bytes | None:
+    """Return the profile's list of users when it is not the one that was applied last.
+
+    None also when there is no such file, or nothing was ever applied.
+    """
+    supplied, current = _supplied(profile, USERS), newest(existing, *USERS.names)
+    if supplied is None or current is None or source_matches(current.source, supplied):
+        return None
+    return supplied[0]
 
 
 def _supplied(profile: Profile, kind: Kind) -> tuple[bytes, ...] | None:
@@ -120,8 +143,13 @@ def list_existing(client: docker.DockerClient, stack: str) -> list[Existing]:
     return Engine(client).list_secrets(stack)
 
 
-def create(client: docker.DockerClient, profile: Profile, creation: Create) -> None:
-    """Carry out one planned creation.
+def create(
+    client: docker.DockerClient,
+    profile: Profile,
+    creation: Create,
+    tell: Callable[[str], None] = lambda detail: None,
+) -> None:
+    """Carry out one planned creation; ``tell`` hears of what takes long in it.
 
     A name that exists already is an interrupted run's, or another's who does the same at this
     moment. Its content is unknown, so it is an error; the next run plans a later generation.
@@ -134,7 +162,12 @@ def create(client: docker.DockerClient, profile: Profile, creation: Create) -> N
         assert kind.generate is not None
         contents, source = kind.generate(profile), GENERATED
     stack, engine = profile.settings.stack_name, Engine(client)
-    for name, content in zip(kind.names, contents, strict=True):
+    names = kind.names
+    if kind.seeded:
+        # Only hashes leave this machine.
+        contents = split(users.hash_list(contents[0], tell).encode())
+        names = part_names(kind.names[0], len(contents))
+    for name, content in zip(names, contents, strict=True):
         if len(content) > MAX_BYTES:
             raise EngineError(
                 f"The secret '{name}' is too large",
@@ -142,9 +175,12 @@ def create(client: docker.DockerClient, profile: Profile, creation: Create) -> N
                 remedy="Make the file smaller.",
             )
         full_name = labels.secret_name(stack, name, creation.generation)
+        parts = len(contents) if kind.seeded else 1
         try:
             engine.create_secret(
-                full_name, content, marks(stack, name, creation.generation, source)
+                full_name,
+                content,
+                marks(stack, name, creation.generation, source, parts=parts),
             )
         except EngineConflict as exc:
             raise EngineConflict(

@@ -24,6 +24,7 @@ from jhswarmd import assets, labels
 from jhswarmd.deploy.progress import Progress, Step
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineNotFound, JhswarmdError
+from jhswarmd.generations import whole
 from jhswarmd.settings import PublishMode, Settings
 
 #: Seconds that a healthy deployment may take, a pull of the images on a slow link included.
@@ -82,6 +83,9 @@ def render(settings: Settings, values: Placeholders) -> str:
     if settings.uses_oauth:
         path = settings.oauth_client_secret_file_path
         _add_secret(document, "hub", values.secrets, "oauth_client_secret", path)
+    for kind in values.secrets:
+        if kind != "users" and whole(kind) == "users":
+            _add_secret(document, "jhswarmd", values.secrets, kind, kind)
     if "registry_login" in values.secrets:
         for role in ("hub", "jhswarmd"):
             _add_secret(document, role, values.secrets, "registry_login", "registry_login")

@@ -30,6 +30,8 @@ from jhswarmd.settings import Settings
 
 #: A share of the notebooks' addresses above which somebody should look.
 ADDRESSES_FULL = 0.8
+#: Names under which nobody but this machine's own users reach the hub.
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 class Health(IntEnum):
@@ -80,6 +82,10 @@ class Report(BaseModel):
     addresses: int
     daemon: dict[str, Any] | None
     daemon_error: str = ""
+    host: str = ""
+    """The name under which browsers reach the hub; empty: not known."""
+    removed_user_servers: str = ""
+    """What happens to running servers of users who are removed; empty: not known."""
     scattered_over: list[str] = []
     """The nodes that take notebooks, when each keeps the files of its own to itself; else none."""
     health: str = ""
@@ -127,6 +133,7 @@ def gather(client: docker.DockerClient, stack: str) -> Report:
         by_service.setdefault(task["ServiceID"], []).append(task)
     network = next(iter(networks), None)
     daemon, daemon_error = _ask_daemon(client, stack)
+    settings = _settings_of(services)
     report = Report(
         stack=stack,
         services=[
@@ -142,7 +149,9 @@ def gather(client: docker.DockerClient, stack: str) -> Report:
         addresses=_addresses(network),
         daemon=daemon,
         daemon_error=daemon_error,
-        scattered_over=_scattered_over(nodes, _settings_of(services)),
+        host=settings.host if settings else "",
+        removed_user_servers=settings.removed_user_servers.value if settings else "",
+        scattered_over=_scattered_over(nodes, settings),
     )
     health, problems = judge(report)
     return report.model_copy(
@@ -208,15 +217,33 @@ def judge(report: Report) -> tuple[Health, list[str]]:
 
 def warn(report: Report) -> list[str]:
     """Say what works now, and would surprise somebody. Pure."""
-    if len(report.scattered_over) < 2:
+    warnings = _warn_of_accounts(report)
+    if len(report.scattered_over) > 1:
+        names = ", ".join(report.scattered_over)
+        warnings.append(
+            f"files of users are kept on {len(report.scattered_over)} nodes ({names}), each user's "
+            "on one of them alone: whoever has theirs on a node that is down must wait for it. "
+            "Share them by VOLUME_DRIVER or VOLUME_OPTIONS (docs/spawner.md, NFS), or choose one "
+            "node by NOTEBOOK_CONSTRAINTS"
+        )
+    return warnings
+
+
+def _warn_of_accounts(report: Report) -> list[str]:
+    if report.daemon is None:
         return []
-    names = ", ".join(report.scattered_over)
-    return [
-        f"files of users are kept on {len(report.scattered_over)} nodes ({names}), each user's on "
-        "one of them alone: whoever has theirs on a node that is down must wait for it. Share them "
-        "by VOLUME_DRIVER or VOLUME_OPTIONS (docs/spawner.md, NFS), or choose one node by "
-        "NOTEBOOK_CONSTRAINTS"
-    ]
+    accounts, warnings = report.daemon["accounts"], []
+    if accounts["plain"]:
+        warnings.append(
+            f"{accounts['plain']} passwords are kept as plain text in Swarm: 'jhswarmd users set' "
+            "with the same list keeps their hashes instead"
+        )
+    if accounts["has_testuser"] and report.host not in ("", *LOCAL_HOSTS):
+        warnings.append(
+            "the account testuser exists, whose password is published, and the hub is not for "
+            "this machine alone: 'jhswarmd users remove testuser'"
+        )
+    return warnings
 
 
 def show(report: Report, console: Console) -> None:
@@ -240,7 +267,7 @@ def show(report: Report, console: Console) -> None:
     table.add_row("servers", states or "none")
     table.add_row("addresses", f"{report.addresses_used} of {report.addresses} used")
     if report.daemon is not None:
-        _add_daemon_rows(table, report.daemon, report.nodes)
+        _add_daemon_rows(table, report.daemon, report.nodes, report.removed_user_servers)
     table.add_row(
         "secrets",
         ", ".join(
@@ -250,7 +277,9 @@ def show(report: Report, console: Console) -> None:
     console.print(table)
 
 
-def _add_daemon_rows(table: Table, daemon: Mapping[str, Any], nodes: list[NodeState]) -> None:
+def _add_daemon_rows(
+    table: Table, daemon: Mapping[str, Any], nodes: list[NodeState], policy: str
+) -> None:
     servers, accounts = daemon["servers"], daemon["accounts"]
     node = next((f" on {node.name}" for node in nodes if node.id == daemon.get("node_id")), "")
     table.add_row(
@@ -264,11 +293,17 @@ def _add_daemon_rows(table: Table, daemon: Mapping[str, Any], nodes: list[NodeSt
     table.add_row("orphans", f"{len(servers['removals'])} removed, {len(servers['held'])} held")
     for removal in servers["removals"][-3:]:
         table.add_row("", f"removed {removal['service']}: {removal['reason']}")
+    pending = f", {accounts['pending']} still to be hashed" if accounts["pending"] else ""
     table.add_row(
         "accounts",
-        f"{accounts['names']}, of them {accounts['plain']} with a plain password; "
+        f"{accounts['names']}, of them {accounts['plain']} with a plain password{pending}; "
         f"{len(accounts['refused'])} lines refused",
     )
+    if accounts["removed_with_servers"]:
+        names = ", ".join(accounts["removed_with_servers"])
+        table.add_row(
+            "", f"removed, with a server that runs: {names} (REMOVED_USER_SERVERS={policy})"
+        )
 
 
 def _ago(seconds: float) -> str:
@@ -350,16 +385,11 @@ def _secret_states(existing: list[Existing], stack: str) -> list[SecretState]:
         SecretState(
             kind=each.kind,
             generation=each.generation,
-            age_s=(now - _parse_time(each.created_at)).total_seconds(),
+            age_s=(now - each.created).total_seconds(),
         )
         for each in sorted(existing, key=lambda each: each.name)
         if each.name in live
     ]
-
-
-def _parse_time(text: str) -> datetime:
-    """Parse the engine's time; its nanoseconds are more than Python takes."""
-    return datetime.fromisoformat(text[:19]).replace(tzinfo=timezone.utc)
 
 
 def _addresses_used(tasks: list[dict[str, Any]], network: Mapping[str, Any] | None) -> int:

@@ -14,8 +14,8 @@ import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 from urllib3.exceptions import InsecureRequestWarning
 
-from jhswarmd import labels, registry_login
-from jhswarmd.deploy import images, local_engine, prepull, registry, secrets, stack
+from jhswarmd import generations, labels, registry_login
+from jhswarmd.deploy import images, local_engine, prepull, registry, secrets, stack, users
 from jhswarmd.deploy.profile import Profile
 from jhswarmd.deploy.progress import Progress
 from jhswarmd.errors import JhswarmdError
@@ -59,6 +59,7 @@ def up(profile: Profile, progress: Progress) -> None:
     with progress.step("Waiting for hub, proxy and daemon") as step:
         stack.wait_healthy(client, settings.stack_name, step)
         _wait_answer(settings)
+    _apply_users(client, profile, progress)
     secrets.retire_unused(client, settings.stack_name)
     prepull.wait_after_up(client, settings.stack_name, progress)
     _tell(profile, progress)
@@ -140,9 +141,29 @@ def _create_secrets(client: docker.DockerClient, profile: Profile, progress: Pro
         existing = secrets.list_existing(client, profile.settings.stack_name)
         creations = secrets.plan(profile, existing)
         for creation in creations:
-            secrets.create(client, profile, creation)
+            secrets.create(client, profile, creation, step.update)
         made = ", ".join(name for each in creations for name in each.kind.names)
         step.done(f"created {made}" if made else "all there")
+
+
+def _apply_users(client: docker.DockerClient, profile: Profile, progress: Progress) -> None:
+    """Let the daemon merge a changed list of users into the accounts.
+
+    It alone can read them: what 'jhswarmd users' added or removed since stays.
+    """
+    name = profile.settings.stack_name
+    content = secrets.changed_users(profile, secrets.list_existing(client, name))
+    if content is None:
+        return
+    with progress.step(f"Accounts of {profile.user_list}") as step:
+        text = users.hash_list(content, step.update)
+        source = generations.source_label([content], guessable=True)
+        answer = users.change(client, name, "merge", list=text, source=source)
+        if answer["generation"] is not None:
+            users.wait_taken_up(client, name, answer["generation"])
+            stack.wait_healthy(client, name, step)
+    for line in users.describe(answer):
+        progress.note(f"Accounts: {line}")
 
 
 def _warn_of_refused_lines(profile: Profile, progress: Progress) -> None:

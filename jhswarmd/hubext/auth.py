@@ -1,14 +1,20 @@
-"""Logins by password: PAM, with a pause after a wrong one."""
+"""Logins by password: PAM, with a pause after a wrong one; they end when the account is removed."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from pathlib import Path
 from typing import Any
 
 from jupyterhub.auth import PAMAuthenticator as _PAMAuthenticator
 
 #: Seconds that a wrong password costs whoever sent it, as pam_unix has it by default.
 WRONG_PASSWORD_S = 2.0
+#: Seconds after which a login is looked at anew. A look costs two small reads.
+REFRESH_AGE_S = 10
+#: Where the daemon delivers the accounts (jhswarmd/reconcile/accounts.py).
+ACCOUNTS = Path("/var/lib/extrausers")
 
 
 class PAMAuthenticator(_PAMAuthenticator):  # type: ignore[misc]
@@ -24,3 +30,30 @@ class PAMAuthenticator(_PAMAuthenticator):  # type: ignore[misc]
         if name is None:
             await asyncio.sleep(WRONG_PASSWORD_S)
         return name
+
+    async def refresh_user(self, user: Any, handler: Any = None, **kwargs: Any) -> bool:
+        """Tell whether a login may go on: not when its account is definitely gone."""
+        return not self.is_removed(user.name)
+
+    def is_removed(self, name: str) -> bool:
+        """Tell whether the account is definitely gone; while the list is not known it is not."""
+        names = read_names()
+        return names is not None and name not in names
+
+
+def read_names(folder: Path = ACCOUNTS) -> frozenset[str] | None:
+    """Return the names of all accounts; None while they are not all there.
+
+    That is before the daemon has delivered them, while passwords are still being hashed, and in
+    the moment in which they are written.
+    """
+    try:
+        content = (folder / "passwd").read_bytes()
+        if (folder / "pending").read_bytes().strip():
+            return None
+        expected = (folder / "ready").read_text()
+    except OSError:
+        return None
+    if hashlib.sha256(content).hexdigest() != expected:
+        return None
+    return frozenset(line.partition(":")[0] for line in content.decode().splitlines())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from typing import Any
 
 from jupyterhub import orm
 from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.scopes import define_custom_scopes, needs_scope
 from tornado import web
 
+from jhswarmd.hubext.auth import PAMAuthenticator
 from jhswarmd.model import HubIdentity
 
 
@@ -68,9 +71,48 @@ class ReportHandler(APIHandler):  # type: ignore[misc]
         self.write(json.dumps({"status": status}))
 
 
-def handlers(identity: HubIdentity) -> list[tuple[str, type[APIHandler], dict[str, HubIdentity]]]:
+class RemovedUsersHandler(APIHandler):  # type: ignore[misc]
+    """``POST /hub/api/jhswarmd/removed-users``: accounts may have been removed.
+
+    The hub looks for itself which running servers belong to users without an account.
+    """
+
+    def initialize(self, stops: bool) -> None:
+        """Keep whether such servers are stopped."""
+        self._stops = stops
+
+    @needs_scope(REPORT_SCOPE)  # type: ignore[untyped-decorator]
+    async def post(self) -> None:
+        """Stop those servers if the profile says so; write whose they are."""
+        authenticator = self.authenticator
+        removed = [
+            user
+            for user in list(self.users.values())
+            if user.active
+            and isinstance(authenticator, PAMAuthenticator)
+            and authenticator.is_removed(user.name)
+        ]
+        if self._stops:
+            stops = [
+                self.stop_single_user(user, name)
+                for user in removed
+                for name, spawner in user.spawners.items()
+                if spawner.ready and not spawner.pending
+            ]
+            for outcome in await asyncio.gather(*stops, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    # It goes on by itself, or the daemon asks again.
+                    self.log.warning("A removed user's server does not stop: %s", outcome)
+        names = [user.name for user in removed if user.active]
+        self.write(json.dumps({"users": names, "stops": self._stops}))
+
+
+def handlers(
+    identity: HubIdentity, *, stops_removed: bool = False
+) -> list[tuple[str, type[APIHandler], dict[str, Any]]]:
     """Return what to add to ``c.JupyterHub.extra_handlers``."""
     return [
+        (r"/api/jhswarmd/removed-users", RemovedUsersHandler, {"stops": stops_removed}),
         (r"/api/jhswarmd", IdentityHandler, {"identity": identity}),
         (r"/api/jhswarmd/users/([^/]+)", UserHandler, {"identity": identity}),
         (r"/api/jhswarmd/users/([^/]+)/servers/([^/]*)", ReportHandler, {}),

@@ -2,35 +2,40 @@
 
 The accounts are declarative: each upload holds all of them. It needs no process in the hub's
 container, shows in no event and works before the container is started (``Engine.put_archive``).
-The last file in the archive, ``ready``, is what the container's entrypoint waits for.
+The last file in the archive, ``ready``, is what the container's entrypoint waits for. While plain
+passwords are still being hashed the others are delivered, and ``pending`` says how many are left.
+
+A list that is older than Swarm's is never delivered: it may hold who was removed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
-import pwd
 import tarfile
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from jhswarmd import labels, metrics
 from jhswarmd.engine import Engine
-from jhswarmd.errors import EngineNotFound
+from jhswarmd.errors import EngineNotFound, NotNow
+from jhswarmd.hashing import Hasher
 from jhswarmd.log import event
-from jhswarmd.reconcile import passwd
-from jhswarmd.settings import SECRETS_DIR
+from jhswarmd.reconcile import passwd, userlist
+from jhswarmd.reconcile.passwd import Entry
+from jhswarmd.reconcile.users import Users
 
 log = logging.getLogger(__name__)
 
-USERS_SECRET = Path(SECRETS_DIR) / "users"
 #: Where libnss-extrausers looks; fixed in its source.
 TARGET = "/var/lib"
 FOLDER = "extrausers"
 #: Debian's group ``shadow``.
 SHADOW_GID = 42
+#: Seconds of hashing after which those that are done are delivered; a starting hub waits longer.
+HASH_FOR_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -40,72 +45,171 @@ class AccountsView:
     names: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     plain: int = 0
+    pending: int = 0
+    """Plain passwords that are still to be hashed."""
+    generation: int | None = None
     delivered_to: tuple[str, ...] = ()
+
+
+@dataclass
+class _Delivered:
+    """What a container has: the list it was given, and the names in it."""
+
+    archive: bytes
+    names: frozenset[str] = field(default_factory=frozenset)
 
 
 class Accounts:
     """Reconciles the accounts of this node's containers of the hub. One worker thread only."""
 
-    def __init__(self, engine: Engine, stack: str, source: Path = USERS_SECRET) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        stack: str,
+        users: Users,
+        on_delivered: Callable[[], None] = lambda: None,
+    ) -> None:
         self._engine = engine
         self._service = labels.service_name(stack, "hub")
-        self._source = source
-        self._archive: bytes | None = None
+        self._users = users
+        self._on_delivered = on_delivered
+        self._hasher = Hasher()
+        self._content: bytes | None = None
         self._list = passwd.UserList({}, ())
-        self._delivered: frozenset[str] = frozenset()
+        self._pending = 0
+        self._archive = b""
+        self._delivered: dict[str, _Delivered] = {}
+        self._passed = threading.Condition()
         self.view = AccountsView()
 
-    def reconcile(self) -> None:
-        """Upload the accounts to each local container of the hub that has not got them yet."""
-        archive = self._read_archive()
-        containers = self._engine.list_local_containers(self._service)
-        alive = [each.id for each in containers if each.state in ("created", "running")]
-        delivered = [id_ for id_ in alive if id_ in self._delivered]
-        for id_ in alive:
-            if id_ in self._delivered:
-                continue
-            try:
-                self._engine.put_archive(id_, TARGET, archive)
-            except EngineNotFound:
-                continue  # it was removed while we looked
-            for name in self._list.entries:
-                log.info("Adding user %s", name)
-            log.info(event("Accounts delivered", container=id_[:12], users=len(self._list.entries)))
-            delivered.append(id_)
-        self._delivered = frozenset(delivered)
-        metrics.ACCOUNTS.set(len(self._list.entries))
+    def reconcile(self) -> float | None:
+        """Upload the accounts to each local container of the hub that has not got them yet.
+
+        Returns the seconds after which there is more to do, or None.
+        """
+        if self._users.is_stale():
+            return self._users.take_up()
+        generation = self._users.number
+        self._read_list(self._users.content)
+        self._deliver()
+        entries = self._list.entries.values()
+        metrics.ACCOUNTS.set(len(entries))
         metrics.ACCOUNTS_REFUSED.set(len(self._list.refused))
-        self.view = AccountsView(
-            names=tuple(self._list.entries),
-            refused=self._list.refused,
-            plain=sum(not entry.is_hashed for entry in self._list.entries.values()),
-            delivered_to=tuple(id_[:12] for id_ in delivered),
+        with self._passed:
+            self.view = AccountsView(
+                names=tuple(self._list.entries),
+                refused=self._list.refused,
+                plain=sum(not entry.is_hashed for entry in entries),
+                pending=self._pending,
+                generation=generation,
+                delivered_to=tuple(id_[:12] for id_ in self._delivered),
+            )
+            self._passed.notify_all()
+        return 0.0 if self._pending else self._users.take_up()
+
+    def wait_delivered(self, generation: int, within_s: float) -> bool:
+        """Wait for a pass with this generation; tells whether a container of the hub got it."""
+        with self._passed:
+            self._passed.wait_for(
+                lambda: (self.view.generation or 0) >= generation, timeout=within_s
+            )
+            return (self.view.generation or 0) >= generation and bool(self.view.delivered_to)
+
+    def normalised(self, content: bytes) -> str:
+        """Return the list that is held, with hashes only. Raises NotNow while some are missing."""
+        return userlist.normalise(
+            content, self._hash_of, is_ours=True, system_names=self._users.system_names
         )
 
-    def _read_archive(self) -> bytes:
-        """Return the archive; made once, for the secret cannot change while it is mounted."""
-        if self._archive is None:
-            try:
-                content = self._source.read_bytes()
-            except FileNotFoundError:
+    def _hash_of(self, entry: Entry) -> str:
+        hashed = self._hasher.get(entry.name, entry.password)
+        if hashed is None:
+            raise NotNow(
+                "The passwords of the list are still being hashed",
+                remedy="Wait a minute; 'jhswarmd status' counts them down.",
+            )
+        return hashed
+
+    def _read_list(self, content: bytes) -> None:
+        """Parse the list when it is another one, hash what is left, and pack what can be used."""
+        is_new = content != self._content
+        if is_new:
+            self._list = passwd.parse(content, self._users.system_names)
+            if not content:
                 log.warning("No users secret is mounted: there are no accounts")
-                content = b""
-            # This container runs the hub's image: the same system accounts.
-            self._list = passwd.parse(content, {each.pw_name for each in pwd.getpwall()})
             for refusal in self._list.refused:
                 log.warning(event("Refusing a line of the list of users", where=refusal))
-            self._archive = pack(passwd.render(self._list.entries.values(), hash_password))
-        return self._archive
+        plain = [
+            (each.name, each.password) for each in self._list.entries.values() if not each.is_hashed
+        ]
+        if is_new:
+            self._hasher.keep(plain)
+        was_pending = self._pending
+        self._pending = self._hasher.work(plain, HASH_FOR_S)
+        if is_new or was_pending != self._pending:
+            usable = [
+                each
+                for each in self._list.entries.values()
+                if each.is_hashed or self._hasher.get(each.name, each.password)
+            ]
+            self._archive = pack(passwd.render(usable, self._hash_of), self._pending)
+        self._content = content
+
+    def _deliver(self) -> None:
+        containers = self._engine.list_local_containers(self._service)
+        alive = [each.id for each in containers if each.state in ("created", "running")]
+        delivered: dict[str, _Delivered] = {}
+        has_uploaded = False
+        for id_ in alive:
+            held = self._delivered.get(id_)
+            if held is None or held.archive is not self._archive:
+                try:
+                    held = self._upload(id_, held)
+                except EngineNotFound:
+                    continue  # it was removed while we looked
+                has_uploaded = True
+            delivered[id_] = held
+        self._delivered = delivered
+        if has_uploaded:
+            self._on_delivered()
+
+    def _upload(self, id_: str, held: _Delivered | None) -> _Delivered:
+        before = held.names if held else self._read_names(id_)
+        self._engine.put_archive(id_, TARGET, self._archive)
+        names = frozenset(self._list.entries)
+        for name in self._list.entries:
+            if name not in before:
+                log.info("Adding user %s", name)
+        for name in sorted(before - names):
+            log.info("Removing user %s", name)
+        log.info(
+            event("Accounts delivered", container=id_[:12], users=len(names), left=self._pending)
+        )
+        return _Delivered(self._archive, names)
+
+    def _read_names(self, id_: str) -> frozenset[str]:
+        """Return the names that a container has, from an earlier daemon; a new one has none."""
+        try:
+            content = self._engine.read_file(id_, f"{TARGET}/{FOLDER}/passwd")
+        except EngineNotFound:
+            return frozenset()
+        return frozenset(line.partition(":")[0] for line in content.decode().splitlines())
 
 
-def pack(files: Mapping[str, bytes]) -> bytes:
+def pack(files: Mapping[str, bytes], pending: int = 0) -> bytes:
     """Return a tar archive with the account files, and with ``ready`` as its last member."""
     buffer = io.BytesIO()
+    waiting = f"{pending}\n".encode() if pending else b""
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         folder = tarfile.TarInfo(FOLDER)
         folder.type, folder.mode = tarfile.DIRTYPE, 0o755
         archive.addfile(folder)
-        for name, content in (*files.items(), ("ready", b"")):
+        # Whoever reads 'passwd' while it is written sees that 'ready' does not belong to it, or
+        # that 'pending' says so.
+        ready = hashlib.sha256(files.get("passwd", b"")).hexdigest().encode()
+        members = [*files.items(), ("ready", ready)]
+        members.insert(0 if pending else -1, ("pending", waiting))
+        for name, content in members:
             member = tarfile.TarInfo(f"{FOLDER}/{name}")
             member.size = len(content)
             member.mode = 0o644
@@ -113,15 +217,3 @@ def pack(files: Mapping[str, bytes]) -> bytes:
                 member.mode, member.gid = 0o640, SHADOW_GID
             archive.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
-
-
-def hash_password(password: str) -> str:
-    """Return a SHA-512 crypt hash, which any libcrypt reads."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            import crypt
-    except ImportError:  # it ended with Python 3.12
-        import crypt_r as crypt  # type: ignore[no-redef]
-    hashed: str = crypt.crypt(password, crypt.mksalt(crypt.METHOD_SHA512))
-    return hashed

@@ -8,11 +8,11 @@ good ones still work.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 #: Names that any POSIX system takes, as shadow's useradd has it.
-_NAME = re.compile(r"^[a-z_][a-z0-9_-]{0,31}$")
+_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 #: Modular crypt formats that Debian's libcrypt verifies (crypt(5)), in their full form: a plain
 #: password may begin with '$' too.
 _HASH = re.compile(
@@ -23,7 +23,7 @@ _HASH = re.compile(
     r"|2[abxy]\$[0-9]{2}\$[./A-Za-z0-9]{53}"
     r"|6\$(?:rounds=[1-9][0-9]+\$)?[^$:\n]{1,16}\$[./0-9A-Za-z]{86}"
     r"|5\$(?:rounds=[1-9][0-9]+\$)?[^$:\n]{1,16}\$[./0-9A-Za-z]{43}"
-    r")$"
+    r")\Z"
 )
 #: Accounts of every Debian system (base-passwd), so that a list can be checked anywhere.
 SYSTEM_NAMES = frozenset(
@@ -78,26 +78,80 @@ class UserList:
     refused: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Line:
+    """One line: an entry, or the reason why it is refused, or one of our own marks, or nothing."""
+
+    number: int
+    entry: Entry | None = None
+    refusal: str = ""
+    mark: str = ""
+
+
+#: What we write into a list begins so; to everybody else it is a comment.
+MARK = "# jhswarmd: "
+#: In the place of a line that was refused before the list became a secret.
+REFUSED = MARK + "refused: "
+
+
 def parse(content: bytes, system_names: Collection[str] = ()) -> UserList:
     """Parse the list.
 
     ``system_names`` are accounts that the hub's container has besides ``SYSTEM_NAMES``.
     """
-    entries: dict[str, Entry] = {}
-    refused: list[str] = []
+    lines = list(read_lines(content, system_names))
+    return UserList(
+        {line.entry.name: line.entry for line in lines if line.entry},
+        tuple(f"line {line.number}: {line.refusal}" for line in lines if line.refusal),
+    )
+
+
+def read_lines(content: bytes, system_names: Collection[str] = ()) -> Iterator[Line]:
+    """Yield what each line is, numbered from 1."""
+    names: set[str] = set()
     for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         line = raw.removesuffix(b"\r")
         if not line.strip() or line.lstrip().startswith(b"#"):
+            text = line.decode(errors="replace")
+            if text.startswith(REFUSED):
+                yield Line(number, refusal=text.removeprefix(REFUSED))
+            else:
+                yield Line(number, mark=text if text.startswith(MARK) else "")
             continue
         try:
             entry = _parse_line(line, system_names)
-            if entry.name in entries:
+            if entry.name in names:
                 raise ValueError("the name is there already; the first line counts")
         except ValueError as exc:
-            refused.append(f"line {number}: {exc}")
+            yield Line(number, refusal=str(exc))
         else:
-            entries[entry.name] = entry
-    return UserList(entries, tuple(refused))
+            names.add(entry.name)
+            yield Line(number, entry)
+
+
+def check_name(name: str, system_names: Collection[str] = ()) -> None:
+    """Raise ValueError with the reason why there cannot be an account of this name."""
+    if not _NAME.match(name):
+        raise ValueError(
+            "not a portable name (lower case letters, digits, '_' and '-', 32 at most)"
+        )
+    if name in SYSTEM_NAMES or name in system_names:
+        raise ValueError("the name of a system account")
+
+
+def check_password(password: str) -> None:
+    """Raise ValueError with the reason why this cannot be a password, or a hash of one."""
+    if not password:
+        raise ValueError("no password")
+    if "\0" in password or "\n" in password:
+        raise ValueError("a NUL byte or a line's end in the password")
+    if len(password.encode()) > MAX_PASSWORD_BYTES:
+        raise ValueError(f"the password is longer than {MAX_PASSWORD_BYTES} bytes")
+
+
+def is_hash(password: str) -> bool:
+    """Tell whether this is a crypt hash in its full form, not a plain password."""
+    return _HASH.match(password) is not None
 
 
 def _parse_line(line: bytes, system_names: Collection[str]) -> Entry:
@@ -115,20 +169,12 @@ def _parse_line(line: bytes, system_names: Collection[str]) -> Entry:
         raise ValueError("no colon between name and password")
     if not name:
         raise ValueError("no name")
-    if not _NAME.match(name):
-        raise ValueError(
-            "not a portable name (lower case letters, digits, '_' and '-', 32 at most)"
-        )
-    if name in SYSTEM_NAMES or name in system_names:
-        raise ValueError("the name of a system account")
-    if not password:
-        raise ValueError("no password")
-    if len(password.encode()) > MAX_PASSWORD_BYTES:
-        raise ValueError(f"the password is longer than {MAX_PASSWORD_BYTES} bytes")
-    return Entry(name, password, is_hashed=_HASH.match(password) is not None)
+    check_name(name, system_names)
+    check_password(password)
+    return Entry(name, password, is_hash(password))
 
 
-def render(entries: Iterable[Entry], hash_password: Callable[[str], str]) -> dict[str, bytes]:
+def render(entries: Iterable[Entry], hash_of: Callable[[Entry], str]) -> dict[str, bytes]:
     """Return the contents of ``passwd``, ``group`` and ``shadow``, for libnss-extrausers.
 
     The accounts exist to check a password in the hub's container: they have no home and no shell
@@ -136,7 +182,7 @@ def render(entries: Iterable[Entry], hash_password: Callable[[str], str]) -> dic
     """
     passwd, shadow, names = [], [], []
     for uid, entry in enumerate(entries, start=FIRST_UID):
-        hashed = entry.password if entry.is_hashed else hash_password(entry.password)
+        hashed = entry.password if entry.is_hashed else hash_of(entry)
         passwd.append(f"{entry.name}:x:{uid}:{GID}::/nonexistent:/usr/sbin/nologin\n")
         shadow.append(f"{entry.name}:{hashed}:::::::\n")
         names.append(entry.name)

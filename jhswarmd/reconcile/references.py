@@ -48,9 +48,9 @@ def swap(
     return {**spec, "TaskTemplate": {**template, "ContainerSpec": container}}
 
 
-def mounted_ids(spec: Mapping[str, Any]) -> frozenset[str]:
-    """Return the ids of the secrets that a service or a task mounts."""
-    return frozenset(each["SecretID"] for each in _references(spec))
+def mounted(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Return the secrets that a service or a task mounts, id to name."""
+    return {each["SecretID"]: each["SecretName"] for each in _references(spec)}
 
 
 def _references(spec: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -162,3 +162,22 @@ def test_no_error_shows_the_token():
     chain = [caught.value, caught.value.__cause__]
     assert not any(TOKEN in repr(each) + str(each) for each in chain)
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param((200, "<html>"), id="HTML"),
+        pytest.param((200, {"users": ["bob"]}), id="half an answer"),
+        pytest.param((503, {}), id="503"),
+    ],
+)
+def test_an_unclear_answer_about_removed_users_is_unknown(answer):
+    hub, _ = make_hub(**{"jhswarmd/removed-users": answer})
+    with pytest.raises(HubUnknown):
+        hub.look_at_removed_users()
+
+
+def test_the_hub_tells_whose_accounts_are_gone():
+    hub, _ = make_hub(**{"jhswarmd/removed-users": (200, {"users": ["bob"], "stops": False})})
+    assert hub.look_at_removed_users() == (["bob"], False)

@@ -86,7 +86,7 @@ def test_only_the_full_form_of_a_hash_counts_as_one(password, is_hashed):
 
 def test_the_files_hold_hashes_and_never_a_plain_password():
     users = parse(f"alice:secret\nbob:{SHA512}\n")
-    files = passwd.render(users.entries.values(), lambda password: "HASH" + str(len(password)))
+    files = passwd.render(users.entries.values(), lambda entry: "HASH" + str(len(entry.password)))
     assert files["shadow"] == f"alice:HASH6:::::::\nbob:{SHA512}:::::::\n".encode()
     assert files["group"] == f"jhswarmd:x:{passwd.GID}:alice,bob\n".encode()
     assert [line.split(b":")[2] for line in files["passwd"].splitlines()] == [b"20001", b"20002"]
@@ -100,7 +100,7 @@ def test_an_entry_does_not_show_its_password():
 @given(st.binary())
 def test_no_content_breaks_the_parser_or_the_format_of_the_files(content):
     users = passwd.parse(content)
-    files = passwd.render(users.entries.values(), lambda password: "HASH")
+    files = passwd.render(users.entries.values(), lambda entry: "HASH")
     assert len(files["passwd"].splitlines()) == len(users.entries)
     assert all(line.count(b":") == 6 for line in files["passwd"].splitlines())
     assert all(line.count(b":") == 8 for line in files["shadow"].splitlines())

@@ -63,8 +63,21 @@ def test_a_file_that_was_applied_is_not_applied_again():
 
 
 def test_a_changed_file_becomes_the_next_generation():
+    held = [
+        *everything(),
+        existing("oauth_client_secret", 1, secrets.source_label([b"a"], guessable=True)),
+    ]
+    assert planned(make_profile(oauth_client_secret=b"b"), held) == {("oauth_client_secret",): 2}
+
+
+def test_a_changed_list_of_users_is_left_to_the_daemon_which_can_read_what_was_added():
     label = secrets.source_label([b"alice:a"], guessable=True)
-    assert planned(make_profile(users=b"alice:b"), everything(users=label)) == {("users",): 2}
+    held = everything(users=label)
+    assert planned(make_profile(users=b"alice:b"), held) == {}
+    assert secrets.changed_users(make_profile(users=b"alice:b"), held) == b"alice:b"
+    assert secrets.changed_users(make_profile(users=b"alice:a"), held) is None
+    assert secrets.changed_users(make_profile(), held) is None
+    assert planned(make_profile(users=b"alice:b"), []).get(("users",)) == 1
 
 
 def test_a_supplied_secret_replaces_a_generated_one():

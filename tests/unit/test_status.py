@@ -15,7 +15,15 @@ def make_daemon(**facts):
         "last_pass_at_s": 1_000_000.0,
         **facts.pop("servers", {}),
     }
-    accounts = {"names": 1, "refused": [], "plain": 1, "delivered_to": ["c1"]}
+    accounts = {
+        "names": 1,
+        "refused": [],
+        "plain": 0,
+        "pending": 0,
+        "delivered_to": ["c1"],
+        "has_testuser": False,
+        "removed_with_servers": [],
+    }
     return {
         "version": "1",
         "up_s": 10.0,
@@ -153,3 +161,27 @@ def test_a_node_that_cannot_pull_degrades_and_is_named():
     health, problems = judge(report)
     assert health is Health.degraded
     assert "node n2 cannot pull r/x:1: No such image" in problems[0]
+
+
+def test_plain_passwords_in_swarm_are_warned_of_and_are_no_illness():
+    report = make_report(daemon=make_daemon(accounts={"plain": 3}))
+    assert judge(report) == (Health.healthy, [])
+    (warning,) = warn(report)
+    assert "3 passwords are kept as plain text" in warning
+
+
+@pytest.mark.parametrize(
+    ("host", "is_warned"), [("localhost", False), ("", False), ("hub.example.org", True)]
+)
+def test_testuser_is_warned_of_where_others_reach_the_hub(host, is_warned):
+    report = make_report(daemon=make_daemon(accounts={"has_testuser": True}), host=host)
+    assert ["testuser" in warning for warning in warn(report)] == [True] * is_warned
+
+
+def test_servers_of_removed_users_are_shown_with_what_happens_to_them(capsys):
+    daemon = make_daemon(accounts={"removed_with_servers": ["bob"]})
+    report = make_report(health="healthy", daemon=daemon, removed_user_servers="keep")
+    show(report, Console(width=200))
+    assert "removed, with a server that runs: bob (REMOVED_USER_SERVERS=keep)" in (
+        capsys.readouterr().out
+    )

@@ -1,0 +1,115 @@
+"""Hashes of passwords, made by the system's own libcrypt: what PAM in the hub's image reads.
+
+libcrypt is called through ctypes, which releases Python's lock: threads use all cores, and no
+password travels to another process. (Python's own ``crypt`` and its heirs hold the lock.)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+from jhswarmd.errors import JhswarmdError
+
+#: yescrypt, the default of Debian since 11, at the cost that its passwd(1) uses.
+_METHOD = b"$y$"
+#: Sizes from crypt.h: of a setting or hash with its final zero byte, and of crypt's scratch.
+_OUTPUT_SIZE = 384
+_DATA_SIZE = 32768
+#: Each one in work takes 16 MiB of memory.
+MOST_THREADS = 16
+#: A minute of hashing must not slow the hub on the same node.
+_NICENESS = 10
+
+
+@cache
+def _libcrypt() -> ctypes.CDLL:
+    for name in ("libcrypt.so.1", "libcrypt.so.2"):
+        try:
+            library = ctypes.CDLL(name)
+            library.crypt_gensalt_rn.restype = ctypes.c_char_p
+            library.crypt_rn.restype = ctypes.c_char_p
+        except (OSError, AttributeError):
+            continue
+        return library
+    raise JhswarmdError(
+        "This system cannot hash passwords",
+        why="it has no libxcrypt (libcrypt.so)",
+        remedy="Install it (Debian: libcrypt1), or write hashes into the list of users.",
+    )
+
+
+def hash_password(password: str) -> str:
+    """Return a yescrypt hash with a salt of its own. Raises JhswarmdError when none can be made.
+
+    ``password`` has no NUL and at most 500 bytes.
+    """
+    library = _libcrypt()
+    setting = ctypes.create_string_buffer(_OUTPUT_SIZE)
+    # No bytes of ours: libcrypt asks the kernel for random ones.
+    made = library.crypt_gensalt_rn(
+        _METHOD, ctypes.c_ulong(0), None, 0, setting, ctypes.c_int(_OUTPUT_SIZE)
+    )
+    scratch = ctypes.create_string_buffer(_DATA_SIZE)
+    hashed = made and library.crypt_rn(password.encode(), made, scratch, ctypes.c_int(_DATA_SIZE))
+    # What crypt has in its scratch is the password, among others.
+    ctypes.memset(scratch, 0, _DATA_SIZE)
+    if not hashed:
+        raise JhswarmdError(
+            "This system cannot hash passwords",
+            why="its libcrypt does not know yescrypt",
+            remedy="Update it, or write hashes into the list of users.",
+        )
+    return str(hashed.decode())
+
+
+class Hasher:
+    """Hashes passwords on all cores, each once.
+
+    The key of a password is what it belongs to: two users with the same one have two hashes.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads or min(MOST_THREADS, len(os.sched_getaffinity(0)))
+        self._hashes: dict[tuple[str, str], str] = {}
+
+    def get(self, name: str, password: str) -> str | None:
+        """Return the hash, or None when it has not been made yet."""
+        return self._hashes.get((name, password))
+
+    def keep(self, wanted: Iterable[tuple[str, str]]) -> None:
+        """Forget all but these pairs of name and password."""
+        self._hashes = {pair: self._hashes[pair] for pair in wanted if pair in self._hashes}
+
+    def work(self, wanted: Iterable[tuple[str, str]], within_s: float = float("inf")) -> int:
+        """Hash what has no hash yet, for about ``within_s`` seconds; returns how many are left."""
+        missing = [pair for pair in dict.fromkeys(wanted) if pair not in self._hashes]
+        if not missing:
+            return 0
+        deadline_s = time.monotonic() + within_s
+        todo = iter(missing)
+        lock = threading.Lock()
+
+        def work() -> None:
+            while time.monotonic() < deadline_s:
+                with lock:
+                    pair = next(todo, None)
+                if pair is None:
+                    return
+                self._hashes[pair] = hash_password(pair[1])
+
+        threads = min(self._threads, len(missing))
+        with ThreadPoolExecutor(threads, "hash", initializer=_be_nice) as pool:
+            for done in [pool.submit(work) for _ in range(threads)]:
+                done.result()
+        return sum(pair not in self._hashes for pair in missing)
+
+
+def _be_nice() -> None:
+    # In Linux a thread has a priority of its own.
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -1,0 +1,162 @@
+"""Accounts of a deployed stack change in seconds, and nobody is disturbed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from tests.engine.test_stack import _places
+from tests.lab import Lab
+from tests.stack import LoginRefused, Stack, Visitor, write_users
+from tests.wait import wait_until
+
+#: The promise; the machine of the tests may be busy.
+LIVE_S = 10
+PASSWORD = "Canary of the account tests: $y$ '`ü"
+OTHER = "another Canary, for the same name"
+
+
+def users(stack: Stack, *args: str, given: str = "", check: bool = True) -> tuple[int, str]:
+    """Run ``jhswarmd users`` with something on its standard input; returns code and output."""
+    result = stack.cli("users", *args, input=given, check=check)
+    return result.returncode, result.stdout + result.stderr
+
+
+def accounts(stack: Stack) -> dict[str, str]:
+    """Return the names that ``users list`` shows, with their source."""
+    _, text = users(stack, "list")
+    return {line.split()[0]: line.split(maxsplit=2)[2] for line in text.splitlines()}
+
+
+def can_log_in(stack: Stack, name: str, password: str) -> bool:
+    try:
+        stack.login(name, password).__exit__(None, None, None)
+    except LoginRefused:
+        return False
+    return True
+
+
+@pytest.fixture
+def quiet_hub(stack: Stack) -> Iterator[None]:
+    """The hub's container is the same one after the test as before."""
+    before = stack.container("hub").id
+    yield
+    assert stack.container("hub").id == before
+
+
+@pytest.fixture
+def added(stack: Stack) -> Iterator[str]:
+    """The name of an account that ``users add`` gave."""
+    users(stack, "add", "erin", given=f"{PASSWORD}\n")
+    yield "erin"
+    users(stack, "remove", "erin", check=False)
+
+
+def test_added_account_logs_in_within_seconds_and_a_removed_one_does_not(
+    stack: Stack, quiet_hub: None
+) -> None:
+    assert not can_log_in(stack, "frank", PASSWORD)
+    started = time.monotonic()
+    _, told = users(stack, "add", "frank", given=f"{PASSWORD}\n")
+    with stack.login("frank", PASSWORD) as frank:
+        assert time.monotonic() - started < LIVE_S
+        assert "frank can log in" in told
+        assert accounts(stack)["frank"] == "users add"
+        assert accounts(stack)["testuser"] == "list"
+        _, told = users(stack, "remove", "frank")
+        assert "frank cannot log in any more" in told
+        assert not can_log_in(stack, "frank", PASSWORD)
+        # The login that he has, and the token that he made, end by themselves.
+        wait_until(lambda: not _is_logged_in(frank), 30, what="his login has ended")
+        wait_until(lambda: _is_refused(frank), 30, what="his token has ended")
+    assert "frank" not in accounts(stack)
+
+
+def _is_logged_in(visitor: Visitor) -> bool:
+    answer = visitor._session.get(
+        f"{visitor.stack.url}/hub/home", allow_redirects=False, timeout=30
+    )
+    return answer.status_code == 200
+
+
+def _is_refused(visitor: Visitor) -> bool:
+    try:
+        visitor.request("GET", "/hub/api/user")
+    except requests.HTTPError as exc:
+        return exc.response is not None and exc.response.status_code == 403
+    return False
+
+
+def test_account_that_is_there_gets_a_new_password_only_when_asked_to(
+    stack: Stack, quiet_hub: None, added: str
+) -> None:
+    code, told = users(stack, "add", added, given=f"{OTHER}\n", check=False)
+    assert (code, "there already" in told) == (1, True)
+    assert can_log_in(stack, added, PASSWORD)
+    users(stack, "add", added, "--replace", given=f"{OTHER}\n")
+    assert can_log_in(stack, added, OTHER)
+    assert not can_log_in(stack, added, PASSWORD)
+
+
+def test_no_password_of_an_added_account_shows_anywhere(
+    engine: Lab, stack: Stack, added: str
+) -> None:
+    secret = stack.container("jhswarmd").exec_run(["cat", "/run/secrets/users"]).output.decode()
+    (line,) = (each for each in secret.splitlines() if each.startswith(f"{added}:"))
+    hashed = line.partition(":")[2]
+    assert PASSWORD not in secret
+    words = {"password": PASSWORD, "hash": hashed, "a password of the list": "wonder:land"}
+    shown = {
+        (what, place)
+        for place, text in _places(engine)
+        for what, word in words.items()
+        if word in text
+    }
+    assert shown == set()
+
+
+def test_server_of_a_removed_user_is_kept_and_named(stack: Stack, added: str) -> None:
+    with stack.login(added, PASSWORD) as visitor:
+        visitor.start_server()
+        users(stack, "remove", added)
+
+        def named() -> list[str]:
+            daemon = stack.status()["daemon"] or {}
+            return list(daemon.get("accounts", {}).get("removed_with_servers", ()))
+
+        wait_until(lambda: named() == [added], 60, what="status names the removed user")
+        assert stack.containers(stack.notebook(added))
+        users(stack, "add", added, given=f"{PASSWORD}\n")
+        wait_until(lambda: named() == [], 90, what="status names nobody")
+        with stack.login(added, PASSWORD) as again:
+            again.stop_server()
+
+
+def test_two_changes_at_once_are_both_made(stack: Stack, quiet_hub: None) -> None:
+    names = ("gina", "hugo")
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda name: users(stack, "add", name, given=f"{PASSWORD}\n"), names))
+    assert set(names) <= accounts(stack).keys()
+    for name in names:
+        users(stack, "remove", name)
+
+
+@pytest.mark.destructive
+def test_changed_file_leaves_alone_what_was_added_and_removed(stack: Stack, added: str) -> None:
+    users(stack, "remove", "bob")
+    write_users(stack.env_dir, stack.profile, "ivan:a password of ivan's")
+    try:
+        result = stack.cli("up", "--env", stack.profile, timeout_s=300)
+        assert "added: ivan" in result.stdout + result.stderr
+        assert accounts(stack).keys() == {"testuser", "alice", "carol", "ivan", added}
+        assert can_log_in(stack, "ivan", "a password of ivan's")
+        assert can_log_in(stack, added, PASSWORD)
+        assert "Accounts" not in stack.cli("up", "--env", stack.profile).stderr
+    finally:
+        write_users(stack.env_dir, stack.profile)
+        stack.up()
+        users(stack, "add", "bob", given="grüße-an-bob\n")

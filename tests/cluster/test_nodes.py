@@ -79,8 +79,9 @@ def test_a_notebook_is_reached_from_another_node(make: Any, cluster: Cluster, wo
 
     ip, port = asyncio.run(start_both())
     ask = f"import urllib.request as u; u.urlopen('http://{ip}:{port}/user/ann/', timeout=20)"
-    answer = the_container(cluster, here).exec_run(["python3", "-c", ask])
-    assert answer.exit_code == 0, answer.output
+    container = the_container(cluster, here)
+    # It runs, which is not yet to say that it listens.
+    wait_until(lambda: container.exec_run(["python3", "-c", ask]).exit_code == 0, 60)
 
 
 def test_the_next_start_goes_to_the_node_of_the_files_even_if_another_has_more_room(

@@ -1,4 +1,4 @@
-"""Three managers: a lost leader, and which instance of the daemon acts."""
+"""Three managers: a lost leader, a lost quorum, and which instance of the daemon acts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
 import requests
-from docker.errors import NotFound
+from docker.errors import APIError, NotFound
 
 from jhswarmd import labels
 from jhswarmd.daemon import web
@@ -25,7 +27,7 @@ from jhswarmd.settings import SECRETS_DIR
 from jhswarmd.spawner.base import ServiceSpawner
 from tests.cluster_lab import Cluster
 from tests.engine.conftest import CreateService
-from tests.engine.spawner_kit import HUB_ID, STACK
+from tests.engine.spawner_kit import HUB_ID, STACK, Flaky, the_container
 from tests.lab import SMALL_IMAGE, Lab
 from tests.wait import wait_until
 
@@ -60,6 +62,58 @@ def test_a_start_and_a_stop_succeed_while_the_leader_is_lost(
         for lab in cluster.nodes:
             cluster.wait_state(lab, "ready")
         api.close()
+
+
+@contextlib.contextmanager
+def without_quorum(cluster: Cluster) -> Iterator[None]:
+    for lab in cluster.others:
+        lab.stop_engine(kill=True)
+    try:
+        yield
+    finally:
+        # At once: each waits for the others before it answers.
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Lab.start_engine, cluster.others))
+
+
+@contextlib.contextmanager
+def demoted(cluster: Cluster) -> Iterator[None]:
+    def give(role: str) -> None:
+        node = cluster.node(cluster, seen_by=cluster.others[0])
+        node.update({**node.attrs["Spec"], "Role": role})
+
+    give("worker")
+    try:
+        yield
+    finally:
+        give("manager")
+
+
+@pytest.mark.parametrize("fault", [without_quorum, demoted])
+def test_a_hub_whose_node_has_no_say_in_the_swarm_keeps_its_notebooks(
+    make: Any,
+    client: Flaky,
+    cluster: Cluster,
+    fault: Callable[[Cluster], AbstractContextManager[None]],
+) -> None:
+    def answers() -> bool:
+        try:
+            return bool(client.services())
+        except (APIError, requests.RequestException):
+            return False
+
+    spawner = make(volumes={}, **on(cluster))
+    asyncio.run(spawner.start())
+    container = the_container(cluster, spawner)
+    with fault(cluster):
+        wait_until(lambda: not answers(), 60, what="the hub's engine knows no services")
+        assert asyncio.run(spawner.poll()) is None
+    wait_until(answers, 60, what="the hub's engine knows services again")
+    for lab in cluster.nodes:
+        cluster.wait_state(lab, "ready")
+    assert asyncio.run(spawner.poll()) is None
+    assert the_container(cluster, spawner).id == container.id
+    asyncio.run(spawner.stop())
 
 
 class Instance:

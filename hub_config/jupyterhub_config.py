@@ -44,9 +44,9 @@ c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0}
 
 # ---- who may do what --------------------------------------------------------------------------
 
-hub = identity.load(settings.database_url, is_start=identity.is_hub_start())
+hub_id = identity.load_hub_id(settings.database_url)
 c.JupyterHub.extra_handlers = handlers(
-    hub, stops_removed=settings.removed_user_servers is RemovedUserServers.stop
+    hub_id, stops_removed=settings.removed_user_servers is RemovedUserServers.stop
 )
 
 config.add_service(
@@ -100,7 +100,8 @@ else:
 
 c.JupyterHub.spawner_class = "jhswarmd.spawner.swarm.SwarmSpawner"
 c.SwarmSpawner.stack = settings.stack_name
-c.SwarmSpawner.hub_id = hub.hub_id
+c.SwarmSpawner.hub_id = hub_id
+c.SwarmSpawner.count_spawn = identity.SpawnCounter()
 c.SwarmSpawner.prefix = settings.stack_name
 c.SwarmSpawner.image = settings.single_user_image
 if settings.single_user_images:

@@ -11,7 +11,6 @@ import socket
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from docker.types import (
 
 from jhswarmd import generations, labels, registry_login
 from jhswarmd.engine_errors import translated
-from jhswarmd.errors import EngineConflict, EngineError, EngineNotFound, EngineUnavailable
+from jhswarmd.errors import EngineError, EngineNotFound, EngineUnavailable
 from jhswarmd.generations import Existing
 from jhswarmd.model import ENDED_STATES, Node, NotebookService, Pull, newest_task
 
@@ -277,31 +276,6 @@ class Engine:
                     return str(address).partition("/")[0]
         return None
 
-    def read_starts(self, stack: str, hub_id: str) -> int:
-        """Return the highest count of starts that was recorded for a hub's database, else 0."""
-        return max((starts for _, starts in self._list_starts(stack, hub_id)), default=0)
-
-    def record_starts(self, stack: str, hub_id: str, starts: int) -> None:
-        """Record the count of starts of a hub's database, in place of what was recorded before.
-
-        Each count is a config of its own, which holds nothing and says it by its labels: a config
-        is kept by ``docker stack rm``, and a new one is there or not, whenever this is interrupted.
-        """
-        marks = {labels.STACK: stack, labels.HUB: hub_id, labels.STARTS: str(starts)}
-        name = labels.starts_name(stack, hub_id, starts)
-        with suppress(EngineConflict), translated(f"create the config {name}"):
-            self._api.create_config(name, b"The labels say it.\n", labels=marks)
-        for config_id, recorded in self._list_starts(stack, hub_id):
-            if recorded != starts:
-                with suppress(EngineNotFound), translated("remove an older count of starts"):
-                    self._api.remove_config(config_id)
-
-    def _list_starts(self, stack: str, hub_id: str) -> list[tuple[str, int]]:
-        wanted = [f"{labels.STACK}={stack}", f"{labels.HUB}={hub_id}", labels.STARTS]
-        with translated("list the recorded starts of the hub"):
-            found = self._api.configs(filters={"label": wanted})
-        return [(each["ID"], int(labels.of(each)[labels.STARTS])) for each in found]
-
     # ---- images on the nodes ------------------------------------------------------------------
 
     def list_nodes(self) -> list[Node]:
@@ -423,4 +397,5 @@ def _notebook(service: Mapping[str, Any]) -> NotebookService:
         server=marks.get(labels.SERVER),
         spawn_id=marks.get(labels.SPAWN),
         created_at=service.get("CreatedAt", ""),
+        count=marks.get(labels.COUNT),
     )

@@ -134,7 +134,10 @@ class Hub:
 
 
 def _identity(answer: Any) -> HubIdentity:
-    return HubIdentity(hub_id=_need(answer, "hub_id", str), starts=_need(answer, "starts", int))
+    spawns = _need(answer, "spawns", dict)
+    if not all(isinstance(count, int) for count in spawns.values()):
+        raise HubUnknown("The hub's answer has a count that is no number")
+    return HubIdentity(hub_id=_need(answer, "hub_id", str), spawns=spawns)
 
 
 def _user(item: Any) -> HubUser:

@@ -36,8 +36,8 @@ SOURCE = "jhswarmd.source"
 PARTS = "jhswarmd.parts"
 REQUEST = "jhswarmd.request"
 
-#: On a config: how often a hub was started on the database that ``HUB`` names, a decimal number.
-STARTS = "jhswarmd.starts"
+#: Which start of the hub made the notebook, and its how manyeth it was: ``START.NUMBER``.
+COUNT = "jhswarmd.count"
 
 ROLE_NOTEBOOK = "notebook"
 #: On a service that only makes nodes pull an image (``reconcile.prepull``).
@@ -53,12 +53,13 @@ def of(thing: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def notebook_labels(
-    *, stack: str, hub_id: str, user: str, server: str, spawn_id: str
+    *, stack: str, hub_id: str, user: str, server: str, spawn_id: str, count: str = ""
 ) -> dict[str, str]:
     """Return the labels of one notebook service.
 
     ``server`` is empty for a user's default server. ``spawn_id`` is new for each start, so that
     a create whose answer was lost can be told from somebody else's service of the same name.
+    ``count`` (see ``COUNT``) is left out when it is empty.
     """
     return {
         STACK_NAMESPACE: stack,
@@ -68,6 +69,7 @@ def notebook_labels(
         USER: user,
         SERVER: server,
         SPAWN: spawn_id,
+        **({COUNT: count} if count else {}),
     }
 
 
@@ -94,11 +96,6 @@ def network_name(stack: str, network: str) -> str:
 def secret_name(stack: str, kind: str, generation: int) -> str:
     """Name of one generation of a secret."""
     return f"{stack}_{kind}_g{generation}"
-
-
-def starts_name(stack: str, hub_id: str, starts: int) -> str:
-    """Name of the config that records a count of starts of one hub's database."""
-    return f"{stack}_starts_{hub_id[:16]}_{starts}"
 
 
 def hub_node_label(stack: str) -> str:

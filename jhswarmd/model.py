@@ -39,8 +39,8 @@ def is_local_volume(driver: str | None, options: Mapping[str, str] | None) -> bo
 class NotebookService:
     """A Swarm service whose labels say that it is a notebook of our stack.
 
-    ``hub_id``, ``user``, ``server`` and ``spawn_id`` come from its labels; None: the label is not
-    there. ``server`` is empty for a user's default server.
+    ``hub_id``, ``user``, ``server``, ``spawn_id`` and ``count`` come from its labels; None: the
+    label is not there. ``server`` is empty for a user's default server.
     """
 
     id: str
@@ -50,6 +50,7 @@ class NotebookService:
     server: str | None
     spawn_id: str | None
     created_at: str = ""
+    count: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,23 @@ class Pull:
 class HubIdentity:
     """Which hub answers, from its own database.
 
-    ``hub_id`` is made at random when the database is new; ``starts`` counts how often a hub was
-    started on it, so that an older copy put back can be told.
+    ``hub_id`` is made at random when the database is new. ``spawns`` says how many notebooks each
+    start of the hub has made, by the start's random name: a notebook with a higher count, or of a
+    start that is not there, is younger than the database.
     """
 
     hub_id: str
-    starts: int
+    spawns: Mapping[str, int] = field(default_factory=dict)
+
+    def has_counted(self, count: str | None) -> bool:
+        """Tell whether the database knows of the spawn with this count, ``START.NUMBER``.
+
+        None, which notebooks of an older version have, counts as known.
+        """
+        if count is None:
+            return True
+        start, _, number = count.partition(".")
+        return number.isdecimal() and int(number) <= self.spawns.get(start, -1)
 
 
 @dataclass(frozen=True)

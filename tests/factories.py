@@ -23,7 +23,7 @@ def make_service(**facts: Any) -> NotebookService:
 
 
 def make_identity(**facts: Any) -> HubIdentity:
-    return HubIdentity(**{"hub_id": HUB_ID, "starts": 1, **facts})
+    return HubIdentity(**{"hub_id": HUB_ID, **facts})
 
 
 def make_user(name: str = "alice", **servers: str | None) -> HubUser:

@@ -15,7 +15,6 @@ from jhswarmd.errors import (
     EngineConflict,
     EngineError,
     EngineNotFound,
-    EngineUnavailable,
     HubUnknown,
 )
 from jhswarmd.generations import Existing
@@ -52,8 +51,6 @@ class FakeEngine:
         self.node_id = "node-1"
         self.addresses: dict[str, str] = {}
         self.hub_node: str | None = "node-1"
-        self.starts: dict[str, int] = {}
-        self.is_silent_about_starts = False
 
     def list_notebooks(self, stack: str) -> list[NotebookService]:
         self.calls.append("list_notebooks")
@@ -131,14 +128,6 @@ class FakeEngine:
 
     def read_node_id(self) -> str:
         return self.node_id
-
-    def read_starts(self, stack: str, hub_id: str) -> int:
-        if self.is_silent_about_starts:
-            raise EngineUnavailable("no answer")
-        return self.starts.get(hub_id, 0)
-
-    def record_starts(self, stack: str, hub_id: str, starts: int) -> None:
-        self.starts[hub_id] = starts
 
     def read_newest_task_node(self, service: str) -> str | None:
         return self.hub_node

@@ -320,10 +320,6 @@ def purge(client: docker.DockerClient, stack: str, progress: Progress) -> None:
             held = client.api.secrets(filters={"label": [f"{labels.STACK}={stack}"]})
             for each in held:
                 client.api.remove_secret(each["ID"])
-        with translated("remove the recorded starts of the hub"):
-            recorded = [f"{labels.STACK}={stack}", labels.STARTS]
-            for each in client.api.configs(filters={"label": recorded}):
-                client.api.remove_config(each["ID"])
         for node in hub_nodes(client, stack):
             with translated("take the node's label away"):
                 _update_node_labels(client, node, {labels.hub_node_label(stack): None})

@@ -11,21 +11,24 @@ from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.scopes import define_custom_scopes, needs_scope
 from tornado import web
 
+from jhswarmd.hubext import identity
 from jhswarmd.hubext.auth import PAMAuthenticator
-from jhswarmd.model import HubIdentity
 
 
 class IdentityHandler(APIHandler):  # type: ignore[misc]  # jupyterhub is untyped
     """``GET /hub/api/jhswarmd``: which hub this is, for callers with the scope ``read:hub``."""
 
-    def initialize(self, identity: HubIdentity) -> None:
+    def initialize(self, hub_id: str) -> None:
         """Keep what every answer says."""
-        self._identity = identity
+        self._hub_id = hub_id
+
+    def _read_identity(self) -> dict[str, Any]:
+        return dict(vars(identity.read(self.db, self._hub_id)))
 
     @needs_scope("read:hub")  # type: ignore[untyped-decorator]
     def get(self) -> None:
-        """Write ``{"hub_id": ..., "starts": ...}``."""
-        self.write(json.dumps(vars(self._identity)))
+        """Write ``{"hub_id": ..., "spawns": {start: count, ...}}``."""
+        self.write(json.dumps(self._read_identity()))
 
 
 class UserHandler(IdentityHandler):
@@ -44,7 +47,7 @@ class UserHandler(IdentityHandler):
             # A user whom the hub has not in memory has no server (jupyterhub, user_model).
             spawners = self.users[user.id].spawners if user.id in self.users else {}
             servers = {name: each.pending for name, each in spawners.items() if each.active}
-        self.write(json.dumps({**vars(self._identity), "servers": servers}))
+        self.write(json.dumps({**self._read_identity(), "servers": servers}))
 
 
 #: What the daemon's token must have to report a server.
@@ -108,12 +111,12 @@ class RemovedUsersHandler(APIHandler):  # type: ignore[misc]
 
 
 def handlers(
-    identity: HubIdentity, *, stops_removed: bool = False
+    hub_id: str, *, stops_removed: bool = False
 ) -> list[tuple[str, type[APIHandler], dict[str, Any]]]:
     """Return what to add to ``c.JupyterHub.extra_handlers``."""
     return [
         (r"/api/jhswarmd/removed-users", RemovedUsersHandler, {"stops": stops_removed}),
-        (r"/api/jhswarmd", IdentityHandler, {"identity": identity}),
-        (r"/api/jhswarmd/users/([^/]+)", UserHandler, {"identity": identity}),
+        (r"/api/jhswarmd", IdentityHandler, {"hub_id": hub_id}),
+        (r"/api/jhswarmd/users/([^/]+)", UserHandler, {"hub_id": hub_id}),
         (r"/api/jhswarmd/users/([^/]+)/servers/([^/]*)", ReportHandler, {}),
     ]

@@ -1,53 +1,76 @@
-"""The hub's identity: a random id and a count of starts, kept in the hub's own database.
+"""The hub's identity and its count of spawns, kept in the hub's own database.
 
 The id is stamped on every notebook, so that a hub with another database, or a wiped one, never
-takes the notebooks of this one for its own. The count tells an older copy of the database that
-was put back (architecture, invariant 4).
+takes the notebooks of this one for its own. So is the count: each start of the hub counts its
+spawns under a random name of its own. A notebook whose count the database does not have is younger
+than the database: an older copy was put back, and what it has forgotten is no orphan.
 
-The table is safe beside JupyterHub's: to tell whether a database is new, or which revision it
+The tables are safe beside JupyterHub's: to tell whether a database is new, or which revision it
 has, JupyterHub looks at tables of its own alone (jupyterhub/orm.py, check_db_revision).
 """
 
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 import sqlalchemy as sa
-from jupyterhub.app import JupyterHub
 
 from jhswarmd.model import HubIdentity
 
-_TABLE = sa.Table(
+_TABLES = sa.MetaData()
+_IDENTITY = sa.Table(
     "jhswarmd_identity",
-    sa.MetaData(),
+    _TABLES,
     # One row only: the key is always 1.
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("hub_id", sa.String(32), nullable=False),
-    sa.Column("starts", sa.Integer, nullable=False),
+)
+_SPAWNS = sa.Table(
+    "jhswarmd_spawns",
+    _TABLES,
+    sa.Column("start", sa.String(16), primary_key=True),
+    sa.Column("spawns", sa.Integer, nullable=False),
 )
 
 
-def load(db_url: str, *, is_start: bool) -> HubIdentity:
-    """Return the identity kept in the database at ``db_url``, made now when it has none.
+def load_hub_id(db_url: str) -> str:
+    """Return the id kept in the database at ``db_url``, made now when it has none.
 
-    ``is_start`` counts this as a start of the hub. Raises SQLAlchemyError.
+    Raises SQLAlchemyError.
     """
     engine = sa.create_engine(db_url, poolclass=sa.pool.NullPool)
     with engine.begin() as connection:
-        _TABLE.create(connection, checkfirst=True)
-        row = connection.execute(sa.select(_TABLE.c.hub_id, _TABLE.c.starts)).one_or_none()
-        hub_id, starts = row or (secrets.token_hex(16), 0)
-        if row is None:
-            connection.execute(_TABLE.insert().values(id=1, hub_id=hub_id, starts=starts))
-        if is_start:
-            starts += 1
-            connection.execute(_TABLE.update().values(starts=starts))
-    return HubIdentity(hub_id=hub_id, starts=starts)
+        _TABLES.create_all(connection)
+        hub_id: str | None = connection.execute(sa.select(_IDENTITY.c.hub_id)).scalar_one_or_none()
+        if hub_id is None:
+            hub_id = secrets.token_hex(16)
+            connection.execute(_IDENTITY.insert().values(id=1, hub_id=hub_id))
+    return hub_id
 
 
-def is_hub_start() -> bool:
-    """Tell whether a hub is about to run, not ``jupyterhub token`` or another subcommand.
+def read(session: Any, hub_id: str) -> HubIdentity:
+    """Return what the daemon is told. ``session`` is the hub's own."""
+    rows = session.execute(sa.select(_SPAWNS.c.start, _SPAWNS.c.spawns))
+    return HubIdentity(hub_id=hub_id, spawns={row.start: row.spawns for row in rows})
 
-    Those read the same configuration, without an application of the hub's own class.
+
+class SpawnCounter:
+    """Counts the spawns of one start of the hub, and is called for each before its service is made.
+
+    It begins with the first spawn: a hub that spawns nothing leaves nothing behind.
     """
-    return bool(JupyterHub.initialized()) and JupyterHub.instance().subapp is None
+
+    def __init__(self) -> None:
+        self._start = secrets.token_hex(8)
+
+    def __call__(self, session: Any) -> str:
+        """Return the count that the notebook carries; it is in the database by then."""
+        mine = _SPAWNS.c.start == self._start
+        if not session.execute(
+            _SPAWNS.update().where(mine).values(spawns=_SPAWNS.c.spawns + 1)
+        ).rowcount:
+            session.execute(_SPAWNS.insert().values(start=self._start, spawns=1))
+        spawns = session.execute(sa.select(_SPAWNS.c.spawns).where(mine)).scalar_one()
+        session.commit()
+        return f"{self._start}.{spawns}"

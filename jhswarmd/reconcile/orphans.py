@@ -27,6 +27,7 @@ class Verdict(Enum):
     known = "the hub has its server"
     pending = "something is pending for its server"
     orphan = "the hub does not have its server"
+    forgotten = "it is younger than the hub's database, which does not have its server"
     foreign = "another hub made it"
     unmarked = "its labels do not say whose it is"
 
@@ -38,7 +39,7 @@ def judge(service: NotebookService, hub: HubIdentity, user: HubUser | None) -> V
     if service.hub_id != hub.hub_id:
         return Verdict.foreign
     if user is None or service.server not in user.servers:
-        return Verdict.orphan
+        return Verdict.orphan if hub.has_counted(service.count) else Verdict.forgotten
     if user.servers[service.server] is not None:
         return Verdict.pending
     return Verdict.known

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from jhswarmd import metrics
@@ -21,7 +21,7 @@ from jhswarmd.engine import Engine
 from jhswarmd.errors import EngineNotFound
 from jhswarmd.hub import Hub
 from jhswarmd.log import event
-from jhswarmd.model import HubIdentity, NotebookService
+from jhswarmd.model import NotebookService
 from jhswarmd.reconcile.orphans import Breaker, Verdict, judge, judge_all, vanished
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,10 @@ PENDING_AGAIN_MOST_S = 15.0
 #: Seconds until the task of a dead container is looked at again; doubles, this many times.
 ENDED_AGAIN_S = 0.1
 ENDED_LOOKS = 8
+#: What may be removed, if ``forgotten`` after an approval only: an older copy of the hub's database
+#: was put back then, and what it has forgotten may be somebody's day.
+_GONE = (Verdict.orphan, Verdict.forgotten)
+OLDER = "younger than the hub's database: was an older copy put back?"
 #: How many past removals ``status`` can tell of.
 REMEMBERED = 50
 
@@ -87,8 +91,6 @@ class Servers:
         self._dry_run = dry_run
         self._breaker = Breaker()
         self._approved: frozenset[str] = frozenset()
-        self._holds_for_older_database = False
-        self._is_database_approved = False
         self._seen: dict[str, NotebookService] = {}
         self._counted: set[str] = set()  # orphans that the metric knows, by id
         self._looks: dict[str, int] = {}
@@ -96,13 +98,9 @@ class Servers:
         self.view = ServersView()
 
     def approve(self) -> list[str]:
-        """Allow the removal of the services that are held now; returns their names.
-
-        An older database, if there is one, is taken for the right one from the next pass on.
-        """
+        """Allow the removal of the services that are held now; returns their names."""
         held = dict(self.view.held)
         self._approved = self._approved | held.keys()
-        self._is_database_approved = self._holds_for_older_database
         return [service.name for service in held.values()]
 
     def reconcile_all(self) -> list[str]:
@@ -112,7 +110,6 @@ class Servers:
         """
         services = self._engine.list_notebooks(self._stack)
         hub = self._hub.read_identity()
-        self._record_starts(hub)
         users = {user.name: user for user in self._hub.list_users()}
         self._seen = {service.id: service for service in services}
         verdicts = judge_all(services, hub, users)
@@ -122,7 +119,7 @@ class Servers:
         for service in services:
             if verdicts[service.id] in (Verdict.foreign, Verdict.unmarked):
                 _leave_alone(service, verdicts[service.id])
-        orphans = [each for each in services if verdicts[each.id] is Verdict.orphan]
+        orphans = [each for each in services if verdicts[each.id] in _GONE]
         self._counted &= {each.id for each in orphans}
         self.view.tracked = len(services)
         self.view.by_verdict = counts
@@ -132,7 +129,7 @@ class Servers:
         self.view.why_held = {
             id_: why for id_, why in self.view.why_held.items() if id_ in self.view.held
         }
-        self._remove(orphans, hub)
+        self._remove(orphans, verdicts)
         for user, server in vanished(services, hub, users.values()):
             self._report(user, server, "no service")
         self.view.last_pass_s = time.time()
@@ -163,8 +160,8 @@ class Servers:
             return None
         hub, user = self._hub.read_user(service.user)
         verdict = judge(service, hub, user)
-        if verdict is Verdict.orphan:
-            self._remove([service], hub)
+        if verdict in _GONE:
+            self._remove([service], {service_id: verdict})
         elif verdict is Verdict.pending:
             looks = self._pending_looks.get(service_id, 0)
             self._pending_looks[service_id] = looks + 1
@@ -205,45 +202,22 @@ class Servers:
         self._hub.report_vanished(user, server)
         metrics.REPORTED.inc()
 
-    def _remove(self, orphans: list[NotebookService], hub: HubIdentity) -> None:
+    def _remove(self, orphans: list[NotebookService], verdicts: Mapping[str, Verdict]) -> None:
         new = {each.id for each in orphans} - self._counted
         self._counted |= new
         metrics.ORPHANS_SEEN.inc(len(new))
-        restored = bool(orphans) and self._is_older(hub)
         # What is held already counts: one event about one of many must not slip through.
         waiting = ({each.id for each in orphans} | self.view.held.keys()) - self._approved
         ordinary = self._breaker.allows(len(waiting), self.view.tracked, self._clock())
         for service in orphans:
-            if service.id not in self._approved and restored:
-                self._holds_for_older_database = True
-                self._hold(service, "an older database")
-            elif service.id not in self._approved and not ordinary:
+            if service.id in self._approved:
+                self._remove_one(service)
+            elif verdicts[service.id] is Verdict.forgotten:
+                self._hold(service, OLDER)
+            elif not ordinary:
                 self._hold(service, "too many at once")
             else:
                 self._remove_one(service)
-
-    def _is_older(self, hub: HubIdentity) -> bool:
-        """Tell whether an older copy of the hub's database was put back.
-
-        It counts fewer starts then than were recorded; servers that it has forgotten may be
-        somebody's day. Raises EngineError when nobody can tell.
-        """
-        # Read each time: another daemon may have recorded more since this one was last on duty.
-        return hub.starts < self._engine.read_starts(self._stack, hub.hub_id)
-
-    def _record_starts(self, hub: HubIdentity) -> None:
-        """Record in Swarm how often this hub was started, for the daemons to come."""
-        is_approved, self._is_database_approved = self._is_database_approved, False
-        recorded = self._engine.read_starts(self._stack, hub.hub_id)
-        is_older = hub.starts < recorded
-        if self._dry_run or hub.starts == recorded:
-            return
-        if is_older and not is_approved:
-            return
-        self._engine.record_starts(self._stack, hub.hub_id, hub.starts)
-        self._holds_for_older_database = False
-        if is_older:
-            log.warning(event("The older database is the right one from now on", starts=hub.starts))
 
     def _hold(self, service: NotebookService, why: str) -> None:
         if service.id not in self.view.held:
@@ -263,13 +237,13 @@ class Servers:
         """Ask the hub about this one user again, and remove the service by its id."""
         assert service.user is not None
         hub, user = self._hub.read_user(service.user)
-        if judge(service, hub, user) is not Verdict.orphan:
+        verdict = judge(service, hub, user)
+        if verdict not in _GONE:
             log.info(event("Keeping after all", service=service.name, user=service.user))
             return
-        if service.id not in self._approved and self._is_older(hub):
+        if verdict is Verdict.forgotten and service.id not in self._approved:
             # The hub was replaced by one with an older database since it was asked about all.
-            self._holds_for_older_database = True
-            self._hold(service, "an older database")
+            self._hold(service, OLDER)
             return
         fact = "hub has no such user" if user is None else "hub has no such server of this user"
         facts = {

@@ -82,6 +82,8 @@ class ServiceSpawner(ChoosingSpawner):
 
     spawn_id = Unicode(help="Random id of one start: 32 hex digits, empty when nothing runs.")
 
+    _count = ""
+
     _pool: ClassVar[ThreadPoolExecutor | None] = None
     _engine_client: ClassVar[docker.APIClient | None] = None
 
@@ -113,6 +115,7 @@ class ServiceSpawner(ChoosingSpawner):
             user=self.user.name,
             server=self.name,
             spawn_id=self.spawn_id,
+            count=self._count,
         )
 
     def _is_ours(self, service: Mapping[str, Any]) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dockerspawner
 from jupyterhub.traitlets import ByteSpecification
-from traitlets import Bool, Dict, Integer, List, Unicode
+from traitlets import Bool, Callable, Dict, Integer, List, Unicode
 
 from jhswarmd.settings import SECRETS_DIR
 
@@ -27,6 +29,13 @@ class OptionsSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # untyp
         config=True,
         help="""Identity of this hub, kept in its database. Every notebook carries it, and what
         carries another one is never removed.""",
+    )
+    count_spawn: Any = Callable(
+        None,
+        allow_none=True,
+        config=True,
+        help="""Called with the hub's database session before a service is made; returns the count
+        that the notebook carries, by which one that is younger than the database is known.""",
     )
     shared_volumes = Dict(
         config=True,

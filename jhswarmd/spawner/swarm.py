@@ -23,6 +23,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import docker
+import sqlalchemy as sa
 from jupyterhub.utils import AnyTimeoutError, maybe_future
 
 from jhswarmd import labels, retry
@@ -185,6 +186,7 @@ class SwarmSpawner(StartingSpawner):
     # ---- start ----------------------------------------------------------------------------
 
     async def _start(self) -> tuple[str, int]:
+        self._count = self._count_this_spawn()
         profile = await self._apply_choice()
         if profile:
             self._progress.add(2, f"Starting '{profile.title}'")
@@ -198,6 +200,21 @@ class SwarmSpawner(StartingSpawner):
         address: tuple[str, int] = await self.get_ip_and_port()
         await self._wait_answer(*address)
         return address
+
+    def _count_this_spawn(self) -> str:
+        """Return the count that the service will carry, once it is in the hub's database."""
+        if self.count_spawn is None:
+            return ""
+        try:
+            return str(self.count_spawn(self.user.db))
+        except sa.exc.SQLAlchemyError as exc:
+            self.user.db.rollback()
+            raise StartFailed(
+                "The hub cannot write into its database. Please tell your administrator.",
+                reason="database",
+                detail=f"{self._log_name}: {exc}",
+                status_code=503,
+            ) from exc
 
     async def _create_until_it_runs(self) -> Task:
         """Create the service and return its running task; begin anew where that may help."""

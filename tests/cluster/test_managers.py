@@ -159,7 +159,7 @@ class Instance:
             def do_GET(self) -> None:
                 name = self.path.removeprefix("/hub/api/").partition("?")[0]
                 asked.append(name)
-                identity = {"hub_id": HUB_ID, "starts": 1}
+                identity = {"hub_id": HUB_ID, "spawns": {}}
                 answers: dict[str, Any] = {
                     "user": {"scopes": ["list:users", "read:servers", "read:hub"]},
                     "users": {"items": [], "_pagination": {"next": None}},

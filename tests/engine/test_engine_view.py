@@ -1,4 +1,4 @@
-"""The daemon's view of a real engine: secrets, specifications, placement, the hub's starts."""
+"""The daemon's view of a real engine: secrets, specifications, placement, events."""
 
 from __future__ import annotations
 
@@ -69,25 +69,6 @@ def test_a_service_is_led_to_the_next_generation_and_loses_nothing(
     view.remove_secret(first.id)
     service.remove()
     view.remove_secret(newest.secrets[0].id)
-
-
-def test_the_recorded_starts_are_those_of_one_hub_and_replace_each_other(
-    engine: Lab, view: Engine
-) -> None:
-    stack, hub, other = f"view-{random.token_hex(4)}", "a" * 32, "b" * 32
-    assert view.read_starts(stack, hub) == 0
-    view.record_starts(stack, hub, 9)
-    view.record_starts(stack, other, 3)
-    view.record_starts(stack, hub, 10)
-    view.record_starts(stack, hub, 10)
-    assert view.read_starts(stack, hub) == 10
-    assert view.read_starts(stack, other) == 3
-    view.record_starts(stack, hub, 2)  # an older database that was approved
-    assert view.read_starts(stack, hub) == 2
-    configs = engine.client.api.configs(filters={"label": f"{labels.STACK}={stack}"})
-    assert len(configs) == 2
-    for each in configs:
-        engine.client.api.remove_config(each["ID"])
 
 
 def test_the_node_of_a_service_is_not_that_of_one_whose_name_begins_alike(

@@ -272,7 +272,8 @@ def test_the_hub_tells_its_identity_to_the_daemon_alone(stopped: HubProcess, eng
     (service,) = engine.client.services.list()
     assert status == 200
     assert identity["hub_id"] == service.attrs["Spec"]["Labels"][labels.HUB]
-    assert identity["starts"] >= 1
+    start_of_hub, _, number = service.attrs["Spec"]["Labels"][labels.COUNT].partition(".")
+    assert identity["spawns"][start_of_hub] == int(number)
     assert stopped.call("GET", "/jhswarmd", "")[0] == 403
     assert stopped.call("GET", "/jhswarmd", ADMIN)[0] == 403
 
@@ -305,12 +306,12 @@ def test_the_stop_button_ends_a_start_and_leaves_nothing(stopped: HubProcess, en
 def test_a_hub_that_was_killed_knows_its_notebook_again(stopped: HubProcess, engine: Lab) -> None:
     start(stopped)
     (before,) = engine.client.services.list()
-    starts = stopped.call("GET", "/jhswarmd", TOKENS["daemon_token"])[1]["starts"]
+    spawns = stopped.call("GET", "/jhswarmd", TOKENS["daemon_token"])[1]["spawns"]
     stopped.kill()
     stopped.start()
     wait_until(stopped.is_ready, 30)
     assert [service.id for service in engine.client.services.list()] == [before.id]
-    assert stopped.call("GET", "/jhswarmd", TOKENS["daemon_token"])[1]["starts"] == starts + 1
+    assert stopped.call("GET", "/jhswarmd", TOKENS["daemon_token"])[1]["spawns"] == spawns
 
 
 def test_a_home_stays_on_its_node_after_stop_and_restart_of_the_hub(

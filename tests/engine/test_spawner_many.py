@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import random
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,8 @@ import pytest
 
 from jhswarmd import labels
 from jhswarmd.spawner.base import MAX_CALLS, ServiceSpawner
-from tests.engine.spawner_kit import Flaky
+from jhswarmd.spawner.failure import StartFailed
+from tests.engine.spawner_kit import DeafSpawner, Flaky
 from tests.engine_proxy import Answer, Cut, Delay, EngineProxy, LoseAnswer
 from tests.lab import Lab
 
@@ -25,8 +26,6 @@ STARTS = int(os.environ.get("JHSWARMD_STARTS", "30"))
 #: The share of calls that fail, in four ways.
 FAILING = 0.05
 LATENCY_S = 0.2
-#: What each call takes where a call in the loop itself must show.
-SLOW_S = 0.6
 
 
 @pytest.fixture
@@ -71,24 +70,34 @@ def test_many_starts_at_once_succeed_while_calls_fail_and_are_slow(
     assert proxy.removed("volumes") == set()
 
 
-def test_no_call_is_made_in_the_hubs_loop(make_for: Any, proxy: EngineProxy) -> None:
-    proxy.add(Delay(before_s=SLOW_S))
-    spawners = [make_for(f"user{number}") for number in range(3)]
-    longest_s = 0.0
+class Watched:
+    """An engine client that tells in which threads it was used."""
 
-    async def watch() -> None:
-        nonlocal longest_s
-        loop = asyncio.get_running_loop()
-        for before, after in itertools.pairwise(iter(loop.time, None)):
-            longest_s = max(longest_s, after - before)
-            await asyncio.sleep(0.01)
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.threads: set[int] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.threads.add(threading.get_ident())
+        return getattr(self._client, name)
+
+
+def test_no_call_is_made_in_the_hubs_loop(
+    make_for: Any, client: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(client)
+    monkeypatch.setattr(ServiceSpawner, "_engine_client", watched)
+    spawner = make_for("ann")
+    fails = make_for("bob", spawner_class=DeafSpawner, cmd=["sh", "-c", "exit 3"])
 
     async def live() -> None:
-        watcher = asyncio.ensure_future(watch())
-        await asyncio.gather(*(spawner.start() for spawner in spawners))
-        assert await asyncio.gather(*(spawner.poll() for spawner in spawners)) == [None] * 3
-        await asyncio.gather(*(spawner.stop() for spawner in spawners))
-        watcher.cancel()
+        await spawner.start()
+        assert await spawner.poll() is None
+        with pytest.raises(StartFailed):  # which reads the log
+            await fails.start()
+        await fails.stop()
+        await spawner.stop()
 
     asyncio.run(live())
-    assert longest_s < SLOW_S
+    assert watched.threads
+    assert threading.get_ident() not in watched.threads

@@ -19,7 +19,6 @@ from docker.models.containers import Container
 from docker.models.services import Service
 
 from jhswarmd import labels
-from jhswarmd.engine import Engine
 from tests.engine.conftest import CreateService
 from tests.lab import Lab
 from tests.stack import USERS, LoginRefused, Stack, Visitor, write_profile, write_users
@@ -432,8 +431,8 @@ def test_orphan_made_while_the_hub_was_away_goes_soon_after_its_first_answer(
 ) -> None:
     stack.container("hub").kill()
     orphan = create_like_notebook(user="somebody-else")
-    stack.wait_healthy()
-    print(f"seconds: {_wait_gone(orphan, 15):.2f}")
+    stack.wait_healthy(120)
+    print(f"seconds: {_wait_gone(orphan, 60):.2f}")
 
 
 def test_a_hundred_orphans_are_gone_soon_after_their_approval(
@@ -453,26 +452,22 @@ def test_a_hundred_orphans_are_gone_soon_after_their_approval(
     print(f"seconds: {time.monotonic() - started:.2f}")
 
 
-def test_orphans_of_an_older_database_are_held_by_a_daemon_that_never_saw_the_newer_one(
+def test_what_is_younger_than_the_hubs_database_is_held_until_approved(
     stack: Stack, create_like_notebook: CreateOrphan
 ) -> None:
-    hub_id = stack.notebook("testuser").attrs["Spec"]["Labels"][labels.HUB]
-    recorded = Engine(stack.lab.client).read_starts(stack.name, hub_id)
-    assert recorded >= 1
-    # As if the hub had run on a newer database, of which this one is an older copy.
-    Engine(stack.lab.client).record_starts(stack.name, hub_id, recorded + 5)
-    stack.container("jhswarmd").kill()
-    orphan = create_like_notebook(user="somebody-else")
+    count = stack.notebook("testuser").attrs["Spec"]["Labels"][labels.COUNT]
+    start, _, number = count.partition(".")
+    # As if an older copy of the database had been put back, from before this spawn.
+    orphan = create_like_notebook(user="somebody-else", count=f"{start}.{int(number) + 1000}")
 
     def held() -> list[str]:
-        return list((stack.status()["daemon"] or {"servers": {"held": []}})["servers"]["held"])
+        return list(stack.status()["daemon"]["servers"]["held"])
 
     wait_until(lambda: held() == [orphan.name], 60, what="the orphan is held")
     _wait_full_pass(stack)
     assert _exists(orphan)
     stack.cli("orphans", "approve")
     _wait_gone(orphan, 30)
-    assert Engine(stack.lab.client).read_starts(stack.name, hub_id) == recorded
     assert _wait_gone(create_like_notebook(user="somebody-else"), 10) < 1
 
 
@@ -610,7 +605,6 @@ def test_purge_takes_secrets_and_label_and_never_a_volume(stack: Stack) -> None:
     left = _kept_of(stack)
     assert left["volumes"] == volumes
     assert left["secrets"] == []
-    assert stack.lab.client.api.configs() == []
     assert labels.hub_node_label(stack.name) not in left["labels"][0]
 
 

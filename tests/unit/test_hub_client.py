@@ -48,9 +48,9 @@ def make_hub(**answers):
 
 def test_the_identity_is_read_with_a_token_that_sees_everything():
     hub, _ = make_hub(
-        user=(200, {"scopes": SCOPES}), jhswarmd=(200, {"hub_id": "abc", "starts": 2})
+        user=(200, {"scopes": SCOPES}), jhswarmd=(200, {"hub_id": "abc", "spawns": {"r": 2}})
     )
-    assert hub.read_identity() == HubIdentity("abc", 2)
+    assert hub.read_identity() == HubIdentity("abc", {"r": 2})
 
 
 def test_a_token_that_may_not_see_all_servers_makes_everything_unknown():
@@ -60,19 +60,19 @@ def test_a_token_that_may_not_see_all_servers_makes_everything_unknown():
 
 
 def known(**servers):
-    return {"hub_id": "abc", "starts": 2, "servers": servers}
+    return {"hub_id": "abc", "spawns": {"r": 2}, "servers": servers}
 
 
 def test_a_user_and_their_servers_are_read_together_with_the_hubs_identity():
     hub, _ = make_hub(**{"jhswarmd/users/alice": (200, known(a="stop", b=None))})
     expected = HubUser("alice", {"a": "stop", "b": None})
-    assert hub.read_user("alice") == (HubIdentity("abc", 2), expected)
+    assert hub.read_user("alice") == (HubIdentity("abc", {"r": 2}), expected)
 
 
 def test_no_such_user_is_said_in_so_many_words():
-    answer = {"hub_id": "abc", "starts": 2, "servers": None}
+    answer = {"hub_id": "abc", "spawns": {"r": 2}, "servers": None}
     hub, _ = make_hub(**{"jhswarmd/users/bob": (200, answer)})
-    assert hub.read_user("bob") == (HubIdentity("abc", 2), None)
+    assert hub.read_user("bob") == (HubIdentity("abc", {"r": 2}), None)
 
 
 def test_a_name_with_a_slash_does_not_lead_to_another_path():
@@ -93,7 +93,11 @@ def test_a_name_with_a_slash_does_not_lead_to_another_path():
         pytest.param((200, "<html>"), id="HTML"),
         pytest.param((200, '{"hub_id": "al'), id="half a JSON"),
         pytest.param((200, []), id="a list"),
-        pytest.param((200, {"hub_id": "abc", "starts": 2}), id="no servers key"),
+        pytest.param((200, {"hub_id": "abc", "spawns": {"r": 2}}), id="no servers key"),
+        pytest.param((200, {"hub_id": "abc", "servers": {}}), id="no counts"),
+        pytest.param(
+            (200, {"hub_id": "abc", "spawns": {"r": "2"}, "servers": {}}), id="a count is a text"
+        ),
         pytest.param((200, {"servers": None}), id="no identity"),
         pytest.param((200, {**known(), "servers": []}), id="servers is a list"),
         pytest.param((200, known(a={})), id="a server in an unknown state"),

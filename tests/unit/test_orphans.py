@@ -41,6 +41,7 @@ services = st.builds(
     hub_id=st.sampled_from([HUB_ID, "b" * 32, None]),
     user=st.one_of(names, st.none()),
     server=st.one_of(server_names, st.none()),
+    count=st.sampled_from([None, "start.1", "start.2", "other.1", "rubbish"]),
 )
 users = st.builds(
     HubUser, names, st.dictionaries(server_names, st.sampled_from([None, "spawn", "stop"]))
@@ -48,15 +49,16 @@ users = st.builds(
 
 
 @given(st.lists(services), st.lists(users, unique_by=lambda user: user.name))
-def test_an_orphan_is_always_ours_and_never_listed_by_the_hub(found, listed):
+def test_an_orphan_is_always_ours_never_listed_by_the_hub_and_no_younger_than_it(found, listed):
     by_name = {user.name: user for user in listed}
-    verdicts = judge_all(found, make_identity(), by_name)
+    verdicts = judge_all(found, make_identity(spawns={"start": 1}), by_name)
     for service in found:
         if verdicts[service.id] is Verdict.orphan:
             assert service.hub_id == HUB_ID
             assert service.user not in by_name or (
                 service.server not in by_name[service.user].servers
             )
+            assert service.count in (None, "start.1")
 
 
 @given(st.lists(services, unique_by=lambda service: service.id), st.randoms())

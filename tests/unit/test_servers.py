@@ -3,15 +3,16 @@
 import pytest
 
 from jhswarmd import metrics
-from jhswarmd.errors import EngineUnavailable, HubUnknown
+from jhswarmd.errors import HubUnknown
 from jhswarmd.reconcile.servers import (
     ENDED_AGAIN_S,
     ENDED_LOOKS,
+    OLDER,
     PENDING_AGAIN_MOST_S,
     PENDING_AGAIN_S,
     Servers,
 )
-from tests.factories import HUB_ID, make_identity, make_service, make_user
+from tests.factories import make_identity, make_service, make_user
 from tests.fakes import FakeClock, FakeEngine, FakeHub
 
 
@@ -118,53 +119,46 @@ def test_a_held_service_that_the_hub_knows_again_is_no_longer_held():
 @pytest.fixture
 def restored():
     """Engine and hub, whose database is an older copy that has forgotten alice's server."""
-    engine = FakeEngine()
-    hub = FakeHub(identity=make_identity(starts=7))
-    reconciler(engine, hub).reconcile_all()
-    engine.services["s1"] = make_service(id="s1")
-    hub.identity = make_identity(starts=3)
-    return engine, hub
+    engine = FakeEngine(make_service(id="s1", count="start-1.8"))
+    return engine, FakeHub(identity=make_identity(spawns={"start-1": 7}))
 
 
-def test_an_older_database_removes_nothing_unasked_and_a_new_daemon_knows_it_too(restored):
+@pytest.mark.parametrize("count", ["start-1.8", "start-2.1", "start-1", ""])
+def test_what_is_younger_than_the_database_is_held_until_it_is_approved(restored, count):
     engine, hub = restored
-    servers = reconciler(engine, hub)  # it remembers nothing by itself
+    engine.services["s1"] = make_service(id="s1", count=count)
+    servers = reconciler(engine, hub)
     servers.reconcile_one("s1")
     servers.reconcile_all()
     assert engine.removed == []
-    assert list(servers.view.held) == ["s1"]
-    assert engine.starts == {HUB_ID: 7}
-
-
-def test_an_older_database_that_is_approved_is_the_right_one_from_then_on(restored):
-    engine, hub = restored
-    servers = reconciler(engine, hub)
-    servers.reconcile_all()
+    assert servers.view.why_held["s1"] == OLDER
     assert servers.approve() == ["jupyter-alice"]
     servers.reconcile_all()
     assert engine.removed == ["s1"]
-    assert engine.starts == {HUB_ID: 3}
-    engine.services["s2"] = make_service(id="s2")
-    servers.reconcile_one("s2")
-    assert engine.removed == ["s1", "s2"]
 
 
-def test_an_approval_of_many_orphans_says_nothing_about_a_database():
-    orphans = [make_service(id=f"s{n}", user=f"user{n}") for n in range(9)]
-    engine, hub = FakeEngine(*orphans), FakeHub(identity=make_identity(starts=7))
+@pytest.mark.parametrize("count", ["start-1.7", "start-1.1", None])
+def test_what_the_database_has_counted_goes_at_once(restored, count):
+    engine, hub = restored
+    engine.services["s1"] = make_service(id="s1", count=count)
+    reconciler(engine, hub).reconcile_one("s1")
+    assert engine.removed == ["s1"]
+
+
+def test_an_approval_says_nothing_about_what_comes_later(restored):
+    engine, hub = restored
     servers = reconciler(engine, hub)
     servers.reconcile_all()
     servers.approve()
-    engine.services = {"late": make_service(id="late")}
-    hub.identity = make_identity(starts=3)
+    engine.services = {"late": make_service(id="late", count="start-1.9")}
     servers.reconcile_all()
     assert engine.removed == []
 
 
 def test_a_hub_that_is_replaced_by_one_with_an_older_database_during_a_pass_removes_nothing():
-    engine, hub = FakeEngine(make_service(id="s1")), FakeHub(identity=make_identity(starts=7))
-    later = make_identity(starts=3)
-    hub.read_user = lambda name: (later, None)
+    engine = FakeEngine(make_service(id="s1", count="start-1.8"))
+    hub = FakeHub(identity=make_identity(spawns={"start-1": 8}))
+    hub.read_user = lambda name: (make_identity(spawns={"start-1": 7}), None)
     servers = reconciler(engine, hub)
     servers.reconcile_all()
     assert engine.removed == []
@@ -173,27 +167,10 @@ def test_a_hub_that_is_replaced_by_one_with_an_older_database_during_a_pass_remo
 
 def test_a_wiped_database_makes_old_notebooks_foreign_and_its_own_orphans_go(restored):
     engine, hub = restored
-    hub.identity = make_identity(hub_id="b" * 32, starts=1)
-    engine.services["s2"] = make_service(id="s2", hub_id="b" * 32)
+    hub.identity = make_identity(hub_id="b" * 32, spawns={"start-9": 1})
+    engine.services["s2"] = make_service(id="s2", hub_id="b" * 32, count="start-9.1")
     reconciler(engine, hub).reconcile_all()
     assert engine.removed == ["s2"]
-
-
-def test_nothing_is_removed_while_nobody_knows_whether_the_database_is_older():
-    engine, hub = FakeEngine(make_service(id="s1")), FakeHub()
-    engine.is_silent_about_starts = True
-    servers = reconciler(engine, hub)
-    with pytest.raises(EngineUnavailable):
-        servers.reconcile_one("s1")
-    with pytest.raises(EngineUnavailable):
-        servers.reconcile_all()
-    assert engine.removed == []
-
-
-def test_a_dry_run_records_nothing():
-    engine, hub = FakeEngine(), FakeHub(identity=make_identity(starts=7))
-    Servers(engine, hub, "jupyterhub", lambda: True, FakeClock(), dry_run=True).reconcile_all()
-    assert engine.starts == {}
 
 
 def test_a_service_that_was_removed_by_hand_is_reported_at_once():
@@ -289,17 +266,3 @@ def test_an_orphan_is_counted_once_however_often_it_is_seen():
     servers.reconcile_all()
     assert engine.removed == []
     assert seen() - before == 5
-
-
-def test_what_another_daemon_recorded_meanwhile_counts_too():
-    engine, hub = FakeEngine(), FakeHub(identity=make_identity(starts=5))
-    servers = reconciler(engine, hub)
-    servers.reconcile_all()
-    engine.starts[HUB_ID] = 9  # by the daemon beside the hub, until its node was lost
-    engine.services["s1"] = make_service(id="s1")
-    for starts in (5, 6):
-        hub.identity = make_identity(starts=starts)
-        servers.reconcile_one("s1")
-        servers.reconcile_all()
-    assert engine.removed == []
-    assert engine.starts == {HUB_ID: 9}

@@ -27,6 +27,8 @@ class Cluster(Lab):
     ``image_of`` is a lab whose small image every node gets. ``managers`` counts the first one.
     """
 
+    heartbeat_s = 5  # the engine's own: tests wait until a node is seen to be down
+
     def __init__(self, image_of: Lab, *, managers: int = 1, workers: int = 0) -> None:
         super().__init__()
         self._image_of = image_of

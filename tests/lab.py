@@ -134,6 +134,10 @@ class Lab:
     before use. Use it as a context manager, or call ``start`` and ``close``.
     """
 
+    #: Seconds between a node's signs of life; after three of them without one Swarm ends its tasks.
+    #: The engine's own 5 s end every notebook of a lab whose machine is too busy for a moment.
+    heartbeat_s = 60
+
     def __init__(self, *, keep_dir: Path | None = None, swarm: bool = True) -> None:
         self._keep_dir = keep_dir
         self._swarm = swarm
@@ -192,7 +196,11 @@ class Lab:
             self._empty_engine()
         if self._swarm:
             self._undo.callback(_quietly, self._leave_swarm)
-            self.client.swarm.init(advertise_addr=self.address, listen_addr=self.address)
+            self.client.swarm.init(
+                advertise_addr=self.address,
+                listen_addr=self.address,
+                dispatcher_heartbeat_period=self.heartbeat_s * 10**9,
+            )
 
     def close(self) -> None:
         """Remove the lab. Safe to call at any time, and twice."""

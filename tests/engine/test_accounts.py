@@ -11,7 +11,7 @@ import requests
 
 from tests.engine.test_stack import _places
 from tests.lab import Lab
-from tests.stack import LoginRefused, Stack, Visitor, write_users
+from tests.stack import LoginRefused, Stack, Visitor, write_profile, write_users
 from tests.wait import wait_until
 
 #: The promise; the machine of the tests may be busy.
@@ -160,3 +160,22 @@ def test_changed_file_leaves_alone_what_was_added_and_removed(stack: Stack, adde
         write_users(stack.env_dir, stack.profile)
         stack.up()
         users(stack, "add", "bob", given="grüße-an-bob\n")
+
+
+@pytest.mark.destructive
+def test_server_of_a_removed_user_is_stopped_when_the_profile_says_so(
+    stack: Stack, added: str
+) -> None:
+    keys = {"HOST": stack.lab.address, "RESYNC_INTERVAL_S": 5}
+    write_profile(stack.env_dir, stack.profile, **keys, REMOVED_USER_SERVERS="stop")
+    try:
+        stack.up()
+        with stack.login(added, PASSWORD) as visitor:
+            visitor.start_server()
+        users(stack, "remove", added)
+        wait_until(lambda: not stack.notebooks(added), 60, what="the server is stopped")
+        volumes = stack.lab.client.api.volumes()["Volumes"]
+        assert any(added in volume["Name"] for volume in volumes)
+    finally:
+        write_profile(stack.env_dir, stack.profile, **keys)
+        stack.up()

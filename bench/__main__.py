@@ -63,7 +63,7 @@ def main(
 ) -> None:
     """Measure spawner and daemon beside the bare engine and stock SwarmSpawner.
 
-    Needs root, and a quarter of an hour for everything. Ratios of medians are what counts.
+    Needs root, and half an hour for everything. Ratios of medians are what counts.
     """
     parts = [part for part in PARTS if part in only.split(",")]
     if not parts or set(only.split(",")) - set(PARTS):

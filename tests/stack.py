@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import secrets
@@ -153,11 +154,17 @@ class Stack:
         return report
 
     def log(self, role: str) -> str:
-        """Return the whole log of one of the stack's services."""
-        name = labels.service_name(self.name, role)
-        # What a container writes to standard error comes there.
-        result = self.lab.run(["docker", "service", "logs", "--raw", name])
-        return result.stdout + result.stderr
+        """Return what all containers of one of the stack's services wrote, that are still there.
+
+        Not the engine's log of the service: it may wait for minutes for a task that was replaced.
+        """
+        api, name = self.lab.client.api, labels.service_name(self.name, role)
+        found = api.containers(all=True, filters={"label": f"{labels.SERVICE_NAME}={name}"})
+        texts = []
+        for container in reversed(found):
+            with contextlib.suppress(docker.errors.NotFound):
+                texts.append(api.logs(container["Id"]).decode(errors="replace"))
+        return "".join(texts)
 
     # --- the hub, as a browser or a program sees it ---
 

@@ -246,6 +246,7 @@ def test_login_gives_one_service_with_all_labels(stack: Stack, testuser: Visitor
         user="testuser",
         server="",
         spawn_id=given[labels.SPAWN],
+        count=given[labels.COUNT],
     )
     assert spec["TaskTemplate"]["ContainerSpec"]["Labels"] == given
     assert spec["TaskTemplate"]["RestartPolicy"]["Condition"] == "none"
@@ -344,11 +345,11 @@ def _places(lab: Lab) -> Iterator[tuple[str, str]]:
     api = lab.client.api
     for service in api.services():
         yield f"inspect of {service['Spec']['Name']}", json.dumps(service, ensure_ascii=False)
-        log = api.service_logs(service["ID"], stdout=True, stderr=True, is_tty=False)
-        yield f"log of {service['Spec']['Name']}", b"".join(log).decode(errors="replace")
     for container in api.containers(all=True):
         text = json.dumps(api.inspect_container(container["Id"]), ensure_ascii=False)
         yield f"inspect of {container['Names']}", text
+        log = api.logs(container["Id"])
+        yield f"log of {container['Names']}", log.decode(errors="replace")
     # Events hold the whole command line of each exec.
     events = ["docker", "events", "--since", "24h", "--until", "0s", "--format", "{{json .}}"]
     yield "events", lab.run(events).stdout

@@ -153,6 +153,13 @@ class Stack:
         report: dict[str, Any] = json.loads(self.cli("status", "--json", check=False).stdout)
         return report
 
+    def daemon(self) -> dict[str, Any]:
+        """Return what the daemon says of itself, as soon as one answers."""
+        found: dict[str, Any] = wait_until(
+            lambda: self.status()["daemon"], 60, what="the daemon's answer"
+        )
+        return found
+
     def log(self, role: str) -> str:
         """Return what all containers of one of the stack's services wrote, that are still there.
 

@@ -51,8 +51,10 @@ STOP_WITHIN_S = 5.0
 #: A full pass that is older than this many seconds, and than three intervals, means that something
 #: is wrong.
 PASS_OLD_S = 300.0
-#: A full pass may take one part in so many of the time: the interval grows with what it costs.
+#: A full pass may take one part in so many of the time: the interval grows with what it costs, ...
 PASS_SHARE = 100
+#: ... to so many seconds at most: one look through an engine that hung must not mean hours without.
+RESYNC_MOST_S = 900.0
 #: So many services waiting to be looked at one by one are looked at in one full pass instead, ...
 BURST = 300
 #: ... after so many seconds, in which the burst may go on.
@@ -100,7 +102,6 @@ class Daemon:
         }
         self._reflector = Reflector(engine, stack, self.wake, self._stop)
         self._is_burst = False
-        self._pass_took_s = 0.0
         self._culler = Culler(HUB_URL, settings.idle_timeout_s, self.duty, self._stop)
 
     def wake(self, key: Key) -> None:
@@ -177,17 +178,15 @@ class Daemon:
         return is_active
 
     def _pass_over_all(self) -> None:
-        begun_s = time.monotonic()
-        pending = self.servers.reconcile_all()
-        self._pass_took_s = time.monotonic() - begun_s
-        for service_id in pending:
+        for service_id in self.servers.reconcile_all():
             self._workers["servers"].queue.put(Key("server", service_id), PENDING_AGAIN_S)
 
     def _reconcile_prepull(self, key: Key) -> float | None:
         return self.prepull.reconcile()
 
     def _resync_interval_s(self) -> float:
-        return max(self._settings.resync_interval_s, PASS_SHARE * self._pass_took_s)
+        costs_s = min(PASS_SHARE * self.servers.view.look_took_s, RESYNC_MOST_S)
+        return max(self._settings.resync_interval_s, costs_s)
 
     def _resync_s(self) -> float:
         # Jitter: several daemons must not list in step.

@@ -63,6 +63,8 @@ class ServersView:
     """Reasons by the ids of what is held, and maybe of what was."""
     removals: deque[Removal] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     last_pass_s: float | None = None
+    look_took_s: float = 0.0
+    """What the last full pass needed to look at everything; what it removed is not in it."""
 
 
 class Servers:
@@ -108,6 +110,7 @@ class Servers:
 
         Returns the ids of the services whose servers are pending, which need another look soon.
         """
+        begun_s = self._clock()
         services = self._engine.list_notebooks(self._stack)
         hub = self._hub.read_identity()
         users = {user.name: user for user in self._hub.list_users()}
@@ -129,6 +132,7 @@ class Servers:
         self.view.why_held = {
             id_: why for id_, why in self.view.why_held.items() if id_ in self.view.held
         }
+        self.view.look_took_s = self._clock() - begun_s
         self._remove(orphans, verdicts)
         for user, server in vanished(services, hub, users.values()):
             self._report(user, server, "no service")

@@ -49,8 +49,9 @@ def test_a_user_learns_that_a_node_is_down_and_finds_the_files_when_it_is_back(
         assert f"its node {worker.name} is down" in hub.log.read_text()
         assert cluster.client.services.list() == []
         words = f"Your files are on node {worker.name}, which is down at the moment"
-        # The page of a start that is still pending comes first on a machine that is busy.
-        wait_until(lambda: words in hub.browse("/hub/spawn/ann")[1], 60, what=words)
+        # The first page tells of a start that is pending; the next one how that start ended.
+        hub.browse("/hub/spawn/ann")
+        wait_until(lambda: words in hub.browse("/hub/spawn-pending/ann")[1], 60, what=words)
         assert cluster.client.services.list() == []
     start(hub)
     assert notebook(worker).exec_run(["test", "-e", FILE]).exit_code == 0

@@ -125,8 +125,7 @@ def test_server_of_a_removed_user_is_kept_and_named(stack: Stack, added: str) ->
         users(stack, "remove", added)
 
         def named() -> list[str]:
-            daemon = stack.status()["daemon"] or {}
-            return list(daemon.get("accounts", {}).get("removed_with_servers", ()))
+            return list(stack.daemon()["accounts"]["removed_with_servers"])
 
         wait_until(lambda: named() == [added], 60, what="status names the removed user")
         assert stack.containers(stack.notebook(added))

@@ -176,7 +176,7 @@ def test_the_command_makes_the_nodes_pull_and_status_shows_it(stack: Stack) -> N
     assert "Notebook images on the nodes: 1 on 1 of 1 nodes" in stack.first_up.stderr
     result = stack.cli("prepull", "--env", stack.profile)
     assert "1 on 1 of 1 nodes" in result.stderr
-    assert stack.status()["daemon"]["prepull"]["failed"] == []
+    assert stack.daemon()["prepull"]["failed"] == []
 
 
 @pytest.mark.timeout(300, func_only=True)

@@ -214,8 +214,11 @@ def test_a_burst_of_events_costs_one_full_pass_instead_of_a_look_at_each(monkeyp
 def test_the_interval_between_full_passes_grows_with_what_one_costs():
     daemon = make_daemon(FakeEngine(), FakeHub())
     assert daemon._resync_interval_s() == Settings().resync_interval_s
-    daemon._pass_took_s = 5.0
+    daemon.servers.view.look_took_s = 5.0
     assert daemon._resync_interval_s() == 500
+    daemon.servers.view.look_took_s = 60.0
+    assert daemon._resync_interval_s() == run.RESYNC_MOST_S
+    daemon.servers.view.look_took_s = 5.0
     daemon._reflector.is_connected = True
     daemon.duty.take()
     daemon.servers.view.last_pass_s = time.time() - 1000

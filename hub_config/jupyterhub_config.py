@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 
 from jhswarmd import labels
-from jhswarmd.hubext import auth, config, identity, oauth
+from jhswarmd.hubext import auth, config, credentials, identity, oauth
 from jhswarmd.hubext.handlers import REPORT_SCOPE, handlers
-from jhswarmd.settings import SECRETS_DIR, RemovedUserServers, Settings
+from jhswarmd.settings import RemovedUserServers, Settings
 
 c = get_config()
 settings = Settings.from_environ(os.environ)
@@ -20,7 +20,8 @@ config.log_with_the_hub()
 
 c.JupyterHub.log_level = settings.log_level
 c.JupyterHub.db_url = settings.database_url
-c.JupyterHub.cookie_secret_file = f"{SECRETS_DIR}/cookie_secret"
+# Of what rotates each generation that is still accepted is mounted; the newest one is used.
+config.use_cookie_secrets(c)
 c.CryptKeeper.keys = config.read_keys("crypt_key")
 
 c.JupyterHub.hub_ip = "0.0.0.0"  # noqa: S104 - its networks are the stack's own
@@ -34,33 +35,40 @@ if settings.host != "localhost":
 # The proxy is a service of its own: connections and notebooks outlive a restart of the hub.
 c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = "http://proxy:8001"
-c.ConfigurableHTTPProxy.auth_token = config.read_secret("proxy_auth_token")
+proxy_tokens = list(config.read_generations("proxy_auth_token").values())
+c.JupyterHub.proxy_class = "jhswarmd.hubext.proxy.RotatingProxy"
+c.ConfigurableHTTPProxy.auth_token, *c.RotatingProxy.older_tokens = proxy_tokens
 c.JupyterHub.cleanup_proxy = False
 c.JupyterHub.cleanup_servers = False
 # A restarted proxy has a new address where the kernel has no IPVS.
 c.JupyterHubHTTPClient.connector_options = {"use_dns_cache": False}
 # Show the progress page at once.
-c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0}
+c.JupyterHub.tornado_settings["slow_spawn_timeout"] = 0
 
 # ---- who may do what --------------------------------------------------------------------------
 
 hub_id = identity.load_hub_id(settings.database_url)
+service_tokens = {"jhswarmd": config.read_secret("daemon_token")}
+if config.has_secret("culler_token"):
+    service_tokens["idle-culler"] = config.read_secret("culler_token")
 c.JupyterHub.extra_handlers = handlers(
-    hub_id, stops_removed=settings.removed_user_servers is RemovedUserServers.stop
+    hub_id,
+    credentials.Tokens(proxy_tokens, service_tokens),
+    stops_removed=settings.removed_user_servers is RemovedUserServers.stop,
 )
 
 config.add_service(
     c,
     "jhswarmd",
-    token=config.read_secret("daemon_token"),
+    token=service_tokens["jhswarmd"],
     scopes=["list:users", "read:servers", "read:hub", "proxy", REPORT_SCOPE],
 )
-if settings.idle_timeout_s and config.has_secret("culler_token"):
+if settings.idle_timeout_s and "idle-culler" in service_tokens:
     # The daemon runs it: as a process of the hub it would get its token by environment.
     config.add_service(
         c,
         "idle-culler",
-        token=config.read_secret("culler_token"),
+        token=service_tokens["idle-culler"],
         scopes=["list:users", "read:users:activity", "read:servers", "delete:servers"],
     )
 

@@ -212,6 +212,40 @@ def prepull(env: EnvOption = None, stack: StackOption = None) -> None:
     prepull.pull(client, status.find_stack(client, stack), Progress())
 
 
+@app.command()
+def rotate(
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="cookie, proxy, crypt, daemon, tls; or all.")
+    ],
+    revoke: Annotated[
+        bool,
+        typer.Option("--revoke", help="Older ones stop working at once; everybody logs in again."),
+    ] = False,
+    dry_run: DryRunOption = False,
+    env: EnvOption = None,
+    stack: StackOption = None,
+) -> None:
+    """Replace secrets of hub, proxy and daemon; nobody loses a notebook or a login.
+
+    'all' is every kind but tls. 'tls' takes the certificate of the profile (--env) if it has one.
+    """
+    from jhswarmd.deploy import local_engine, rotate, secrets, status
+    from jhswarmd.deploy.progress import Progress
+
+    units = rotate.units_of(kind)
+    client = local_engine.connect()
+    profile = _load_profile(env) if env else None
+    if profile and not stack:
+        stack = profile.settings.stack_name
+    name = status.find_stack(client, stack)
+    if dry_run:
+        existing = secrets.list_existing(client, name)
+        for line in rotate.describe(existing, units, revoke=revoke):
+            typer.echo(line)
+        return
+    rotate.rotate(client, name, units, Progress(), revoke=revoke, profile=profile)
+
+
 @app.command("engine-stop")
 def engine_stop() -> None:
     """Stop the engine, if 'jhswarmd up' started it."""

@@ -30,7 +30,14 @@ from jhswarmd import generations, labels, registry_login
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineError, EngineNotFound, EngineUnavailable
 from jhswarmd.generations import Existing
-from jhswarmd.model import ENDED_STATES, Node, NotebookService, Pull, newest_task
+from jhswarmd.model import (
+    ENDED_STATES,
+    Node,
+    NotebookService,
+    Pull,
+    StackService,
+    newest_task,
+)
 
 #: Seconds until a call without an answer is given up.
 CALL_TIMEOUT_S = 30
@@ -104,10 +111,7 @@ class Engine:
             stream=True,
             timeout=(CALL_TIMEOUT_S, read_within_s),
         )
-        try:
-            response.raise_for_status()
-        except requests.HTTPError as exc:
-            raise docker.errors.create_api_error_from_http_exception(exc) from exc
+        _raise_for_status(response)
         return response
 
     def list_notebooks(self, stack: str) -> list[NotebookService]:
@@ -194,6 +198,26 @@ class Engine:
             created: str = self._api.create_secret(name, content, labels=dict(marks))["ID"]
         return created
 
+    def mark_secret(self, secret_id: str, marks: Mapping[str, str]) -> None:
+        """Add labels to a secret; they are all that can be changed of one.
+
+        When somebody else was quicker this is EngineUnavailable.
+        """
+        with translated(f"mark the secret {secret_id}"):
+            found = self._api.inspect_secret(secret_id)
+            spec = found["Spec"]
+            changed = {**spec, "Labels": {**(spec.get("Labels") or {}), **marks}}
+            if changed == spec:
+                return
+            # docker-py does not have this call.
+            answer = self._api.post(
+                f"{self._api.base_url}/v{self._api.api_version}/secrets/{secret_id}/update",
+                params={"version": found["Version"]["Index"]},
+                json=changed,
+                timeout=CALL_TIMEOUT_S,
+            )
+            _raise_for_status(answer)
+
     def remove_secret(self, secret_id: str) -> None:
         """Remove a secret; the engine refuses (EngineError) while a service mounts it."""
         with translated(f"remove the secret {secret_id}"):
@@ -226,6 +250,21 @@ class Engine:
                 endpoint_spec=spec.get("EndpointSpec"),
             )
         return True
+
+    def read_stack_services(self, stack: str) -> dict[str, StackService]:
+        """Return the stack's own services by role; those that are not there are left out."""
+        found = {}
+        for role in labels.ROLES:
+            name = labels.service_name(stack, role)
+            try:
+                with translated(f"look at the service {name}"):
+                    service = self._api.inspect_service(name)
+                with translated(f"list the tasks of {name}"):
+                    tasks = self._api.tasks(filters={"service": service["ID"]})
+            except EngineNotFound:
+                continue
+            found[role] = _stack_service(service, tasks)
+        return found
 
     def read_own_task(self) -> Mapping[str, Any] | None:
         """Return the specification of the task that this program runs in; None: it is in none."""
@@ -342,8 +381,36 @@ class Engine:
         return ""
 
 
+def _raise_for_status(response: requests.Response) -> None:
+    """Raise what docker-py raises for an answer that is an error."""
+    try:
+        response.raise_for_status()
+    except requests.HTTPError as exc:
+        raise docker.errors.create_api_error_from_http_exception(exc) from exc
+
+
 def _marks(wanted: Mapping[str, str]) -> list[str]:
     return [f"{key}={value}" for key, value in wanted.items()]
+
+
+def _stack_service(service: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> StackService:
+    mounts = _mounts(service["Spec"]["TaskTemplate"])
+    mine = [task for task in tasks if _mounts(task["Spec"]) == mounts]
+    failed = [task for task in mine if task["Status"]["State"] in ("failed", "rejected")]
+    newest = newest_task(failed)
+    return StackService(
+        mounts=mounts,
+        is_running=any(
+            task["Status"]["State"] == "running" and task["DesiredState"] == "running"
+            for task in mine
+        ),
+        failures=len(failed),
+        error=str(newest["Status"].get("Err") or "") if newest else "",
+    )
+
+
+def _mounts(task: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(each["SecretID"] for each in task["ContainerSpec"].get("Secrets") or ())
 
 
 def _node(node: Mapping[str, Any]) -> Node:

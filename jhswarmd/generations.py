@@ -1,7 +1,8 @@
 """Generations of secrets: which there are, and which one is live. Pure.
 
-A secret is immutable, so a new content is a new generation, ``<stack>_<kind>_g<N>``; the newest
-complete one is the truth. What is larger than one secret may be has several parts, each a kind of
+A secret's content is immutable, so a new content is a new generation, ``<stack>_<kind>_g<N>``; the
+newest complete one that was not rejected is the truth. Its labels, which can be changed, say how
+far its rotation is. What is larger than one secret may be has several parts, each a kind of
 its own: ``users``, ``users_2``, ``users_3``.
 """
 
@@ -42,11 +43,19 @@ class Existing:
     """How many parts this generation has."""
     request: str = ""
     """The id of the request that made it, if it was one."""
+    settled_at: str = ""
+    """From when on everything worked with it; empty: that is not shown yet."""
+    rejected: str = ""
+    """Why it was taken back; empty: it was not."""
+    revokes: bool = False
+    """Whether older generations stop working because of it."""
+    expires_at: str = ""
+    """When the certificate in it ends, if there is one."""
 
     @property
     def created(self) -> datetime:
-        """When it was created; the engine's nanoseconds are more than Python takes."""
-        return datetime.fromisoformat(self.created_at[:19]).replace(tzinfo=timezone.utc)
+        """When it was created."""
+        return moment(self.created_at)
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,41 @@ class Generation:
     def source(self) -> str:
         """The label by which ``source_matches`` knows its content."""
         return self.secrets[0].source
+
+    @property
+    def created(self) -> datetime:
+        """When the last of its secrets was created."""
+        return max(each.created for each in self.secrets)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything was shown to work with it."""
+        return bool(self.secrets[0].settled_at)
+
+    @property
+    def rejected(self) -> str:
+        """Why it was taken back; empty: it was not."""
+        return next((each.rejected for each in self.secrets if each.rejected), "")
+
+    @property
+    def revokes(self) -> bool:
+        """Whether older generations stop working because of it."""
+        return any(each.revokes for each in self.secrets)
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The ids of its secrets."""
+        return frozenset(each.id for each in self.secrets)
+
+
+def moment(text: str) -> datetime:
+    """Read a moment in UTC; the engine's nanoseconds are more than Python takes."""
+    return datetime.fromisoformat(text[:19]).replace(tzinfo=timezone.utc)
+
+
+def spelled(when: datetime) -> str:
+    """Write a moment as ``moment`` reads it."""
+    return when.astimezone(timezone.utc).isoformat(timespec="seconds")
 
 
 def read(secret: Mapping[str, Any]) -> Existing | None:
@@ -77,11 +121,23 @@ def read(secret: Mapping[str, Any]) -> Existing | None:
         created_at=secret["CreatedAt"],
         parts=int(parts) if parts.isdecimal() else 1,
         request=marks.get(labels.REQUEST, ""),
+        settled_at=marks.get(labels.SETTLED, ""),
+        rejected=marks.get(labels.REJECTED, ""),
+        revokes=marks.get(labels.REVOKES) == "true",
+        expires_at=marks.get(labels.EXPIRES, ""),
     )
 
 
 def marks(
-    stack: str, kind: str, number: int, source: str, *, parts: int = 1, request: str = ""
+    stack: str,
+    kind: str,
+    number: int,
+    source: str,
+    *,
+    parts: int = 1,
+    request: str = "",
+    revokes: bool = False,
+    expires_at: str = "",
 ) -> dict[str, str]:
     """Return the labels from which ``read`` makes an ``Existing``."""
     found = {
@@ -94,6 +150,10 @@ def marks(
         found[labels.PARTS] = str(parts)
     if request:
         found[labels.REQUEST] = request
+    if revokes:
+        found[labels.REVOKES] = "true"
+    if expires_at:
+        found[labels.EXPIRES] = expires_at
     return found
 
 
@@ -110,6 +170,14 @@ def whole(kind: str) -> str:
 def newest(existing: Iterable[Existing], *names: str) -> Generation | None:
     """Return the newest complete generation of the kinds that change together, or None.
 
+    One that was rejected is none.
+    """
+    return next((each for each in complete(existing, *names) if not each.rejected), None)
+
+
+def complete(existing: Iterable[Existing], *names: str) -> list[Generation]:
+    """Return all complete generations of the kinds that change together, the newest first.
+
     One of which only the certificate or only the key, or not every part, was created is not
     complete: what made it was interrupted, or is still at it.
     """
@@ -117,6 +185,7 @@ def newest(existing: Iterable[Existing], *names: str) -> Generation | None:
     for each in existing:
         if whole(each.kind) in names:
             held.setdefault(each.generation, {})[each.kind] = each
+    generations = []
     for number in sorted(held, reverse=True):
         found = held[number]
         needed = [
@@ -125,8 +194,8 @@ def newest(existing: Iterable[Existing], *names: str) -> Generation | None:
             for part in part_names(name, found[name].parts if name in found else 1)
         ]
         if all(part in found for part in needed):
-            return Generation(number, tuple(found[part] for part in needed))
-    return None
+            generations.append(Generation(number, tuple(found[part] for part in needed)))
+    return generations
 
 
 def split(content: bytes, most: int = MAX_BYTES) -> tuple[bytes, ...]:

@@ -88,6 +88,21 @@ class Hub:
             raise HubUnknown(f"The hub's answer to POST {path} is no JSON") from exc
         return _need(answer, "users", list), _need(answer, "stops", bool)
 
+    def check_credentials(self, logins_before_s: float | None = None) -> Mapping[str, Any]:
+        """Let the hub show that it works with its newest secrets; see hubext/handlers.py.
+
+        With ``logins_before_s``, in seconds since the epoch, it ends older logins of browsers.
+        """
+        path = "/jhswarmd/credentials"
+        response = self._request("POST", path, body={"logins_before_s": logins_before_s})
+        try:
+            answer = response.json()
+        except requests.JSONDecodeError as exc:
+            raise HubUnknown(f"The hub's answer to POST {path} is no JSON") from exc
+        for key in ("takes_newest", "takes_older"):
+            _need(answer, key, bool)
+        return dict(answer)
+
     def restore_routes(self) -> None:
         """Let the hub compare the proxy's routes with what it knows, and add what is missing."""
         self._request("POST", "/proxy")
@@ -113,12 +128,14 @@ class Hub:
         params: Mapping[str, int] | None = None,
         accept: str = "application/json",
         accepted: tuple[int, ...] = (),
+        body: Mapping[str, Any] | None = None,
     ) -> requests.Response:
         try:
             response = self._session.request(
                 method,
                 self._url + path,
                 params=params,
+                json=body,
                 headers={"Accept": accept},
                 timeout=TIMEOUT_S,
                 allow_redirects=False,

@@ -35,6 +35,12 @@ SOURCE = "jhswarmd.source"
 #: On a secret of several parts: how many. On one that a request made: the request's id.
 PARTS = "jhswarmd.parts"
 REQUEST = "jhswarmd.request"
+#: On a generation: from when on everything worked with it; why it was taken back; that older ones
+#: stop working with it; when its certificate ends. Moments are ISO 8601 in UTC.
+SETTLED = "jhswarmd.settled"
+REJECTED = "jhswarmd.rejected"
+REVOKES = "jhswarmd.revokes"
+EXPIRES = "jhswarmd.expires"
 
 #: Which start of the hub made the notebook, and its how manyeth it was: ``START.NUMBER``.
 COUNT = "jhswarmd.count"

@@ -61,6 +61,26 @@ PREPULL_FAILED = Gauge(
     "Images that a node could not pull, counted for each node",
     registry=REGISTRY,
 )
+SECRET_GENERATION = Gauge(
+    "jhswarmd_secret_generation", "The live generation of each secret", ["unit"], registry=REGISTRY
+)
+SECRET_CREATED = Gauge(
+    "jhswarmd_secret_created_timestamp_seconds",
+    "When that generation was created, in seconds since the epoch",
+    ["unit"],
+    registry=REGISTRY,
+)
+CERTIFICATE_EXPIRES = Gauge(
+    "jhswarmd_certificate_expires_timestamp_seconds",
+    "When the proxy's certificate ends, in seconds since the epoch",
+    registry=REGISTRY,
+)
+ROTATION_STEPS = Counter(
+    "jhswarmd_rotation_steps_total",
+    "Steps of rotations: lead, settle, reject, and put_right for what others had changed",
+    ["step"],
+    registry=REGISTRY,
+)
 DUTY = Gauge("jhswarmd_duty", "1: this instance acts, 0: it stands by", registry=REGISTRY)
 ACCOUNTS = Gauge("jhswarmd_accounts", "Accounts in the list of users", registry=REGISTRY)
 ACCOUNTS_REFUSED = Gauge(

@@ -54,6 +54,20 @@ class NotebookService:
 
 
 @dataclass(frozen=True)
+class StackService:
+    """One of the stack's own services, and how its tasks do with what it is to mount."""
+
+    mounts: frozenset[str]
+    """Ids of the secrets in its specification."""
+    is_running: bool = True
+    """Whether a task that mounts just these is running, which is to say healthy."""
+    failures: int = 0
+    """How many tasks that mount just these have failed."""
+    error: str = ""
+    """What the engine says of the last one that failed."""
+
+
+@dataclass(frozen=True)
 class Node:
     """A node of the swarm. ``traits`` are what placement constraints see of it."""
 

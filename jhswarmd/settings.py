@@ -317,6 +317,11 @@ class Settings(BaseModel):
     removed_user_servers: RemovedUserServers = RemovedUserServers.keep
     """Running servers of users who are removed from the list: ``keep``, because work may be in
     them; ``stop``. Their volumes stay either way."""
+    rotate_after_days: float = Field(90, ge=0)
+    """Days after which the keys and tokens of hub, proxy and daemon are replaced; 0: never by
+    itself. With jitter: up to a tenth earlier."""
+    quiet_hours: str = Field("2-5", pattern=r"^([01]?\d|2[0-3])-([01]?\d|2[0-4])$")
+    """Hours of the day, in UTC, in which that may happen: the hub's pages are away for seconds."""
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
     log_format: LogFormat = LogFormat.text
     engine_socket: str = Field("/var/run/docker.sock", pattern=r"^/")

@@ -18,7 +18,7 @@ from jhswarmd.errors import (
     HubUnknown,
 )
 from jhswarmd.generations import Existing
-from jhswarmd.model import HubIdentity, HubUser, NotebookService
+from jhswarmd.model import HubIdentity, HubUser, NotebookService, StackService
 from jhswarmd.reconcile import references
 
 from .factories import make_identity
@@ -99,6 +99,13 @@ class FakeEngine:
         id_ = f"id-{name}"
         self.secrets[id_] = (name, content, dict(marks))
         return id_
+
+    def mark_secret(self, secret_id: str, marks: Mapping[str, str]) -> None:
+        name, content, held = self.secrets[secret_id]
+        self.secrets[secret_id] = (name, content, {**held, **marks})
+
+    def read_stack_services(self, stack: str) -> dict[str, StackService]:
+        return {}
 
     def remove_secret(self, secret_id: str) -> None:
         if secret_id in references.mounted(self.spec):

@@ -41,6 +41,7 @@ ROUTES = Key("routes")
 ALL_SERVERS = Key("servers")
 DUTY = Key("duty")
 PREPULL = Key("prepull")
+CREDENTIALS = Key("credentials")
 
 
 def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
@@ -50,12 +51,17 @@ def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
     pass finds out whether it is ours.
     """
     if event.type == "service":
+        if event.attributes.get("name") in {
+            labels.service_name(stack, role) for role in labels.ROLES
+        }:
+            # Maybe somebody led it to other secrets.
+            return (CREDENTIALS,)
         return (Key("server", event.id),)
     if event.type == "node":
         return (PREPULL,) if event.action in ("create", "update") else ()
     if event.type == "secret":
-        # Maybe a newer list of users, which another manager's daemon made.
-        return (ACCOUNTS,) if event.action == "create" else ()
+        # Maybe a newer list of users, which another manager's daemon made, or a rotation begins.
+        return (ACCOUNTS, CREDENTIALS) if event.action == "create" else ()
     if event.type == "container":
         service = event.attributes.get(labels.SERVICE_NAME, "")
         if service == labels.service_name(stack, "hub"):
@@ -63,10 +69,12 @@ def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
                 return (ACCOUNTS, DUTY)
             if event.action == "health_status: healthy":
                 # What waits in a backoff for the hub need not wait any longer.
-                return (ALL_SERVERS, ROUTES, REMOVED_USERS)
-            return (DUTY,) if event.action == "die" else ()
+                return (ALL_SERVERS, ROUTES, REMOVED_USERS, CREDENTIALS)
+            return (DUTY, CREDENTIALS) if event.action == "die" else ()
         if service == labels.service_name(stack, "proxy"):
-            return (ROUTES,) if event.action == "health_status: healthy" else ()
+            if event.action == "health_status: healthy":
+                return (ROUTES, CREDENTIALS)
+            return (CREDENTIALS,) if event.action == "die" else ()
         if service and event.action == "die":
             return (Key("ended", event.attributes.get(labels.SERVICE_ID, "")),)
     return ()
@@ -126,5 +134,5 @@ class Reflector:
 
     def _look_at_everything(self) -> None:
         """Look at what may have changed while nobody listened."""
-        for key in (ACCOUNTS, ROUTES, ALL_SERVERS, PREPULL):
+        for key in (ACCOUNTS, ROUTES, ALL_SERVERS, PREPULL, CREDENTIALS):
             self._wake(key)

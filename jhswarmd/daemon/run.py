@@ -19,6 +19,7 @@ from jhswarmd.daemon.duty import Duty
 from jhswarmd.daemon.reflector import (
     ACCOUNTS,
     ALL_SERVERS,
+    CREDENTIALS,
     DUTY,
     PREPULL,
     REMOVED_USERS,
@@ -34,6 +35,7 @@ from jhswarmd.errors import JhswarmdError
 from jhswarmd.hub import Hub
 from jhswarmd.log import event
 from jhswarmd.reconcile.accounts import Accounts
+from jhswarmd.reconcile.credentials import Credentials
 from jhswarmd.reconcile.prepull import Prepull
 from jhswarmd.reconcile.removed import RemovedUsers
 from jhswarmd.reconcile.routes import Routes
@@ -90,6 +92,9 @@ class Daemon:
             lambda: self.duty.is_active and not dry_run,
             self._stop,
         )
+        self.credentials = Credentials(
+            engine, hub, settings, lambda: self.duty.is_active and not dry_run, self._stop
+        )
         # One worker for each kind: a slow hash delays no orphan.
         self._workers = {
             kind: Worker(kind, WorkQueue[Key](), reconcile)
@@ -98,6 +103,7 @@ class Daemon:
                 ("routes", self._reconcile_routes),
                 ("servers", self._reconcile_servers),
                 ("prepull", self._reconcile_prepull),
+                ("credentials", self._reconcile_credentials),
             )
         }
         self._reflector = Reflector(engine, stack, self.wake, self._stop)
@@ -135,6 +141,7 @@ class Daemon:
         """End after the passes in hand, or after ``STOP_WITHIN_S`` seconds."""
         self._stop.set()
         self.prepull.close()
+        self.credentials.news.close()
         for worker in self._workers.values():
             worker.queue.close()
         for name, worker in self._workers.items():
@@ -175,11 +182,15 @@ class Daemon:
         is_active = self.duty.take()
         if is_active and not was_active:
             self.wake(PREPULL)
+            self.wake(CREDENTIALS)
         return is_active
 
     def _pass_over_all(self) -> None:
         for service_id in self.servers.reconcile_all():
             self._workers["servers"].queue.put(Key("server", service_id), PENDING_AGAIN_S)
+
+    def _reconcile_credentials(self, key: Key) -> float | None:
+        return self.credentials.reconcile()
 
     def _reconcile_prepull(self, key: Key) -> float | None:
         return self.prepull.reconcile()
@@ -228,6 +239,7 @@ class Daemon:
             },
             "routes": {"restored_at_s": self.routes.restored_at_s},
             "prepull": self.prepull.view,
+            "rotation": self.credentials.news.now,
         }
 
     def unready(self) -> str:
@@ -263,6 +275,17 @@ class Daemon:
             }
             for id_, service in sorted(dict(view.held).items(), key=lambda item: item[1].name)
         ]
+
+    def ask_rotation(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Tell how far rotations are. With ``seen``, a version, the answer waits for news."""
+        view = self.credentials.news.wait(int(arguments.get("seen", -1)))
+        return {**view, "is_active": self.duty.is_active}
+
+    def rotate(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Begin a rotation; see ``Credentials.rotate``."""
+        made = self.credentials.rotate(arguments)
+        self.wake(CREDENTIALS)
+        return made
 
     def ask_prepull(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Tell how far the nodes are with the images: with ``anew`` of all, and begin anew.
@@ -311,6 +334,8 @@ def run(settings: Settings, *, dry_run: bool = False) -> None:
         "status": lambda arguments: daemon.snapshot(),
         "approve": daemon.approve,
         "prepull": daemon.ask_prepull,
+        "rotate": daemon.rotate,
+        "rotation": daemon.ask_rotation,
         "users": daemon.user_commands.list_accounts,
         "users_change": daemon.user_commands.change,
     }

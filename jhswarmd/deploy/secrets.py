@@ -11,11 +11,12 @@ from __future__ import annotations
 import secrets as random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
 import docker
 
-from jhswarmd import labels
-from jhswarmd.deploy import tls, users
+from jhswarmd import labels, tls
+from jhswarmd.deploy import users
 from jhswarmd.deploy.profile import Profile
 from jhswarmd.engine import Engine
 from jhswarmd.errors import EngineConflict, EngineError
@@ -28,9 +29,12 @@ from jhswarmd.generations import (
     part_names,
     source_label,
     source_matches,
+    spelled,
     split,
     whole,
 )
+from jhswarmd.model import StackService
+from jhswarmd.reconcile import references, rotation
 
 
 def _random_hex(_: Profile) -> bytes:
@@ -74,19 +78,22 @@ def _single(
 
 
 USERS = _single("users", _no_accounts, guessable=True, seeded=True)
+TLS = Kind(
+    names=("tls_cert", "tls_key"),
+    generate=lambda profile: tls.self_signed(profile.settings.host),
+)
 KINDS: tuple[Kind, ...] = (
     USERS,
     _single("cookie_secret", _random_hex),
     _single("proxy_auth_token", _random_hex),
-    _single("daemon_token", _random_hex),
-    _single("culler_token", _random_hex),
+    Kind(
+        names=("daemon_token", "culler_token"),
+        generate=lambda profile: (_random_hex(profile), _random_hex(profile)),
+    ),
     _single("crypt_key", _random_hex),
     _single("oauth_client_secret", None, guessable=True),
     _single("registry_login", None, guessable=True),
-    Kind(
-        names=("tls_cert", "tls_key"),
-        generate=lambda profile: tls.self_signed(profile.settings.host),
-    ),
+    TLS,
 )
 
 
@@ -167,6 +174,8 @@ def create(
         # Only hashes leave this machine.
         contents = split(users.hash_list(contents[0], tell).encode())
         names = part_names(kind.names[0], len(contents))
+    # The certificate comes first, and its key ends with it.
+    ends = spelled(tls.expires_at(contents[0])) if kind is TLS else ""
     for name, content in zip(names, contents, strict=True):
         if len(content) > MAX_BYTES:
             raise EngineError(
@@ -180,7 +189,7 @@ def create(
             engine.create_secret(
                 full_name,
                 content,
-                marks(stack, name, creation.generation, source, parts=parts),
+                marks(stack, name, creation.generation, source, parts=parts, expires_at=ends),
             )
         except EngineConflict as exc:
             raise EngineConflict(
@@ -199,6 +208,24 @@ def live_names(existing: Sequence[Existing], stack: str) -> Mapping[str, str]:
         if (current := newest(existing, *kind.names)) is not None
         for secret in current.secrets
     }
+
+
+def for_hub(existing: Sequence[Existing], services: Mapping[str, StackService]) -> list[Existing]:
+    """Return the secrets of which the hub is to mount several generations.
+
+    They are the same as a daemon finds that rotates (``reconcile.rotation``), given what the
+    stack's services mount now; before the first deployment these are none.
+    """
+    nothing = StackService(frozenset())
+    found = rotation.wanted(
+        existing,
+        "hub",
+        services.get("hub", nothing).mounts,
+        services.get("proxy", nothing).mounts,
+        datetime.now(timezone.utc),
+    )
+    secrets = [secret for generation in found for secret in generation.secrets]
+    return [secret for secret in secrets if secret.kind in references.NUMBERED]
 
 
 def required_names(*, uses_oauth: bool) -> list[str]:
@@ -222,7 +249,8 @@ def retire_unused(client: docker.DockerClient, stack: str) -> list[str]:
     keep = set(live_names(existing, stack).values())
     removed = []
     for each in existing:
-        if each.name in keep:
+        # One that was rejected is what 'status' tells of; the daemon removes it when it is past.
+        if each.name in keep or each.rejected:
             continue
         try:
             engine.remove_secret(each.id)

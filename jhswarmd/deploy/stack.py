@@ -12,7 +12,7 @@ import string
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,7 +24,8 @@ from jhswarmd import assets, labels
 from jhswarmd.deploy.progress import Progress, Step
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineNotFound, JhswarmdError
-from jhswarmd.generations import whole
+from jhswarmd.generations import Existing, whole
+from jhswarmd.reconcile import references
 from jhswarmd.settings import PublishMode, Settings
 
 #: Seconds that a healthy deployment may take, a pull of the images on a slow link included.
@@ -46,6 +47,8 @@ class Placeholders:
     publish_mode: PublishMode
     #: Kind of secret to the name of its live generation.
     secrets: Mapping[str, str]
+    #: What the hub mounts in one or more generations, by ``references.target``.
+    numbered: Sequence[Existing] = ()
 
 
 def render(settings: Settings, values: Placeholders) -> str:
@@ -80,15 +83,18 @@ def render(settings: Settings, values: Placeholders) -> str:
             "missing.",
         ) from exc
     _add_settings(document, settings)
+    for secret in values.numbered:
+        _add_secret(document, "hub", references.target(secret), secret.name)
     if settings.uses_oauth:
         path = settings.oauth_client_secret_file_path
-        _add_secret(document, "hub", values.secrets, "oauth_client_secret", path)
-    for kind in values.secrets:
+        name = values.secrets["oauth_client_secret"]
+        _add_secret(document, "hub", "oauth_client_secret", name, path)
+    for kind, name in values.secrets.items():
         if kind != "users" and whole(kind) == "users":
-            _add_secret(document, "jhswarmd", values.secrets, kind, kind)
+            _add_secret(document, "jhswarmd", kind, name)
     if "registry_login" in values.secrets:
         for role in ("hub", "jhswarmd"):
-            _add_secret(document, role, values.secrets, "registry_login", "registry_login")
+            _add_secret(document, role, "registry_login", values.secrets["registry_login"])
     return yaml.safe_dump(document, sort_keys=False)
 
 
@@ -105,12 +111,13 @@ def _add_settings(document: dict[str, Any], settings: Settings) -> None:
 
 
 def _add_secret(
-    document: dict[str, Any], role: str, secrets: Mapping[str, str], kind: str, target: str
+    document: dict[str, Any], role: str, key: str, name: str, target: str | None = None
 ) -> None:
-    """Mount a secret that not every profile has."""
-    document["secrets"][kind] = {"external": True, "name": secrets[kind]}
+    """Mount a secret that the file does not list."""
+    document["secrets"][key] = {"external": True, "name": name}
     document["services"][role]["secrets"].append(
-        {"source": kind, "target": target, "uid": "0", "gid": "0", "mode": 0o400}
+        # JupyterHub refuses a cookie secret that others can read.
+        {"source": key, "target": target or key, "uid": "0", "gid": "0", "mode": 0o400}
     )
 
 

@@ -26,10 +26,14 @@ from jhswarmd.engine_errors import translated
 from jhswarmd.errors import JhswarmdError, UsageError
 from jhswarmd.generations import Existing
 from jhswarmd.model import is_local_volume, newest_task
+from jhswarmd.reconcile.rotation import UNITS
 from jhswarmd.settings import Settings
 
 #: A share of the notebooks' addresses above which somebody should look.
 ADDRESSES_FULL = 0.8
+#: A certificate that ends within so many seconds is warned of; a self-signed one is renewed before.
+EXPIRES_SOON_S = 14 * 86400.0
+_RENEW = "put a new one into env/NAME/ssl and run 'jhswarmd rotate tls --env NAME'"
 #: Names under which nobody but this machine's own users reach the hub.
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
@@ -207,6 +211,15 @@ def judge(report: Report) -> tuple[Health, list[str]]:
         )
     if report.daemon["unready"]:
         worse(Health.degraded, f"the daemon is not ready: {report.daemon['unready']}")
+    for name, unit in report.daemon["rotation"]["units"].items():
+        for number, why in unit["rejected"].items():
+            worse(
+                Health.degraded,
+                f"the rotation of {name} to g{number} was rolled back ({why}): mend that and run "
+                f"'jhswarmd rotate {name}'",
+            )
+        if unit["expires_at_s"] and unit["expires_at_s"] < time.time():
+            worse(Health.degraded, f"the certificate has expired: {_RENEW}")
     if accounts["refused"]:
         worse(
             Health.degraded,
@@ -217,7 +230,7 @@ def judge(report: Report) -> tuple[Health, list[str]]:
 
 def warn(report: Report) -> list[str]:
     """Say what works now, and would surprise somebody. Pure."""
-    warnings = _warn_of_accounts(report)
+    warnings = [*_warn_of_accounts(report), *_warn_of_secrets(report)]
     if len(report.scattered_over) > 1:
         names = ", ".join(report.scattered_over)
         warnings.append(
@@ -246,6 +259,21 @@ def _warn_of_accounts(report: Report) -> list[str]:
     return warnings
 
 
+def _warn_of_secrets(report: Report) -> list[str]:
+    if report.daemon is None:
+        return []
+    rotation, warnings = report.daemon["rotation"], []
+    expires_at_s = rotation["units"].get("tls", {}).get("expires_at_s")
+    left_s = expires_at_s - time.time() if expires_at_s else EXPIRES_SOON_S
+    if 0 <= left_s < EXPIRES_SOON_S:
+        warnings.append(f"the certificate ends in {_ago(left_s)}: {_RENEW}")
+    if rotation["put_right"]:
+        warnings.append(
+            f"{rotation['put_right']}, and was put right: an older stack file was deployed?"
+        )
+    return warnings
+
+
 def show(report: Report, console: Console) -> None:
     """Print the report for people."""
     colour = {"healthy": "green", "degraded": "yellow", "down": "red"}[report.health]
@@ -268,12 +296,7 @@ def show(report: Report, console: Console) -> None:
     table.add_row("addresses", f"{report.addresses_used} of {report.addresses} used")
     if report.daemon is not None:
         _add_daemon_rows(table, report.daemon, report.nodes, report.removed_user_servers)
-    table.add_row(
-        "secrets",
-        ", ".join(
-            f"{each.kind} g{each.generation} ({_ago(each.age_s)})" for each in report.secrets
-        ),
-    )
+    _add_secret_rows(table, report)
     console.print(table)
 
 
@@ -304,6 +327,36 @@ def _add_daemon_rows(
         table.add_row(
             "", f"removed, with a server that runs: {names} (REMOVED_USER_SERVERS={policy})"
         )
+
+
+def _add_secret_rows(table: Table, report: Report) -> None:
+    units = report.daemon["rotation"]["units"] if report.daemon else {}
+    told = {kind for name in units for kind in UNITS[name]}
+    others = [
+        f"{each.kind} g{each.generation} ({_ago(each.age_s)})"
+        for each in report.secrets
+        if each.kind not in told
+    ]
+    table.add_row("secrets", ", ".join(others))
+    doing = report.daemon["rotation"]["doing"] if report.daemon else ""
+    for name, unit in units.items():
+        table.add_row("", _describe_unit(name, unit, doing, time.time()))
+
+
+def _describe_unit(name: str, unit: Mapping[str, Any], doing: str, now_s: float) -> str:
+    parts = [f"{name} g{unit['generation']}", f"{_ago(now_s - unit['created_at_s'])} old"]
+    if unit["expires_at_s"]:
+        parts.append(f"ends in {_ago(unit['expires_at_s'] - now_s)}")
+    next_s = unit["next_at_s"]
+    # Due, and waiting for quiet hours, is 0 s.
+    parts.append(f"next rotation in {_ago(next_s - now_s)}" if next_s else "no rotation by itself")
+    if unit["rejected"]:
+        parts.append("g{} was rolled back".format(", g".join(unit["rejected"])))
+    elif unit["is_settled"]:
+        parts.append("works")
+    else:
+        parts.append(f"being rotated: {doing or 'waits for its turn'}")
+    return ", ".join(parts)
 
 
 def _ago(seconds: float) -> str:

@@ -18,6 +18,7 @@ from jhswarmd import generations, labels, registry_login
 from jhswarmd.deploy import images, local_engine, prepull, registry, secrets, stack, users
 from jhswarmd.deploy.profile import Profile
 from jhswarmd.deploy.progress import Progress
+from jhswarmd.engine import Engine
 from jhswarmd.errors import JhswarmdError
 from jhswarmd.reconcile import passwd
 from jhswarmd.settings import PublishMode, Settings
@@ -47,8 +48,7 @@ def up(profile: Profile, progress: Progress) -> None:
             if stack.mark_hub_node(client, settings.stack_name)
             else "a node is marked already"
         )
-    live = _live_secrets(client, settings)
-    rendered = _render(settings, built, mode, live)
+    rendered = _render(client, settings, built, mode)
     with progress.step(f"Deploying the stack {settings.stack_name}") as step:
         stack.deploy(settings.stack_name, rendered, profile.login_file)
         step.done(
@@ -100,7 +100,7 @@ def render(profile: Profile) -> str:
             why="missing: " + ", ".join(missing),
             remedy=f"Run 'jhswarmd up --env {profile.name}': it makes what is missing.",
         )
-    return _render(settings, built, resolve_publish_mode(settings), live)
+    return _render(client, settings, built, resolve_publish_mode(settings))
 
 
 def resolve_publish_mode(settings: Settings) -> PublishMode:
@@ -122,8 +122,10 @@ def _live_secrets(client: docker.DockerClient, settings: Settings) -> Mapping[st
 
 
 def _render(
-    settings: Settings, built: images.Images, mode: PublishMode, live: Mapping[str, str]
+    client: docker.DockerClient, settings: Settings, built: images.Images, mode: PublishMode
 ) -> str:
+    name = settings.stack_name
+    existing = secrets.list_existing(client, name)
     return stack.render(
         settings,
         stack.Placeholders(
@@ -131,7 +133,8 @@ def _render(
             proxy_image=built.proxy,
             single_user_image=built.singleuser,
             publish_mode=mode,
-            secrets=live,
+            secrets=secrets.live_names(existing, name),
+            numbered=secrets.for_hub(existing, Engine(client).read_stack_services(name)),
         ),
     )
 

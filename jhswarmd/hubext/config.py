@@ -46,9 +46,47 @@ def read_secret(name: str) -> str:
     return content
 
 
-def read_keys(name: str) -> list[str]:
-    """Return the keys of a secret, one a line; the first encrypts, all decrypt."""
-    return read_secret(name).split()
+def read_generations(kind: str) -> dict[int, str]:
+    """Return all generations of a secret that are mounted, the newest first.
+
+    They are files ``<kind>_g<N>``; one without a number, as somebody else may mount it, is
+    generation 0. Raises UsageError when there is none, or one is empty.
+    """
+    numbered = {}
+    for path in Path(settings.SECRETS_DIR).glob(f"{kind}_g*"):
+        number = path.name.removeprefix(f"{kind}_g")
+        if number.isdecimal():
+            numbered[int(number)] = read_secret(path.name)
+    if has_secret(kind) or not numbered:
+        numbered[0] = read_secret(kind)
+    return dict(sorted(numbered.items(), reverse=True))
+
+
+def use_cookie_secrets(c: Any) -> None:
+    """Sign cookies with the newest cookie secret, and accept those of the older ones.
+
+    Tornado writes into each cookie by which key it is signed: its number here is the secret's
+    generation, so that it means the same after each rotation.
+    """
+    found = read_generations("cookie_secret")
+    newest = next(iter(found))
+    try:
+        keys = {number: bytes.fromhex(content) for number, content in found.items()}
+    except ValueError:
+        raise UsageError(
+            "A cookie secret is not hexadecimal",
+            remedy="Write 64 hexadecimal digits into the profile's file cookie_secret.",
+        ) from None
+    # JupyterHub looks at its file's mode, and keeps a secret by itself.
+    file = f"cookie_secret_g{newest}" if newest else "cookie_secret"
+    c.JupyterHub.cookie_secret_file = f"{settings.SECRETS_DIR}/{file}"
+    tornado = dict(c.JupyterHub.tornado_settings) if "tornado_settings" in c.JupyterHub else {}
+    c.JupyterHub.tornado_settings = {**tornado, "cookie_secret": keys, "key_version": newest}
+
+
+def read_keys(kind: str) -> list[str]:
+    """Return the keys in all generations, one a line; the first encrypts, all decrypt."""
+    return [key for content in read_generations(kind).values() for key in content.split()]
 
 
 def add_service(c: Any, name: str, *, token: str, scopes: list[str]) -> None:

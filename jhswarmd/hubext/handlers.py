@@ -11,7 +11,7 @@ from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.scopes import define_custom_scopes, needs_scope
 from tornado import web
 
-from jhswarmd.hubext import identity
+from jhswarmd.hubext import credentials, identity
 from jhswarmd.hubext.auth import PAMAuthenticator
 
 
@@ -110,12 +110,44 @@ class RemovedUsersHandler(APIHandler):  # type: ignore[misc]
         self.write(json.dumps({"users": names, "stops": self._stops}))
 
 
+class CredentialsHandler(APIHandler):  # type: ignore[misc]
+    """``POST /hub/api/jhswarmd/credentials``: secrets of the hub's were changed.
+
+    The hub shows that it works with the newest ones, and drops what hangs on older ones. It may be
+    asked again at any time.
+    """
+
+    def initialize(self, tokens: credentials.Tokens) -> None:
+        """Keep what the hub was started with."""
+        self._tokens = tokens
+
+    @needs_scope(REPORT_SCOPE)  # type: ignore[untyped-decorator]
+    async def post(self) -> None:
+        """Write what was found and done.
+
+        The body may hold ``logins_before_s``, in seconds since the epoch: what browsers got before
+        that ends. ``forgotten`` is null for a caller with an older token, who still needs it.
+        """
+        before_s = (self.get_json_body() or {}).get("logins_before_s")
+        uses_newest = self.get_auth_token() == self._tokens.services["jhswarmd"]
+        answer = {
+            **await credentials.look_at_proxy(self.proxy, self._tokens),
+            "encrypted": await credentials.encrypt_anew(self.db),
+            "ended": await credentials.end_logins(self.db, before_s) if before_s else 0,
+            "forgotten": credentials.forget_superseded_tokens(self.db, self._tokens)
+            if uses_newest
+            else None,
+        }
+        self.write(json.dumps(answer))
+
+
 def handlers(
-    hub_id: str, *, stops_removed: bool = False
+    hub_id: str, tokens: credentials.Tokens, *, stops_removed: bool = False
 ) -> list[tuple[str, type[APIHandler], dict[str, Any]]]:
     """Return what to add to ``c.JupyterHub.extra_handlers``."""
     return [
         (r"/api/jhswarmd/removed-users", RemovedUsersHandler, {"stops": stops_removed}),
+        (r"/api/jhswarmd/credentials", CredentialsHandler, {"tokens": tokens}),
         (r"/api/jhswarmd", IdentityHandler, {"hub_id": hub_id}),
         (r"/api/jhswarmd/users/([^/]+)", UserHandler, {"hub_id": hub_id}),
         (r"/api/jhswarmd/users/([^/]+)/servers/([^/]*)", ReportHandler, {}),

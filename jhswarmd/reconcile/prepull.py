@@ -29,6 +29,7 @@ from jhswarmd.engine import Engine
 from jhswarmd.errors import EngineError, EngineNotFound, JhswarmdError
 from jhswarmd.log import event
 from jhswarmd.model import Node, Pull
+from jhswarmd.news import News
 from jhswarmd.settings import SECRETS_DIR
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,6 @@ RETRY_FIRST_S = 60.0
 RETRY_MOST_S = 1800.0
 #: Seconds between two looks at the list of nodes: an event of a node may get lost.
 RESYNC_S = 300.0
-#: Seconds that a question for news is held back at most, while there are none.
-NEWS_WITHIN_S = 20.0
 
 _FIRST_PAUSE_S = 0.1
 _LAST_PAUSE_S = 2.0
@@ -147,17 +146,17 @@ class Prepull:
         self._said: set[Failed] = set()
         self._failures = 0
         self._forget = False
-        self._changed = threading.Condition()
-        self._view: dict[str, Any] = {
-            "images": list(self._images),
-            "nodes": 0,
-            "pulling": {},
-            "failed": [],
-            "error": "",
-            "version": 0,
-            "asked": 1,
-            "answered": 0 if self._images else 1,
-        }
+        self._asking = threading.Lock()
+        self._news = News(
+            stop,
+            images=list(self._images),
+            nodes=0,
+            pulling={},
+            failed=[],
+            error="",
+            asked=1,
+            answered=0 if self._images else 1,
+        )
 
     # ---- what others see ------------------------------------------------------------------
 
@@ -168,35 +167,23 @@ class Prepull:
         ``asked`` counts requests (the daemon's start is the first), ``answered`` is the last one
         that all nodes have been looked at for; ``version`` changes with every news.
         """
-        with self._changed:
-            return dict(self._view)
+        return self._news.now
 
     def ask(self) -> int:
         """Let the next look be at all nodes, as if nothing were known; returns its number."""
-        with self._changed:
+        with self._asking:
             self._forget = True
-            self._view["asked"] += 1
-            return int(self._view["asked"])
+            asked = int(self._news.now["asked"]) + 1
+            self._news.tell(asked=asked)
+            return asked
 
     def news(self, seen: int) -> Mapping[str, Any]:
-        """Return the view when it is not of version ``seen``, or after ``NEWS_WITHIN_S``."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._view["version"] != seen or self._stop.is_set(), NEWS_WITHIN_S
-            )
-            return dict(self._view)
+        """Return the view when it is not of version ``seen``, or after a while."""
+        return self._news.wait(seen)
 
     def close(self) -> None:
         """Wake everybody who waits for news; ``stop`` is set."""
-        with self._changed:
-            self._changed.notify_all()
-
-    def _tell(self, **facts: Any) -> None:
-        with self._changed:
-            if any(self._view[key] != value for key, value in facts.items()):
-                self._view.update(facts)
-                self._view["version"] += 1
-                self._changed.notify_all()
+        self._news.close()
 
     # ---- the work -------------------------------------------------------------------------
 
@@ -209,8 +196,8 @@ class Prepull:
             # Whoever acts then knows nothing of what was done here.
             self._known.clear()
             return None
-        with self._changed:
-            asked = self._view["asked"]
+        with self._asking:
+            asked = self._news.now["asked"]
             if self._forget:
                 self._forget = False
                 self._known.clear()
@@ -218,14 +205,14 @@ class Prepull:
         try:
             failed = self._look()
         except JhswarmdError as exc:
-            self._tell(pulling={}, error=str(exc))
+            self._news.tell(pulling={}, error=str(exc))
             raise
         if failed is None:
-            self._tell(pulling={})
+            self._news.tell(pulling={})
             return None
         again_s = min(RETRY_MOST_S, RETRY_FIRST_S * 2.0 ** min(self._failures, 16))
         self._failures = self._failures + 1 if failed else 0
-        self._tell(pulling={}, error="", answered=asked)
+        self._news.tell(pulling={}, error="", answered=asked)
         return again_s if failed else RESYNC_S
 
     def _look(self) -> tuple[Failed, ...] | None:
@@ -235,7 +222,7 @@ class Prepull:
         self._known = {it.id: it for it in nodes if self._known.get(it.id) == it}
         if not pending(nodes, self._known):
             self._note_failures((), is_over=True)
-            self._tell(nodes=len(self._known.keys() - self._left_out))
+            self._news.tell(nodes=len(self._known.keys() - self._left_out))
             return ()
         self._engine.use_logins(self._logins)
         # Not by naming those that are due: Swarm knows of a node that has just come before we do.
@@ -263,7 +250,7 @@ class Prepull:
             look = judge(nodes, pulls, self._images, lasted_s)
             failed = self._explained(look.failed, words)
             self._note_failures(failed, is_over=look.is_over)
-            self._tell(
+            self._news.tell(
                 nodes=len(self._known.keys() - self._left_out) + len(nodes) - len(look.left_out),
                 pulling={name: list(images) for name, images in look.pulling.items()},
                 error="",
@@ -312,4 +299,4 @@ class Prepull:
                 log.warning(event("A node cannot pull", **vars(each)))
         self._said = set(failed) | (set() if is_over else self._said)
         metrics.PREPULL_FAILED.set(len(self._said))
-        self._tell(failed=[vars(each) for each in sorted(self._said, key=astuple)])
+        self._news.tell(failed=[vars(each) for each in sorted(self._said, key=astuple)])

@@ -1,4 +1,4 @@
-"""Which generation of a secret a service mounts, changed in the service's specification. Pure.
+"""Which generations of secrets a service mounts, changed in the service's specification. Pure.
 
 ``Engine.change_service`` reads the specification, lets a function here change it, and writes it.
 """
@@ -11,36 +11,39 @@ from typing import Any
 
 from jhswarmd.generations import Existing, Generation, whole
 
+#: Kinds of which the hub takes several generations at once, each as ``<kind>_g<N>``.
+NUMBERED = frozenset({"cookie_secret", "proxy_auth_token", "crypt_key"})
+
 
 def swap(
-    spec: Mapping[str, Any], existing: Iterable[Existing], wanted: Generation
+    spec: Mapping[str, Any],
+    existing: Iterable[Existing],
+    *wanted: Generation,
+    is_numbered: bool = False,
 ) -> dict[str, Any] | None:
-    """Return the specification with every reference to these kinds led to the wanted generation.
+    """Return the specification with every reference to these kinds led to the wanted generations.
 
     Owner, mode and target of each reference stay. Parts that the wanted generation has more are
-    mounted beside, parts that it has not are left out. None: nothing is to be changed, because
-    the service mounts just that, or none of these kinds.
+    mounted beside, parts that it has not are left out. With ``is_numbered`` there may be several
+    generations of the kinds in ``NUMBERED``, each under a target of its own. None: nothing is to
+    be changed, because the service mounts just that, or none of these kinds.
 
     ``existing`` are the stack's secrets: a reference's kind is what its secret's labels say.
     """
     kinds = {each.id: each.kind for each in existing}
     references = _references(spec)
-    wanted_kinds = {whole(each.kind) for each in wanted.secrets}
-    mine = {
-        kinds[each["SecretID"]]: each
-        for each in references
-        if each["SecretID"] in kinds and whole(kinds[each["SecretID"]]) in wanted_kinds
-    }
-    if not mine:
-        return None
-    others = [each for each in references if each not in mine.values()]
+    secrets = [secret for generation in wanted for secret in generation.secrets]
+    wanted_kinds = {whole(secret.kind) for secret in secrets}
+    mine = [each for each in references if whole(kinds.get(each["SecretID"], "")) in wanted_kinds]
+    like = {kinds[each["SecretID"]]: each for each in mine}
     swapped = [
-        _led_to(secret, mine)
-        for secret in wanted.secrets
-        if secret.kind in mine or whole(secret.kind) in mine
+        _led_to(secret, like, is_numbered=is_numbered)
+        for secret in secrets
+        if secret.kind in like or whole(secret.kind) in like
     ]
-    if {each["SecretID"] for each in mine.values()} == {each["SecretID"] for each in swapped}:
+    if _told(mine) == _told(swapped):
         return None
+    others = [each for each in references if each not in mine]
     # The order of 'docker stack deploy': another one would restart the service at the next.
     ordered = sorted([*others, *swapped], key=lambda each: str(each["SecretName"]))
     template = spec["TaskTemplate"]
@@ -58,9 +61,22 @@ def _references(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(task["ContainerSpec"].get("Secrets") or ())
 
 
-def _led_to(secret: Existing, mine: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    like = mine.get(secret.kind) or mine[whole(secret.kind)]
-    file = dict(like.get("File") or {})
-    if secret.kind not in mine:
+def _told(references: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
+    return {(each["SecretID"], each["File"]["Name"]) for each in references}
+
+
+def _led_to(
+    secret: Existing, like: Mapping[str, dict[str, Any]], *, is_numbered: bool
+) -> dict[str, Any]:
+    template = like.get(secret.kind) or like[whole(secret.kind)]
+    file = dict(template.get("File") or {})
+    if is_numbered and secret.kind in NUMBERED:
+        file["Name"] = target(secret)
+    elif secret.kind not in like:
         file["Name"] = str(PurePosixPath(file["Name"]).with_name(secret.kind))
-    return {**like, "File": file, "SecretID": secret.id, "SecretName": secret.name}
+    return {**template, "File": file, "SecretID": secret.id, "SecretName": secret.name}
+
+
+def target(secret: Existing) -> str:
+    """Return the name under which the hub finds one of several generations."""
+    return f"{secret.kind}_g{secret.generation}"

@@ -17,13 +17,13 @@ from jupyterhub.app import JupyterHub
 from jupyterhub.auth import PAMAuthenticator
 from jupyterhub.crypto import CryptKeeper
 from jupyterhub.httpclient import JupyterHubHTTPClient
-from jupyterhub.proxy import ConfigurableHTTPProxy
 from jupyterhub.roles import get_default_roles
 from jupyterhub.scopes import scope_definitions
 from traitlets.config import Config, PyFileConfigLoader
 
 from jhswarmd import assets, settings
 from jhswarmd.errors import UsageError
+from jhswarmd.hubext.proxy import RotatingProxy
 from jhswarmd.spawner.swarm import SwarmSpawner
 
 SECRETS = {
@@ -92,7 +92,7 @@ def test_every_option_that_is_set_exists(load: Load) -> None:
     for cls in (
         JupyterHub,
         JupyterHubHTTPClient,
-        ConfigurableHTTPProxy,
+        RotatingProxy,
         PAMAuthenticator,
         CryptKeeper,
         SwarmSpawner,
@@ -238,6 +238,40 @@ def test_secrets_are_read_from_files_without_their_newline(load: Load) -> None:
     c = load()
     assert c.ConfigurableHTTPProxy.auth_token == SECRETS["proxy_auth_token"]
     assert c.CryptKeeper["keys"] == [SECRETS["crypt_key"]]
+    assert c.JupyterHub.cookie_secret_file.endswith("/cookie_secret")
+    assert c.JupyterHub.tornado_settings["cookie_secret"] == {0: b"\xc0" * 32}
+    assert c.JupyterHub.tornado_settings["key_version"] == 0
+
+
+def test_all_generations_that_are_mounted_are_taken_and_the_newest_is_used(
+    load: Load, secrets: Path
+) -> None:
+    for kind in ("cookie_secret", "proxy_auth_token", "crypt_key"):
+        content = (secrets / kind).read_text()
+        (secrets / kind).unlink()
+        for number in (2, 9, 10):
+            (secrets / f"{kind}_g{number}").write_text(content.replace("c0", f"{number:02}"))
+    (secrets / "proxy_auth_token_g10").write_text("ten\n")
+    (secrets / "crypt_key_g9").write_text("cd" * 32)
+    c = load()
+    tornado = c.JupyterHub.tornado_settings
+    assert c.JupyterHub.cookie_secret_file.endswith("/cookie_secret_g10")
+    assert tornado["key_version"] == 10
+    assert set(tornado["cookie_secret"]) == {2, 9, 10}
+    assert tornado["cookie_secret"][9] == b"\x09" * 32
+    assert tornado["slow_spawn_timeout"] == 0
+    assert c.ConfigurableHTTPProxy.auth_token == "ten"
+    assert c.RotatingProxy.older_tokens == [SECRETS["proxy_auth_token"]] * 2
+    assert c.CryptKeeper["keys"] == ["ab" * 32, "cd" * 32, "ab" * 32]
+
+
+def test_a_cookie_secret_that_is_no_hexadecimal_is_named_and_not_repeated(
+    load: Load, secrets: Path
+) -> None:
+    (secrets / "cookie_secret").write_text("a password of somebody")
+    with pytest.raises(UsageError, match="not hexadecimal") as caught:
+        load()
+    assert "somebody" not in str(caught.value) + str(caught.value.__cause__)
 
 
 def test_the_daemon_may_do_what_it_needs_and_no_more(load: Load) -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from jhswarmd import assets
-from jhswarmd.deploy import profile, tls
+from jhswarmd import assets, tls
+from jhswarmd.deploy import profile
 from jhswarmd.settings import Settings
 
 

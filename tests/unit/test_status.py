@@ -1,5 +1,7 @@
 """What status makes of what it sees."""
 
+import time
+
 import pytest
 from rich.console import Console
 
@@ -35,6 +37,7 @@ def make_daemon(**facts):
         "servers": servers,
         "accounts": {**accounts, **facts.pop("accounts", {})},
         "routes": {"restored_at_s": None},
+        "rotation": {"doing": "", "put_right": "", "units": {}, "version": 1},
         "prepull": {
             "images": ["i"],
             "nodes": 1,
@@ -185,3 +188,60 @@ def test_servers_of_removed_users_are_shown_with_what_happens_to_them(capsys):
     assert "removed, with a server that runs: bob (REMOVED_USER_SERVERS=keep)" in (
         capsys.readouterr().out
     )
+
+
+def make_unit(**facts):
+    day_s = 86400.0
+    unit = {
+        "generation": 2,
+        "created_at_s": time.time() - 3 * day_s,
+        "is_settled": True,
+        "next_at_s": time.time() + 80 * day_s,
+        "expires_at_s": None,
+        "rejected": {},
+    }
+    return {**unit, **facts}
+
+
+def make_rotation(put_right="", doing="", **units):
+    return make_daemon(
+        rotation={"doing": doing, "put_right": put_right, "units": units, "version": 1}
+    )
+
+
+def test_each_secret_that_rotates_has_a_line_with_generation_age_next_rotation_and_result(capsys):
+    units = {
+        "cookie": make_unit(),
+        "proxy": make_unit(is_settled=False, next_at_s=None),
+        "tls": make_unit(expires_at_s=time.time() + 90 * 86400, rejected={"3": "no key"}),
+    }
+    daemon = make_rotation(doing="waiting for hub", **units)
+    show(make_report(daemon=daemon, health="healthy"), Console(width=200))
+    shown = capsys.readouterr().out
+    assert "cookie g2, 3 d old, next rotation in 80 d, works" in shown
+    assert "proxy g2, 3 d old, no rotation by itself, being rotated: waiting for hub" in shown
+    assert "tls g2, 3 d old, ends in 90 d, next rotation in 80 d, g3 was rolled back" in shown
+
+
+def test_a_rotation_that_was_rolled_back_is_a_problem_with_its_reason():
+    daemon = make_rotation(cookie=make_unit(rejected={"3": "the hub does not start with it"}))
+    health, problems = judge(make_report(daemon=daemon))
+    assert health is Health.degraded
+    assert "the hub does not start with it" in problems[0]
+    assert "jhswarmd rotate cookie" in problems[0]
+
+
+def test_a_certificate_is_warned_of_before_it_ends_and_a_problem_after():
+    soon = make_rotation(tls=make_unit(expires_at_s=time.time() + 3 * 86400 + 60))
+    assert any("ends in 3 d" in each for each in warn(make_report(daemon=soon)))
+    assert judge(make_report(daemon=soon))[0] is Health.healthy
+    over = make_rotation(tls=make_unit(expires_at_s=time.time() - 60))
+    assert "has expired" in judge(make_report(daemon=over))[1][0]
+    later = make_rotation(tls=make_unit(expires_at_s=time.time() + 30 * 86400))
+    assert warn(make_report(daemon=later)) == []
+
+
+def test_older_secrets_that_somebody_brought_back_are_told_of():
+    daemon = make_rotation(put_right="hub had been led to older secrets, 2026-03-01")
+    (warning,) = warn(make_report(daemon=daemon))
+    assert "hub had been led to older secrets" in warning

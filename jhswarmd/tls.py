@@ -41,6 +41,11 @@ def self_signed(host: str, now: datetime | None = None) -> tuple[bytes, bytes]:
     return certificate.public_bytes(Encoding.PEM), pem_key
 
 
+def expires_at(certificate: bytes) -> datetime:
+    """Return when a certificate in PEM form ends, in UTC. Raises ValueError."""
+    return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
+
+
 def _names(host: str) -> list[x509.GeneralName]:
     names: list[x509.GeneralName] = []
     for each in dict.fromkeys((host, "localhost", "127.0.0.1")):

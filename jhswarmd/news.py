@@ -1,0 +1,46 @@
+"""What a worker tells to those who wait for news of its work."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+#: Seconds after which one who waits is answered, news or not; a request over the socket ends then.
+NEWS_WITHIN_S = 20.0
+
+
+class News:
+    """A few facts, as JSON data, with a version that grows with each change. Thread-safe."""
+
+    def __init__(self, stop: threading.Event, **facts: Any) -> None:
+        self._stop = stop
+        self._facts: dict[str, Any] = {**facts, "version": 0}
+        self._changed = threading.Condition()
+
+    @property
+    def now(self) -> Mapping[str, Any]:
+        """What holds now."""
+        with self._changed:
+            return dict(self._facts)
+
+    def tell(self, **facts: Any) -> None:
+        """Change facts, and wake whoever waits when one of them is new."""
+        with self._changed:
+            if any(self._facts[key] != value for key, value in facts.items()):
+                self._facts.update(facts)
+                self._facts["version"] += 1
+                self._changed.notify_all()
+
+    def wait(self, seen: int) -> Mapping[str, Any]:
+        """Return the facts when they are not of version ``seen``, or after ``NEWS_WITHIN_S``."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._facts["version"] != seen or self._stop.is_set(), NEWS_WITHIN_S
+            )
+            return dict(self._facts)
+
+    def close(self) -> None:
+        """Wake everybody who waits; ``stop`` is set."""
+        with self._changed:
+            self._changed.notify_all()

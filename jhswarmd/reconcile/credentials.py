@@ -1,0 +1,304 @@
+"""Carries rotations out: looks, lets ``rotation.decide`` say what is next, and does it."""
+
+from __future__ import annotations
+
+import logging
+import secrets as random
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from jhswarmd import generations, labels, metrics, retry, tls
+from jhswarmd.engine import Engine
+from jhswarmd.errors import EngineConflict, EngineError, HubUnknown, JhswarmdError, NotNow
+from jhswarmd.generations import GENERATED, Existing
+from jhswarmd.hub import Hub
+from jhswarmd.log import event
+from jhswarmd.news import News
+from jhswarmd.reconcile import references, rotation
+from jhswarmd.reconcile.rotation import UNITS
+from jhswarmd.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: Seconds after which a service that restarts is looked at again; its health wakes us before.
+LOOK_AGAIN_S = 5.0
+#: Seconds between looks at how old everything is.
+LOOK_EVERY_S = 3600.0
+#: Seconds for which an update of a service is tried while others update it too.
+LEAD_WITHIN_S = 10.0
+#: More steps in one go mean that looking and doing disagree.
+MOST_STEPS = 20
+#: A label is no place for a long story.
+_WHY_MOST = 200
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+class Credentials:
+    """Reconciles the secrets that rotate. One worker thread; ``rotate`` and ``news`` from any.
+
+    There is no lock: to create a generation is to claim it, for its name is taken then, and each
+    step leads to what the generations say, whoever takes it, and however often.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        hub: Hub,
+        settings: Settings,
+        may_act: Callable[[], bool],
+        stop: threading.Event,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
+        self._engine = engine
+        self._hub = hub
+        self._settings = settings
+        self._stack = settings.stack_name
+        self._may_act = may_act
+        self._stop = stop
+        self._clock = clock
+        self._claim = threading.Lock()
+        self.news = News(stop, doing="", units={}, put_right="")
+
+    # ---- what is asked --------------------------------------------------------------------
+
+    def rotate(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Begin to rotate ``units``; returns ``{"generations": {unit: number}}``.
+
+        With ``revoke`` older generations stop working. A ``request`` that was carried out before,
+        and whose answer was lost, is known by its id. Raises NotNow while another rotation is
+        under way, or this daemon stands by; JhswarmdError for what cannot be rotated so.
+        """
+        names = list(arguments["units"])
+        if not self._may_act():
+            raise NotNow("The daemon of this node stands by")
+        with self._claim:
+            existing = self._engine.list_secrets(self._stack)
+            self._refuse(names, existing)
+            made = self._made_by(arguments["request"], names, existing)
+            if made is None:
+                self._refuse_beside_another(existing)
+                made = self._create(
+                    names, existing, arguments["request"], revokes=bool(arguments.get("revoke"))
+                )
+        return {"generations": made}
+
+    def _refuse(self, names: Sequence[str], existing: Sequence[Existing]) -> None:
+        for name in names:
+            newest = generations.newest(existing, *UNITS[name])
+            if newest is None:
+                raise JhswarmdError(
+                    f"There is no {name} to rotate",
+                    why="this stack was not deployed by 'jhswarmd up'",
+                    remedy="Run 'jhswarmd up': it creates what is missing.",
+                )
+            if name == "tls" and newest.source != GENERATED:
+                raise JhswarmdError(
+                    "The certificate is the profile's own, which the daemon cannot renew",
+                    remedy="Put the new one into env/NAME/ssl, and run 'jhswarmd rotate tls --env "
+                    "NAME' there.",
+                )
+
+    def _made_by(
+        self, request: str, names: Sequence[str], existing: Sequence[Existing]
+    ) -> dict[str, int] | None:
+        made = {}
+        for name in names:
+            for each in generations.complete(existing, *UNITS[name]):
+                if each.secrets[0].request == request:
+                    made[name] = each.number
+        return made if len(made) == len(names) else None
+
+    def _refuse_beside_another(self, existing: Sequence[Existing]) -> None:
+        for name, kinds in UNITS.items():
+            newest = generations.newest(existing, *kinds)
+            if newest is not None and not newest.is_settled:
+                raise NotNow(f"Another rotation is under way: {name}")
+
+    def _create(
+        self,
+        names: Sequence[str],
+        existing: Sequence[Existing],
+        request: str,
+        *,
+        revokes: bool = False,
+    ) -> dict[str, int]:
+        made = {}
+        for name in names:
+            kinds = UNITS[name]
+            newest = generations.newest(existing, *kinds)
+            number = 1 + max(each.generation for each in existing if each.kind in kinds)
+            # What 'up' finds in a file was applied once; it must not bring the older one back.
+            source = newest.source if newest else GENERATED
+            contents, expires_at = self._contents(name)
+            for kind, content in zip(kinds, contents, strict=True):
+                marks = generations.marks(
+                    self._stack,
+                    kind,
+                    number,
+                    source,
+                    request=request,
+                    revokes=revokes,
+                    expires_at=expires_at,
+                )
+                try:
+                    secret_name = labels.secret_name(self._stack, kind, number)
+                    self._engine.create_secret(secret_name, content, marks)
+                except EngineConflict:
+                    raise NotNow(f"Another rotation is under way: {name}") from None
+            made[name] = number
+            log.info(event("A rotation begins", unit=name, generation=number, revokes=revokes))
+        return made
+
+    def _contents(self, name: str) -> tuple[tuple[bytes, ...], str]:
+        if name == "tls":
+            pair = tls.self_signed(self._settings.host)
+            return pair, generations.spelled(tls.expires_at(pair[0]))
+        return tuple(random.token_hex(32).encode() for _ in UNITS[name]), ""
+
+    # ---- what is done ---------------------------------------------------------------------
+
+    def reconcile(self) -> float | None:
+        """Go on with whatever is under way. Returns the seconds until the next look is needed.
+
+        Raises JhswarmdError when engine or hub give no definite answer.
+        """
+        if not self._may_act():
+            return None
+        for _ in range(MOST_STEPS):
+            existing = self._engine.list_secrets(self._stack)
+            services = self._engine.read_stack_services(self._stack)
+            own = references.mounted(self._engine.read_own_task() or {"ContainerSpec": {}})
+            now = self._clock()
+            self._tell_units(existing, now)
+            is_quiet = rotation.is_within(self._settings.quiet_hours, now)
+            step = rotation.decide(existing, services, own.keys(), now, is_quiet=is_quiet)
+            if isinstance(step, rotation.Wait):
+                self.news.tell(doing=f"waiting for {step.role} to be healthy")
+                return LOOK_AGAIN_S
+            if step is None:
+                self.news.tell(doing="")
+                if not services or not self._begin_what_is_due(existing, now, is_quiet=is_quiet):
+                    return LOOK_EVERY_S
+            elif not self._do(step, existing):
+                return LOOK_AGAIN_S
+        raise JhswarmdError("The secrets do not come to rest", why=f"{MOST_STEPS} steps were taken")
+
+    def _begin_what_is_due(
+        self, existing: Sequence[Existing], now: datetime, *, is_quiet: bool
+    ) -> bool:
+        names = rotation.due(
+            existing, self._stack, self._settings.rotate_after_days, now, is_quiet=is_quiet
+        )
+        if names:
+            with self._claim:
+                self._create(names, existing, f"by-age-{random.token_hex(8)}")
+        return bool(names)
+
+    def _do(self, step: rotation.Step, existing: Sequence[Existing]) -> bool:
+        """Carry one step out; tells whether it changed anything."""
+        if isinstance(step, rotation.Lead):
+            return self._lead(step, existing)
+        if isinstance(step, rotation.Reject):
+            return self._reject(step)
+        if isinstance(step, rotation.Settle):
+            return self._settle(step)
+        if isinstance(step, rotation.Remove):
+            return self._remove(step)
+        raise AssertionError(step)
+
+    def _lead(self, step: rotation.Lead, existing: Sequence[Existing]) -> bool:
+        names = " ".join(sorted(s.name for each in step.generations for s in each.secrets))
+        self.news.tell(doing=f"{step.role} restarts with its new secrets")
+        if step.is_foreign:
+            log.warning(event("Somebody led a service to older secrets", service=step.role))
+            when = generations.spelled(self._clock())
+            self.news.tell(put_right=f"{step.role} had been led to older secrets, {when}")
+            metrics.ROTATION_STEPS.labels("put_right").inc()
+        else:
+            log.info(event("A service is led to its secrets", service=step.role, secrets=names))
+            metrics.ROTATION_STEPS.labels("lead").inc()
+        policy = retry.blocking(LEAD_WITHIN_S, self._stop)
+        changed: bool = policy(
+            self._engine.change_service,
+            labels.service_name(self._stack, step.role),
+            lambda spec: references.swap(
+                spec, existing, *step.generations, is_numbered=step.role == "hub"
+            ),
+        )
+        return changed
+
+    def _reject(self, step: rotation.Reject) -> bool:
+        why = f"{step.role} does not start with it: {step.why}"[:_WHY_MOST]
+        for each in step.generations:
+            log.error(event("A rotation is rolled back", secret=each.secrets[0].name, why=why))
+            for secret in each.secrets:
+                self._engine.mark_secret(secret.id, {labels.REJECTED: why})
+            metrics.ROTATION_STEPS.labels("reject").inc()
+        self.news.tell(doing=f"rolling back: {why}")
+        return True
+
+    def _settle(self, step: rotation.Settle) -> bool:
+        self.news.tell(doing="checking that everything works with the new secrets")
+        self._hub.restore_routes()
+        revoking = step.revokes_logins
+        before_s = revoking.created.timestamp() if revoking is not None else None
+        found = self._hub.check_credentials(before_s)
+        if not found["takes_newest"]:
+            raise HubUnknown("The proxy does not take the newest token")
+        if found["takes_older"]:
+            raise HubUnknown("The proxy still takes an older token")
+        if "daemon" in step.generations and found.get("forgotten") is None:
+            raise HubUnknown("The hub does not know this daemon's token as the newest one")
+        moment = generations.spelled(self._clock())
+        for name, each in step.generations.items():
+            for secret in each.secrets:
+                self._engine.mark_secret(secret.id, {labels.SETTLED: moment})
+            log.info(event("Everything works with a secret", unit=name, generation=each.number))
+            metrics.ROTATION_STEPS.labels("settle").inc()
+        return True
+
+    def _remove(self, step: rotation.Remove) -> bool:
+        is_done = True
+        for secret in step.secrets:
+            try:
+                self._engine.remove_secret(secret.id)
+                log.info(event("Removed a secret that nothing uses", secret=secret.name))
+            except EngineError as exc:
+                # The engine refuses while anything mounts it, somebody else's service included.
+                log.debug("A secret stays for now: %s", exc)
+                is_done = False
+        return is_done
+
+    # ---- what is told ---------------------------------------------------------------------
+
+    def _tell_units(self, existing: Sequence[Existing], now: datetime) -> None:
+        units = {}
+        for name, kinds in UNITS.items():
+            newest = generations.newest(existing, *kinds)
+            if newest is None:
+                continue
+            later = [
+                each
+                for each in generations.complete(existing, *kinds)
+                if each.number > newest.number
+            ]
+            next_at = rotation.next_at(newest, name, self._stack, self._settings.rotate_after_days)
+            expires_at = newest.secrets[0].expires_at
+            units[name] = {
+                "generation": newest.number,
+                "created_at_s": newest.created.timestamp(),
+                "is_settled": newest.is_settled,
+                "next_at_s": next_at.timestamp() if next_at else None,
+                "expires_at_s": generations.moment(expires_at).timestamp() if expires_at else None,
+                "rejected": {str(each.number): each.rejected for each in later},
+            }
+            metrics.SECRET_GENERATION.labels(name).set(newest.number)
+            metrics.SECRET_CREATED.labels(name).set(newest.created.timestamp())
+            if expires_at:
+                metrics.CERTIFICATE_EXPIRES.set(generations.moment(expires_at).timestamp())
+        self.news.tell(units=units)

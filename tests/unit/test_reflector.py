@@ -91,7 +91,7 @@ def play(sessions):
 
 def test_everything_is_looked_at_only_after_the_first_subscription():
     _, woken, _ = play([[Event("service", "create", "s1", {})]])
-    assert woken == [ACCOUNTS, ROUTES, ALL_SERVERS, PREPULL, Key("server", "s1")]
+    assert woken == [ACCOUNTS, ROUTES, ALL_SERVERS, PREPULL, CREDENTIALS, Key("server", "s1")]
 
 
 def test_a_session_begins_where_the_one_before_ended():

@@ -271,7 +271,9 @@ class Servers:
         finally:
             self.view.held.pop(service.id, None)
             self._seen.pop(service.id, None)  # its removal is no news for the hub
-        self._breaker = self._breaker.after_removal(self._clock())
+        if service.id not in self._approved:
+            # What somebody approved says nothing about what comes next.
+            self._breaker = self._breaker.after_removal(self._clock())
         metrics.ORPHANS_REMOVED.inc()
         self._approved = self._approved - {service.id}
         self.view.removals.append(

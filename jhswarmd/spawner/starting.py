@@ -129,10 +129,25 @@ class StartingSpawner(HomeSpawner):
             home_node=home.name if home else "",
         )
         if failure is not None:
+            if failure.reason == "no_node" and await self._is_node_unknown():
+                return
             if failure.reason == "image_not_found":
                 words = await self._words_of_registry()
                 failure = tasks.why_no_image(failure, image=self.image, words=words)
             await self._fail(failure)
+
+    async def _is_node_unknown(self) -> bool:
+        """Tell whether there is a node of which Swarm does not know how it is.
+
+        Right after a change of the leader these are all, until each has reported to the new one
+        (swarmkit, dispatcher): none of them takes tasks until then. With an engine that does not
+        answer nothing is known either.
+        """
+        try:
+            nodes = await self._ask("list the nodes", "nodes")
+        except EngineError:
+            return True
+        return any(node["Status"]["State"] == "unknown" for node in nodes)
 
     async def _words_of_registry(self) -> str:
         """Return why the registry does not give the image; the node's engine keeps it to itself.

@@ -42,8 +42,7 @@ _PHASES = {
 _AFTER_VOLUMES = frozenset({"ready", "starting", "running"})
 
 #: Seconds for which 'no suitable node' must last before it is believed. What a notebook that is
-#: just ending had reserved is free only when its task is gone (measured: under 4 s), and right
-#: after a change of leader the scheduler does not know all nodes yet.
+#: just ending had reserved is free only when its task is gone (measured: under 4 s).
 NO_NODE_GRACE_S = 5.0
 
 #: A node learns of a network with its first task in it, and may be late (moby#35288).

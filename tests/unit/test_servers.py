@@ -102,6 +102,10 @@ def test_many_orphans_at_once_are_held_until_they_are_approved():
     servers.reconcile_all()
     assert sorted(engine.removed) == sorted(service.id for service in orphans)
     assert servers.view.held == {}
+    # What was approved is no reason to hold what comes next.
+    engine.services["late"] = make_service(id="late", user="late")
+    servers.reconcile_one("late")
+    assert engine.removed[-1] == "late"
 
 
 def test_a_held_service_that_the_hub_knows_again_is_no_longer_held():

@@ -1,0 +1,277 @@
+"""Secrets of a deployed stack are replaced, and who works on it does not notice."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import requests
+from docker.errors import APIError, NotFound
+
+from jhswarmd import generations, labels
+from jhswarmd.engine import Engine
+from jhswarmd.reconcile import references
+from tests.stack import Stack, Visitor
+from tests.wait import wait_until
+
+ROTATED_S = 300
+_DOWN = (requests.RequestException, OSError)
+
+
+@pytest.fixture
+def testuser(stack: Stack) -> Iterator[Visitor]:
+    """testuser, logged in by cookie and token, with a server that runs."""
+    with stack.login("testuser") as visitor:
+        visitor.ensure_server()
+        yield visitor
+
+
+def rotate(stack: Stack, *args: str, check: bool = True) -> tuple[int, str]:
+    """Run ``jhswarmd rotate``; returns code and output."""
+    result = stack.cli("rotate", *args, timeout_s=ROTATED_S, check=check)
+    return result.returncode, result.stdout + result.stderr
+
+
+def generation(stack: Stack, unit: str) -> int:
+    return int(stack.daemon()["rotation"]["units"][unit]["generation"])
+
+
+def wait_settled(stack: Stack, least: Mapping[str, int]) -> None:
+    """Return once everything works with these generations, or newer ones."""
+
+    def is_settled() -> bool:
+        rotation = stack.daemon()["rotation"]
+        units = rotation["units"]
+        return not rotation["doing"] and all(
+            name in units
+            and units[name]["generation"] >= number
+            and all(unit["is_settled"] for unit in units.values())
+            for name, number in least.items()
+        )
+
+    wait_until(is_settled, ROTATED_S, what=f"{least} work")
+
+
+def targets(stack: Stack, role: str) -> dict[str, str]:
+    """Return what a service mounts: target to the secret's name."""
+    spec = stack.service(role).attrs["Spec"]["TaskTemplate"]["ContainerSpec"]
+    return {each["File"]["Name"]: each["SecretName"] for each in spec["Secrets"]}
+
+
+def is_logged_in(visitor: Visitor) -> bool:
+    """Tell whether the browser's cookie alone opens the hub's home."""
+    answer = visitor._session.get(
+        f"{visitor.stack.url}/hub/home", allow_redirects=False, timeout=30
+    )
+    return answer.status_code == 200
+
+
+def daemon_token(stack: Stack) -> str:
+    """Return the token that the daemon uses now, out of its container."""
+    code, output = stack.container("jhswarmd").exec_run(["cat", "/run/secrets/daemon_token"])
+    assert code == 0
+    return str(output.decode().strip())
+
+
+def token_works(stack: Stack, token: str) -> bool:
+    with stack.session() as session:
+        answer = session.get(
+            f"{stack.url}/hub/api/user", headers={"Authorization": f"token {token}"}, timeout=30
+        )
+    return answer.ok
+
+
+def test_what_up_deployed_is_shown_with_generation_age_and_result(stack: Stack) -> None:
+    wait_settled(stack, {"cookie": 1})
+    text = stack.cli("status", check=False).stdout
+    for name in ("cookie", "proxy", "crypt", "daemon", "tls"):
+        (line,) = [each for each in text.splitlines() if each.strip().startswith(f"{name} g")]
+        assert "old" in line
+        assert "works" in line
+
+
+def test_dry_run_says_what_would_happen_and_changes_nothing(stack: Stack) -> None:
+    before = generation(stack, "cookie")
+    _, text = rotate(stack, "all", "--dry-run")
+    assert f"cookie: generation {before + 1} takes the place of {before}" in text
+    assert "logins go on" in text
+    assert "everybody logs in again" in rotate(stack, "cookie", "--dry-run", "--revoke")[1]
+    code, text = rotate(stack, "nosuch", check=False)
+    assert (code, "cookie" in text) == (2, True)
+    assert generation(stack, "cookie") == before
+
+
+def test_rotation_of_everything_costs_no_login_no_notebook_and_no_kernel(
+    stack: Stack, testuser: Visitor
+) -> None:
+    service, token = stack.notebook("testuser"), daemon_token(stack)
+    before = {name: generation(stack, name) for name in ("cookie", "proxy", "crypt", "daemon")}
+    with testuser.start_kernel() as kernel:
+        assert kernel.execute("x = 40; x") == "40"
+        _, told = rotate(stack, "all")
+        print(told)
+        # The proxy was replaced, and with it the channel; the kernel was not.
+        with contextlib.suppress(AssertionError):
+            kernel.execute("x", timeout_s=5)
+        assert testuser.kernels() == [kernel.id]
+        assert stack.notebook("testuser").id == service.id
+        assert stack.notebook("testuser").version == service.version
+    assert is_logged_in(testuser)
+    server = testuser.server()
+    assert server
+    assert server["ready"]
+    for name, number in before.items():
+        assert generation(stack, name) == number + 1
+    hub, number = targets(stack, "hub"), before["cookie"]
+    assert {f"cookie_secret_g{number}", f"cookie_secret_g{number + 1}"} <= hub.keys()
+    newer = labels.secret_name(stack.name, "proxy_auth_token", before["proxy"] + 1)
+    assert targets(stack, "proxy")["proxy_auth_token"] == newer
+    # The daemon's former token is no longer one.
+    assert daemon_token(stack) != token
+    assert token_works(stack, daemon_token(stack))
+    assert not token_works(stack, token)
+    assert stack.cli("status", check=False).returncode == 0
+    for secret in (token, daemon_token(stack)):
+        for role in labels.ROLES:
+            assert secret not in stack.log(role)
+
+
+def test_kernel_keeps_its_state_and_its_channel_while_the_hub_alone_restarts(
+    stack: Stack, testuser: Visitor
+) -> None:
+    with testuser.start_kernel() as kernel:
+        assert kernel.execute("x = 40; x") == "40"
+        rotate(stack, "cookie")
+        assert kernel.execute("x + 2") == "42"
+    assert is_logged_in(testuser)
+
+
+def test_second_up_after_a_rotation_changes_nothing(stack: Stack, testuser: Visitor) -> None:
+    rotate(stack, "cookie")
+    before = {role: stack.container(role).id for role in labels.ROLES}
+    mounts = {role: targets(stack, role) for role in labels.ROLES}
+    stack.up()
+    assert {role: stack.container(role).id for role in labels.ROLES} == before
+    assert {role: targets(stack, role) for role in labels.ROLES} == mounts
+    assert is_logged_in(testuser)
+
+
+def test_of_two_rotations_at_once_one_waits(stack: Stack) -> None:
+    before = generation(stack, "crypt")
+    argv = [sys.executable, "-m", "jhswarmd", "rotate", "crypt"]
+    first = stack.lab.popen(argv)
+    rotate(stack, "crypt")
+    assert first.wait(ROTATED_S) == 0
+    assert generation(stack, "crypt") == before + 2
+
+
+def test_with_revoke_older_logins_end_and_notebooks_stay(stack: Stack, testuser: Visitor) -> None:
+    service = stack.notebook("testuser")
+    number = generation(stack, "cookie")
+    assert is_logged_in(testuser)
+    rotate(stack, "all", "--revoke")
+    assert not is_logged_in(testuser)
+    assert stack.notebook("testuser").id == service.id
+    hub = targets(stack, "hub")
+    assert [name for name in hub if name.startswith("cookie")] == [f"cookie_secret_g{number + 1}"]
+    for kind in references.NUMBERED:
+        assert len([name for name in hub if name.startswith(kind)]) == 1
+    with stack.login("testuser") as again:
+        assert is_logged_in(again)
+        server = again.server()
+        assert server
+        assert server["ready"]
+
+
+def create_bad(stack: Stack, kind: str, content: bytes) -> int:
+    """Create the next generation of a kind, with a content that does not work."""
+    engine = Engine(stack.lab.client)
+    held = [each for each in engine.list_secrets(stack.name) if each.kind == kind]
+    number = 1 + max(each.generation for each in held)
+    marks = generations.marks(stack.name, kind, number, "generated")
+    engine.create_secret(labels.secret_name(stack.name, kind, number), content, marks)
+    return number
+
+
+def test_secret_with_which_the_hub_does_not_start_is_rolled_back_and_named(
+    stack: Stack, testuser: Visitor
+) -> None:
+    wait_settled(stack, {})
+    before = generation(stack, "cookie")
+    number = create_bad(stack, "cookie_secret", b"a canary, and no hexadecimal")
+
+    def rolled_back() -> bool:
+        unit = stack.daemon()["rotation"]["units"]["cookie"]
+        return unit["generation"] == before and str(number) in unit["rejected"]
+
+    wait_until(rolled_back, ROTATED_S, what="it is rolled back")
+    stack.wait_healthy(120)
+    wait_until(lambda: is_logged_in(testuser), 60, what="the login", ignoring=_DOWN)
+    result = stack.cli("status", check=False)
+    assert result.returncode == 1
+    assert "was rolled back" in result.stdout
+    assert "canary" not in stack.log("hub") + stack.log("jhswarmd")
+    rotate(stack, "cookie")
+    assert generation(stack, "cookie") == number + 1
+    assert stack.cli("status", check=False).returncode == 0
+
+
+def test_older_secrets_that_an_old_stack_file_brings_back_are_put_right_and_named(
+    stack: Stack, testuser: Visitor
+) -> None:
+    rendered = stack.cli("render", "--env", stack.profile).stdout
+    rotate(stack, "cookie")
+    rotate(stack, "proxy")
+    wanted = {role: targets(stack, role) for role in labels.ROLES}
+    stack.lab.run(
+        ["docker", "stack", "deploy", "--detach=true", "-c", "-", stack.name], input=rendered
+    )
+
+    def is_put_right() -> bool:
+        return {role: targets(stack, role) for role in labels.ROLES} == wanted
+
+    wait_until(is_put_right, ROTATED_S, what="the services mount the newest secrets")
+    wait_settled(stack, {})
+    stack.wait_healthy(120)
+    assert is_logged_in(testuser)
+    assert "had been led to older secrets" in stack.cli("status", check=False).stdout
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "A rotation begins",
+        "service=hub",
+        "service=proxy",
+        "Routes restored",
+        "Everything works with a secret",
+    ],
+)
+def test_daemon_that_is_killed_in_the_middle_is_followed_by_one_that_goes_on(
+    stack: Stack, testuser: Visitor, line: str
+) -> None:
+    wait_settled(stack, {})
+    before = {name: generation(stack, name) for name in ("cookie", "proxy", "crypt", "daemon")}
+    container, since_s = stack.container("jhswarmd"), time.time()
+    asked = stack.lab.popen([sys.executable, "-m", "jhswarmd", "rotate", "all"])
+    _kill_when(stack, container.id, line, since_s)
+    assert asked.wait(ROTATED_S) == 0
+    # Whoever asked asks again with the same id: there is one new generation, and no more.
+    assert {name: generation(stack, name) for name in before} == {
+        name: number + 1 for name, number in before.items()
+    }
+    assert is_logged_in(testuser)
+
+
+def _kill_when(stack: Stack, container_id: str, line: str, since_s: float) -> None:
+    """Kill a container with SIGKILL when it writes this, or when it has ended by itself."""
+    api: Any = stack.lab.client.api
+    with contextlib.suppress(NotFound, APIError):
+        for chunk in api.logs(container_id, stream=True, follow=True, since=int(since_s)):
+            if line.encode() in chunk:
+                api.kill(container_id)
+                return

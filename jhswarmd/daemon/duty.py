@@ -23,11 +23,15 @@ class Duty:
         """The Swarm id of this instance's node; empty until the first look."""
         self.is_active = False
 
-    def take(self) -> bool:
-        """Look where the hub is, and return whether this instance is to act now."""
+    def find_own(self) -> str:
+        """Return the Swarm id of this instance's node."""
         # A node that leaves and joins again gets a new id, and its daemon a new start.
         self.node_id = self.node_id or self._engine.read_node_id()
-        self.is_active = self.find_active() == self.node_id
+        return self.node_id
+
+    def take(self) -> bool:
+        """Look where the hub is, and return whether this instance is to act now."""
+        self.is_active = self.find_active() == self.find_own()
         metrics.DUTY.set(self.is_active)
         return self.is_active
 

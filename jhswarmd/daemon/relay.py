@@ -17,7 +17,7 @@ from jhswarmd import control, labels
 from jhswarmd.daemon import web
 from jhswarmd.daemon.duty import Duty
 from jhswarmd.engine import Engine
-from jhswarmd.errors import JhswarmdError
+from jhswarmd.errors import NotNow
 
 #: Seconds to connect, and for an answer: less than the command line waits for this daemon's own.
 TIMEOUT_S = (3.05, control.TIMEOUT_S - 4)
@@ -53,11 +53,11 @@ class Relay:
         if self._duty.is_active:
             return handler(arguments)
         node_id = self._duty.find_active()
-        if node_id in (None, self._duty.node_id):
+        if node_id in (None, self._duty.find_own()):
             return handler(arguments)  # nobody has it yet, or this one is about to see that it has
         address = self._engine.read_task_address(self._service, str(node_id), self._network)
         if address is None:
-            raise JhswarmdError(
+            raise NotNow(
                 "No daemon runs on the hub's node",
                 remedy=f"See 'docker service ps {self._service}'.",
             )
@@ -80,8 +80,8 @@ class Relay:
         result: Mapping[str, Any] = control.result_of(answer)
         return result
 
-    def _failed(self, why: str) -> JhswarmdError:
-        return JhswarmdError(
+    def _failed(self, why: str) -> NotNow:
+        return NotNow(
             "The daemon on the hub's node gives no answer",
             why=why,
             remedy=f"See 'docker service ps {self._service}'; on the hub's node itself the command "

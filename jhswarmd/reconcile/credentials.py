@@ -170,7 +170,8 @@ class Credentials:
         if not self._may_act():
             return None
         for _ in range(MOST_STEPS):
-            existing = self._engine.list_secrets(self._stack)
+            with self._claim:  # not while only some of what belongs together is created
+                existing = self._engine.list_secrets(self._stack)
             services = self._engine.read_stack_services(self._stack)
             own = references.mounted(self._engine.read_own_task() or {"ContainerSpec": {}})
             now = self._clock()

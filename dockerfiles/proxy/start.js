@@ -20,7 +20,7 @@ function readToken(file) {
     refuse(`its token cannot be read (${error.message})`, "The service must mount the secret there.");
   }
   if (!token) {
-    refuse(`its token is empty (${file})`, "Make a new one with 'jhswarmd rotate'.");
+    refuse(`its token is empty (${file})`, "Make a new one with 'jhswarmd rotate proxy'.");
   }
   return token;
 }

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from tests.engine.test_stack import _places
+from tests.engine.hygiene_kit import places
 from tests.lab import Lab
 from tests.stack import LoginRefused, Stack, Visitor, write_profile, write_users
 from tests.wait import wait_until
@@ -112,7 +112,7 @@ def test_no_password_of_an_added_account_shows_anywhere(
     words = {"password": PASSWORD, "hash": hashed, "a password of the list": "wonder:land"}
     shown = {
         (what, place)
-        for place, text in _places(engine)
+        for place, text in places(engine)
         for what, word in words.items()
         if word in text
     }

@@ -1,0 +1,55 @@
+"""No secret shows: not in what the engine shows, not in logs, not in what the stack tells."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.engine.hygiene_kit import layers_with, places, places_of, secret_words
+from tests.lab import Lab
+from tests.stack import LoginRefused, Stack, write_profile
+
+MISTYPED = "a canary that somebody mistyped"
+
+
+def shown_in(engine: Lab, stack: Stack, words: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return (kind, place). Never the word itself: what fails here ends in a report."""
+    everything = [*places(engine), *places_of(stack)]
+    return {(kind, place) for place, text in everything for kind, word in words if word in text}
+
+
+def test_no_secret_shows_anywhere(engine: Lab, stack: Stack) -> None:
+    with stack.login("testuser") as testuser:
+        testuser.ensure_server()
+    words = secret_words(stack)
+    kinds = {kind for kind, _ in words}
+    assert {"users", "cookie_secret", "proxy_auth_token", "crypt_key", "tls_key"} <= kinds
+    assert min(len(word) for _, word in words) >= 8
+    assert shown_in(engine, stack, words) == set()
+
+
+@pytest.mark.destructive
+def test_no_secret_shows_at_debug_level_after_logins_starts_and_rotations(
+    engine: Lab, stack: Stack
+) -> None:
+    keys = {"HOST": stack.lab.address, "RESYNC_INTERVAL_S": 5}
+    write_profile(stack.env_dir, stack.profile, **keys, LOG_LEVEL="DEBUG")
+    try:
+        stack.up()
+        words = secret_words(stack) | {("mistyped", MISTYPED)}
+        with pytest.raises(LoginRefused):
+            stack.login("alice", MISTYPED)
+        stack.cli("users", "add", "ida", input="Canary: of ida's\n")
+        words.add(("added", "Canary: of ida's"))
+        with stack.login("alice") as alice:
+            alice.start_server()
+            stack.cli("rotate", "all", timeout_s=300)
+            alice.stop_server()
+        stack.cli("rotate", "tls", timeout_s=300)
+        words |= secret_words(stack)
+        assert "DEBUG" in stack.log("jhswarmd")
+        assert shown_in(engine, stack, words) == set()
+        assert layers_with(engine, {word for _, word in words}) == []
+    finally:
+        stack.cli("users", "remove", "ida", check=False)
+        write_profile(stack.env_dir, stack.profile, **keys)
+        stack.up()

@@ -21,12 +21,15 @@ from rich.table import Table
 from bench import measure
 from bench.figures import HEADINGS, Figure, markdown, report
 from bench.passes import passes
+from bench.rotation import rotation
 from bench.site import BenchError, Site
 from tests.lab import Lab, LabError
 
-PARTS = ("spawn", "many", "orphans", "passes")
+PARTS = ("spawn", "many", "orphans", "passes", "rotation")
 #: Turns of full passes.
 PASSES = 7
+#: Turns of rotations, and with how many open channels.
+ROTATIONS, CHANNELS = 3, 5
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -45,6 +48,7 @@ def main(
     tracked: Annotated[int, typer.Option(help="Servers among which orphans appear.")] = 200,
     orphans: Annotated[int, typer.Option(help="How many orphans.")] = 20,
     large: Annotated[int, typer.Option(help="Servers over which full passes go.")] = 10_000,
+    notebooks: Annotated[int, typer.Option(help="Notebooks that run while secrets rotate.")] = 20,
     json_file: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads annotations at run time, on Python 3.10 too
         typer.Option("--json", metavar="FILE", help="Write every sample as JSON."),
@@ -106,6 +110,13 @@ def main(
                         site, large, PASSES, orphans, start_bar("passes", PASSES + orphans)
                     )
                     figures += found
+            if "rotation" in parts:
+                with _load(loads, "rotation"):
+                    found, told = rotation(
+                        lab, notebooks, CHANNELS, ROTATIONS, start_bar("rotation", ROTATIONS)
+                    )
+                    figures += found
+                    facts += told
     about = {
         "facts": facts,
         "machine": {"cpus": os.cpu_count(), "kernel": platform.release(), "engine": version},

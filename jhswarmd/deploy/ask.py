@@ -60,17 +60,15 @@ def ask_patiently(
     stack: str,
     command: str,
     arguments: Mapping[str, Any] | None = None,
-    *,
-    within_s: float = BACK_WITHIN_S,
 ) -> Any:
-    """Do as ``ask``, and ask again for ``within_s`` seconds while the daemon is away or busy.
+    """Do as ``ask``, and ask again for ``BACK_WITHIN_S`` seconds while the daemon is away or busy.
 
     What is asked must be the same when it is asked twice: an answer may be lost.
     """
     return Retrying(
         # Its container is being replaced: not there, or stopping.
         retry=retry_if_exception_type((NotNow, EngineNotFound, EngineConflict, EngineUnavailable)),
-        stop=stop_after_delay(within_s),
+        stop=stop_after_delay(BACK_WITHIN_S),
         wait=wait_random_exponential(multiplier=0.1, max=0.5),
         reraise=True,
     )(ask, client, stack, command, arguments)

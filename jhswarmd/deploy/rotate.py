@@ -83,11 +83,20 @@ def rotate(
 def _ask(
     client: docker.DockerClient, stack: str, units: Sequence[str], step: Step, *, revoke: bool
 ) -> dict[str, int]:
-    step.update("waits if another rotation is under way")
     request = {"units": list(units), "revoke": revoke, "request": random.token_hex(16)}
-    answer = ask.ask_patiently(client, stack, "rotate", request, within_s=PATIENCE_S)
-    made: dict[str, int] = answer["generations"]
-    return made
+    deadline, seen = time.monotonic() + PATIENCE_S, -1
+    while True:
+        answer = ask.ask_patiently(client, stack, "rotate", request)
+        if not answer["busy"]:
+            made: dict[str, int] = answer["generations"]
+            return made
+        if time.monotonic() >= deadline:
+            raise JhswarmdError(
+                f"Another rotation is not over after {PATIENCE_S:.0f} s: {answer['busy']}",
+                remedy="See 'jhswarmd status'.",
+            )
+        step.update(f"waits for another rotation: {answer['busy']}")
+        seen = ask.ask_patiently(client, stack, "rotation", {"seen": seen})["version"]
 
 
 def _supply(client: docker.DockerClient, profile: Profile, step: Step) -> dict[str, int] | None:
@@ -108,9 +117,7 @@ def _supply(client: docker.DockerClient, profile: Profile, step: Step) -> dict[s
 def _follow(client: docker.DockerClient, stack: str, made: Mapping[str, int], step: Step) -> None:
     deadline, seen = time.monotonic() + WITHIN_S, -1
     while time.monotonic() < deadline:
-        view = ask.ask_patiently(
-            client, stack, "rotation", {"seen": seen}, within_s=ask.BACK_WITHIN_S
-        )
+        view = ask.ask_patiently(client, stack, "rotation", {"seen": seen})
         seen = view["version"]
         _raise_for_rejected(made, view["units"])
         if _is_over(made, view):

@@ -67,11 +67,12 @@ class Credentials:
     # ---- what is asked --------------------------------------------------------------------
 
     def rotate(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Begin to rotate ``units``; returns ``{"generations": {unit: number}}``.
+        """Begin to rotate ``units``; returns ``{"generations": {unit: number}, "busy": ""}``.
 
+        ``busy`` names the unit of another rotation that is under way, and then nothing was begun.
         With ``revoke`` older generations stop working. A ``request`` that was carried out before,
-        and whose answer was lost, is known by its id. Raises NotNow while another rotation is
-        under way, or this daemon stands by; JhswarmdError for what cannot be rotated so.
+        and whose answer was lost, is known by its id. Raises NotNow when this daemon stands by,
+        JhswarmdError for what cannot be rotated so.
         """
         names = list(arguments["units"])
         if not self._may_act():
@@ -79,13 +80,14 @@ class Credentials:
         with self._claim:
             existing = self._engine.list_secrets(self._stack)
             self._refuse(names, existing)
-            made = self._made_by(arguments["request"], names, existing)
-            if made is None:
-                self._refuse_beside_another(existing)
-                made = self._create(
-                    names, existing, arguments["request"], revokes=bool(arguments.get("revoke"))
-                )
-        return {"generations": made}
+            request = arguments["request"]
+            made = _made_by(request, names, existing)
+            left = [name for name in names if name not in made]
+            busy = _unsettled(existing, request) if left else ""
+            if left and not busy:
+                revokes = bool(arguments.get("revoke"))
+                made |= self._create(left, existing, request, revokes=revokes)
+        return {"generations": {} if busy else made, "busy": busy}
 
     def _refuse(self, names: Sequence[str], existing: Sequence[Existing]) -> None:
         for name in names:
@@ -102,22 +104,6 @@ class Credentials:
                     remedy="Put the new one into env/NAME/ssl, and run 'jhswarmd rotate tls --env "
                     "NAME' there.",
                 )
-
-    def _made_by(
-        self, request: str, names: Sequence[str], existing: Sequence[Existing]
-    ) -> dict[str, int] | None:
-        made = {}
-        for name in names:
-            for each in generations.complete(existing, *UNITS[name]):
-                if each.secrets[0].request == request:
-                    made[name] = each.number
-        return made if len(made) == len(names) else None
-
-    def _refuse_beside_another(self, existing: Sequence[Existing]) -> None:
-        for name, kinds in UNITS.items():
-            newest = generations.newest(existing, *kinds)
-            if newest is not None and not newest.is_settled:
-                raise NotNow(f"Another rotation is under way: {name}")
 
     def _create(
         self,
@@ -303,3 +289,24 @@ class Credentials:
             if expires_at:
                 metrics.CERTIFICATE_EXPIRES.set(generations.moment(expires_at).timestamp())
         self.news.tell(units=units)
+
+
+def _made_by(request: str, names: Sequence[str], existing: Sequence[Existing]) -> dict[str, int]:
+    """Return what a request has made already, by unit: its answer was lost, or it was cut off."""
+    return {
+        name: each.number
+        for name in names
+        for each in generations.complete(existing, *UNITS[name])
+        if each.secrets[0].request == request
+    }
+
+
+def _unsettled(existing: Sequence[Existing], request: str) -> str:
+    """Return the unit of a rotation under way that another request made; empty: there is none."""
+    for name, kinds in UNITS.items():
+        newest = generations.newest(existing, *kinds)
+        if newest is None or newest.is_settled:
+            continue
+        if newest.secrets[0].request != request:
+            return name
+    return ""

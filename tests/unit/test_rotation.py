@@ -317,10 +317,19 @@ def test_a_request_whose_answer_was_lost_is_carried_out_once(stack):
     assert rotate(stack, "cookie") == {"cookie": 2}
 
 
+def test_a_request_that_was_cut_off_is_completed_and_makes_nothing_twice(stack):
+    stack.changes, stack.crash_at = 0, (2, True)
+    with pytest.raises(Crash):
+        rotate(stack, "cookie", "proxy", "crypt")
+    stack.restart_daemon()
+    assert rotate(stack, "cookie", "proxy", "crypt") == {"cookie": 2, "proxy": 2, "crypt": 2}
+
+
 def test_of_two_at_once_one_waits(stack):
     rotate(stack, "cookie")
-    with pytest.raises(NotNow, match="under way: cookie"):
-        rotate(stack, "proxy", request="r2")
+    arguments = {"units": ["proxy"], "request": "r2"}
+    answer = make_daemon(stack).rotate(arguments)
+    assert answer == {"generations": {}, "busy": "cookie"}
     settle(stack)
     assert rotate(stack, "proxy", request="r2") == {"proxy": 2}
 

@@ -99,7 +99,7 @@ def rotation(
             list(pool.map(Visitor.start_server, visitors))
         kernels = {}
         for visitor in visitors[:channels]:
-            kernel = visitor.start_kernel()
+            kernel = undo.enter_context(visitor.start_kernel())
             kernel.execute("x = 40")
             kernels[visitor] = kernel.id
         services = {service.id for service in stack.notebooks()}

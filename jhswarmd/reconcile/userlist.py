@@ -104,7 +104,8 @@ def merge(text: str, file_text: str) -> str:
     An added account keeps its password when the file has the name as well.
     """
     _, added = _sections(text)
-    given = {_name(line) for line in added} | removed(text)
+    # A line that is no account has no name: the marks of refused lines stay.
+    given = ({_name(line) for line in added} | removed(text)) - {""}
     new_file, _ = _sections(file_text)
     lines = [_NOTHING if _name(line) in given else line for line in new_file]
     in_file = {_name(line) for line in new_file}

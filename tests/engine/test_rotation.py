@@ -110,10 +110,10 @@ def test_rotation_of_everything_costs_no_login_no_notebook_and_no_kernel(
 ) -> None:
     service, token = stack.notebook("testuser"), daemon_token(stack)
     before = {name: generation(stack, name) for name in ("cookie", "proxy", "crypt", "daemon")}
-    kernel = testuser.start_kernel()
-    assert kernel.execute("x = 40; x") == "40"
-    _, told = rotate(stack, "all")
-    print(told)
+    with testuser.start_kernel() as kernel:
+        assert kernel.execute("x = 40; x") == "40"
+        _, told = rotate(stack, "all")
+        print(told)
     # The proxy was replaced, and every connection through it; browsers connect again.
     with Kernel(testuser, kernel.id) as again:
         assert again.execute("x + 2") == "42"
@@ -254,10 +254,10 @@ def test_daemon_that_is_killed_in_the_middle_is_followed_by_one_that_goes_on(
     asked = stack.lab.popen([sys.executable, "-m", "jhswarmd", "rotate", "all"])
     _kill_when(stack, container.id, line, since_s)
     assert asked.wait(ROTATED_S) == 0
-    # Whoever asked asks again with the same id: there is one new generation, and no more.
-    assert {name: generation(stack, name) for name in before} == {
-        name: number + 1 for name, number in before.items()
-    }
+    # Whoever asked asks again with the same id: there is one new generation, and no more. Of one
+    # that is a pair half may have been made, which does not count.
+    for name, number in before.items():
+        assert generation(stack, name) - number in ((1, 2) if name == "daemon" else (1,))
     assert is_logged_in(testuser)
 
 

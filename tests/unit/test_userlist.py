@@ -122,3 +122,9 @@ def test_what_was_done_last_by_hand_holds_whatever_the_file_says(steps):
         assert set(names(text)) == expected
         assert len(names(text)) == len(expected)
         assert normalise(text, is_ours=True) == text
+
+
+def test_refused_lines_of_a_changed_file_are_told_whatever_was_removed_before():
+    held = userlist.remove(userlist.add(FILE, "erin", H, replace=False), "erin")
+    merged = userlist.merge(held, normalise("alice:a\nno colon\nbob:bb\n"))
+    assert passwd.parse(merged.encode()).refused == ("line 2: no colon between name and password",)

@@ -19,17 +19,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from bench import measure
+from bench.accounts import accounts as measure_accounts
 from bench.figures import HEADINGS, Figure, markdown, report
 from bench.passes import passes
 from bench.rotation import rotation
 from bench.site import BenchError, Site
 from tests.lab import Lab, LabError
 
-PARTS = ("spawn", "many", "orphans", "passes", "rotation")
+PARTS = ("spawn", "many", "orphans", "passes", "rotation", "accounts")
 #: Turns of full passes.
 PASSES = 7
 #: Turns of rotations, and with how many open channels.
 ROTATIONS, CHANNELS = 3, 5
+#: Turns of lists with many accounts.
+LISTS = 5
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -49,6 +52,7 @@ def main(
     orphans: Annotated[int, typer.Option(help="How many orphans.")] = 20,
     large: Annotated[int, typer.Option(help="Servers over which full passes go.")] = 10_000,
     notebooks: Annotated[int, typer.Option(help="Notebooks that run while secrets rotate.")] = 20,
+    accounts: Annotated[int, typer.Option(help="Accounts that a list of users has.")] = 10_000,
     json_file: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads annotations at run time, on Python 3.10 too
         typer.Option("--json", metavar="FILE", help="Write every sample as JSON."),
@@ -67,7 +71,7 @@ def main(
 ) -> None:
     """Measure spawner and daemon beside the bare engine and stock SwarmSpawner.
 
-    Needs root, and half an hour for everything. Ratios of medians are what counts.
+    Needs root, and an hour for everything. Ratios of medians are what counts.
     """
     parts = [part for part in PARTS if part in only.split(",")]
     if not parts or set(only.split(",")) - set(PARTS):
@@ -114,6 +118,13 @@ def main(
                 with _load(loads, "rotation"):
                     found, told = rotation(
                         lab, notebooks, CHANNELS, ROTATIONS, start_bar("rotation", ROTATIONS)
+                    )
+                    figures += found
+                    facts += told
+            if "accounts" in parts:
+                with _load(loads, "accounts"):
+                    found, told = measure_accounts(
+                        lab, accounts, LISTS, start_bar("accounts", LISTS + 2)
                     )
                     figures += found
                     facts += told

@@ -75,7 +75,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             has_timeout = item.get_closest_marker("timeout")
             if config.pluginmanager.hasplugin("timeout") and not has_timeout:
                 item.add_marker(pytest.mark.timeout(_ENGINE_TEST_S, func_only=True))
+        if config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
     items.sort(key=_rank)  # stable: the order within a file stays
+
+
+def _group(item: pytest.Item) -> str:
+    """What runs in one worker when there are several: who shares an engine, a stack, a cluster.
+
+    The groups take about as long as each other: two workers are enough.
+    """
+    if "stack" in getattr(item, "fixturenames", ()):
+        return "stack"
+    markers = [name for name in ("cluster", "browser", "engine") if item.get_closest_marker(name)]
+    return markers[0] if markers else "unit"
 
 
 def _rank(item: pytest.Item) -> int:

@@ -613,11 +613,29 @@ def _describe(client: docker.DockerClient) -> Iterator[str]:
         yield from (f"    | {line}" for line in lines[-count:])
 
 
+@contextlib.contextmanager
+def apt() -> Iterator[None]:
+    """Wait for the suite's other workers to be done with apt: it refuses to work twice at once."""
+    with (_WORK_ROOT / "jhswarmd-apt.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _missing(packages: Mapping[str, str]) -> list[str]:
+    return sorted({package for program, package in packages.items() if not shutil.which(program)})
+
+
 def install_missing(packages: Mapping[str, str]) -> None:
     """Install the Debian packages (values) whose programs (keys) are not there."""
-    wanted = sorted({package for program, package in packages.items() if not shutil.which(program)})
-    if not wanted:
+    if not _missing(packages):
         return
+    with apt():
+        # Another worker may have installed them meanwhile.
+        if wanted := _missing(packages):
+            _install(wanted)
+
+
+def _install(wanted: Sequence[str]) -> None:
     if not shutil.which("apt-get"):
         raise LabError(f"programs of these Debian packages are missing: {' '.join(wanted)}")
     environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}

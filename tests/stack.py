@@ -94,10 +94,10 @@ class Stack:
         self.first_up = self.first_up or result
         return time.monotonic() - started
 
-    def start_up(self) -> subprocess.Popen[str]:
-        """Start ``up`` and return at once; its output is a pipe."""
+    def start_cli(self, *args: str) -> subprocess.Popen[str]:
+        """Start ``jhswarmd`` in the lab and return at once; its output is a pipe."""
         process: subprocess.Popen[str] = self.lab.popen(
-            [sys.executable, "-m", "jhswarmd", "up", "--env", self.profile],
+            [sys.executable, "-m", "jhswarmd", *args],
             env={"JHSWARMD_ENV_DIR": str(self.env_dir), "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -207,6 +207,23 @@ class LoginRefused(AssertionError):
     """The hub refused the name or the password; the text is what it showed."""
 
 
+def log_in(session: requests.Session, url: str, user: str, password: str) -> None:
+    """Log in through the form; the session has the cookies then. Raises LoginRefused."""
+    page = session.get(f"{url}/hub/login", timeout=30)
+    page.raise_for_status()
+    field = re.search(r'name="_xsrf"\s+value="([^"]+)"', page.text)
+    assert field, f"no login form in {page.text[:500]}"
+    answer = session.post(
+        f"{url}/hub/login",
+        data={"username": user, "password": password, "_xsrf": field[1]},
+        allow_redirects=False,
+        timeout=60,
+    )
+    if answer.status_code != 302:
+        message = re.search(r'class="login_error">\s*([^<]+)', answer.text)
+        raise LoginRefused(f"{answer.status_code} {message[1].strip() if message else ''}")
+
+
 class Visitor:
     """Somebody who has logged in through the form, with a token for the hub's API."""
 
@@ -215,7 +232,7 @@ class Visitor:
         self.stack = stack
         self._session = stack.session()
         try:
-            self._log_in(user, password)
+            log_in(self._session, stack.url, user, password)
             self.token = self._make_token()
         except BaseException:
             self._session.close()
@@ -231,21 +248,6 @@ class Visitor:
         traceback: TracebackType | None,
     ) -> None:
         self._session.close()
-
-    def _log_in(self, user: str, password: str) -> None:
-        page = self._session.get(f"{self.stack.url}/hub/login", timeout=30)
-        page.raise_for_status()
-        field = re.search(r'name="_xsrf"\s+value="([^"]+)"', page.text)
-        assert field, f"no login form in {page.text[:500]}"
-        answer = self._session.post(
-            f"{self.stack.url}/hub/login",
-            data={"username": user, "password": password, "_xsrf": field[1]},
-            allow_redirects=False,
-            timeout=60,
-        )
-        if answer.status_code != 302:
-            message = re.search(r'class="login_error">\s*([^<]+)', answer.text)
-            raise LoginRefused(f"{answer.status_code} {message[1].strip() if message else ''}")
 
     def _make_token(self) -> str:
         # Cookies alone open the API only together with the cross-site token.

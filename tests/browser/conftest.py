@@ -28,9 +28,12 @@ _SIZE = {"width": 1280, "height": 800}
 SLOW_MS = 90_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium; Playwright gives it a fresh profile directory."""
+    """Debian's Chromium; Playwright gives it a fresh profile directory.
+
+    Not for the whole session: while Playwright is there this thread can run no event loop.
+    """
     try:
         install_missing({"chromium": "chromium"})
     except LabError as exc:

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from jhswarmd import metrics
-from tests.lab import ROOT, install_missing
+from tests.lab import ROOT, apt, install_missing
 
 FOLDER = ROOT / "docs" / "monitoring"
 
@@ -25,11 +25,12 @@ def promtool(tmp_path_factory: pytest.TempPathFactory) -> str:
         return found
     install_missing({"dpkg-deb": "dpkg"})
     directory = tmp_path_factory.mktemp("prometheus")
-    for argv in (
-        ["apt-get", "-qq", "update"],
-        ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", "prometheus"],
-    ):
-        subprocess.run(argv, cwd=directory, check=True, timeout=120)
+    with apt():
+        for argv in (
+            ["apt-get", "-qq", "update"],
+            ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", "prometheus"],
+        ):
+            subprocess.run(argv, cwd=directory, check=True, timeout=120)
     (package,) = directory.glob("*.deb")
     unpack = ["dpkg-deb", "--extract", package, directory / "root"]
     subprocess.run(unpack, check=True, timeout=120)

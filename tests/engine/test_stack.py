@@ -568,7 +568,7 @@ def test_purge_takes_secrets_and_label_and_never_a_volume(stack: Stack) -> None:
 @pytest.mark.destructive
 def test_interrupted_up_is_finished_by_the_next(engine: Lab, stack: Stack) -> None:
     stack.cli("down", "--env", stack.profile, "--purge", "--yes", check=False, timeout_s=240)
-    process = stack.start_up()
+    process = stack.start_cli("up", "--env", stack.profile)
     for line in process.stdout:
         if "Secrets" in line:
             break

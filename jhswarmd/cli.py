@@ -138,6 +138,25 @@ def status(stack: StackOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def doctor(env: EnvOption = None, stack: StackOption = None, as_json: JsonOption = False) -> None:
+    """Look for what is wrong with machine, swarm and deployment. Exit code: 1 if anything is.
+
+    With --env also at what that profile needs. Changes nothing.
+    """
+    from jhswarmd.deploy import doctor
+
+    console = Console(highlight=False, soft_wrap=True)
+    findings = []
+    for finding in doctor.examine(_load_profile(env) if env else None, stack):
+        findings.append(finding)
+        if not as_json:
+            doctor.show(finding, console)
+    if as_json:
+        typer.echo(json.dumps([each.model_dump(mode="json") for each in findings], indent=2))
+    raise typer.Exit(max(each.grade for each in findings))
+
+
+@app.command()
 def run(dry_run: DryRunOption = False) -> None:
     """Run the daemon (in its container; the stack does it)."""
     from jhswarmd.daemon import run

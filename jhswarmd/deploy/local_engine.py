@@ -43,6 +43,7 @@ STOP_S = 90.0
 _POLL_S = 0.1
 _SYSTEMD = Path("/run/systemd/system")
 _IPVS = Path("/proc/net/ip_vs")
+_VXLAN = Path("/sys/module/vxlan")
 #: Where Debian has dockerd and modprobe; missing in the PATH of a root made by plain ``su``.
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 
@@ -174,6 +175,15 @@ def has_ipvs() -> bool:
         return False
     subprocess.run([modprobe, "--quiet", "ip_vs"], capture_output=True, check=False)
     return _IPVS.exists()
+
+
+def has_vxlan() -> bool:
+    """Tell whether this machine's kernel has VXLAN, or a module for it: overlays are made of it."""
+    modprobe = _which("modprobe")
+    if _VXLAN.exists() or modprobe is None:
+        return _VXLAN.exists()
+    look = [modprobe, "--dry-run", "--quiet", "vxlan"]
+    return subprocess.run(look, capture_output=True, check=False).returncode == 0
 
 
 # -- an engine of ours ---------------------------------------------------------------------------

@@ -7,7 +7,6 @@ that the command in the documentation and the one behind ``jhswarmd up`` are the
 from __future__ import annotations
 
 import os
-import socket
 import string
 import subprocess
 import tempfile
@@ -119,33 +118,6 @@ def _add_secret(
         # JupyterHub refuses a cookie secret that others can read.
         {"source": key, "target": target or key, "uid": "0", "gid": "0", "mode": 0o400}
     )
-
-
-def check_ports(client: docker.DockerClient, settings: Settings) -> None:
-    """Raise JhswarmdError when a port that the proxy needs is taken, unless by our own proxy."""
-    name = labels.service_name(settings.stack_name, "proxy")
-    ours: set[int] = set()
-    try:
-        with translated(f"look at the service {name}"):
-            spec = client.api.inspect_service(name)["Spec"]
-        ours = {port["PublishedPort"] for port in spec["EndpointSpec"].get("Ports", [])}
-    except EngineNotFound:
-        pass
-    for key, port in (("HTTPS_PORT", settings.https_port), ("HTTP_PORT", settings.http_port)):
-        if port in ours:
-            continue
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            # As servers do: a connection that lingers is no listener.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", port))
-            except OSError as exc:
-                raise JhswarmdError(
-                    f"Port {port} is in use",
-                    why=exc.strerror or str(exc),
-                    remedy=f"See who listens ('ss -ltnp sport = :{port}') and stop it, or set "
-                    f"{key} in the profile to a free port. Nothing was deployed.",
-                ) from exc
 
 
 def hub_nodes(client: docker.DockerClient, stack: str) -> list[dict[str, Any]]:

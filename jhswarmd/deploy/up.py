@@ -15,7 +15,16 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 from urllib3.exceptions import InsecureRequestWarning
 
 from jhswarmd import generations, labels, registry_login
-from jhswarmd.deploy import images, local_engine, prepull, registry, secrets, stack, users
+from jhswarmd.deploy import (
+    images,
+    local_engine,
+    preflight,
+    prepull,
+    registry,
+    secrets,
+    stack,
+    users,
+)
 from jhswarmd.deploy.profile import Profile
 from jhswarmd.deploy.progress import Progress
 from jhswarmd.engine import Engine
@@ -38,7 +47,8 @@ def up(profile: Profile, progress: Progress) -> None:
     _use_logins(client, profile)
     local_engine.ensure_swarm(client, progress)
     mode = resolve_publish_mode(settings)
-    stack.check_ports(client, settings)
+    preflight.check_ports(client, settings)
+    preflight.check_subnets(client, settings)
     registry.ensure(client, settings, progress, mode.value)
     built = images.build(client, settings, progress)
     _create_secrets(client, profile, progress)

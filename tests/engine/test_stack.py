@@ -120,6 +120,23 @@ def test_status_is_healthy(stack: Stack) -> None:
     wait_until(is_healthy, 60, what="status is healthy")
 
 
+def test_doctor_finds_a_healthy_deployment_well_and_says_when_its_certificate_ends(
+    stack: Stack,
+) -> None:
+    result = stack.cli("doctor", "--env", stack.profile, check=False)
+    assert result.returncode == 0, result.stdout
+    for words in (
+        "swarm: this node is a manager",
+        "ports: those of the profile 'lab' are free, or its own",
+        "subnets: those of the profile 'lab' are free, or its own",
+        "registry: gives this engine the 2 images",
+        "clocks: of 1 nodes with tasks agree",
+        "certificate: ends in 39",
+        "images: 1 for notebooks on 1 nodes",
+    ):
+        assert words in result.stdout, result.stdout
+
+
 def test_certificate_is_for_the_host_of_the_profile(stack: Stack) -> None:
     with stack.session() as session:  # trusts that certificate alone, and checks the name
         assert session.get(f"{stack.url}/hub/login", timeout=30).ok
@@ -194,6 +211,20 @@ def test_faults_of_a_profile_are_named_together_and_nothing_is_deployed(
     assert f"{path}:3: unknown key COLOUR" in result.stderr
     missing = re.escape(str(stack.env_dir / "faulty" / "user_list.txt"))
     assert re.search(rf"{re.escape(str(path))}:1: .*{missing}", result.stderr), result.stderr
+    assert _inventory(engine) == before
+
+
+def test_second_deployment_with_the_same_subnets_is_refused_before_anything_is_deployed(
+    engine: Lab, stack: Stack
+) -> None:
+    ports = {"HTTPS_PORT": 8443, "HTTP_PORT": 8080}
+    write_profile(stack.env_dir, "second", STACK_NAME="second", **ports)
+    write_users(stack.env_dir, "second")
+    before = _inventory(engine)
+    result = stack.cli("up", "--env", "second", check=False)
+    assert result.returncode == 1
+    assert "CONTROL_SUBNET=10.129.0.0/24 cannot be used" in result.stderr
+    assert "jupyterhub_control" in result.stderr
     assert _inventory(engine) == before
 
 

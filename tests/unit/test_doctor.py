@@ -1,0 +1,102 @@
+"""What doctor makes of what it sees."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from jhswarmd import __version__
+from jhswarmd.deploy import doctor
+from jhswarmd.deploy.doctor import Grade
+from tests.unit.test_status import make_daemon, make_report
+
+
+def make_node(id="n1", role="manager", state="ready", version="20.10.24"):
+    return {
+        "ID": id,
+        "Status": {"State": state},
+        "Spec": {"Role": role},
+        "Description": {"Hostname": f"host-{id}", "Engine": {"EngineVersion": version}},
+    }
+
+
+def make_task(node_id="n1", said="2026-03-01T12:00:00.5Z", taken="2026-03-01T12:00:00.7Z"):
+    return {
+        "NodeID": node_id,
+        "UpdatedAt": taken,
+        "Status": {"State": "running", "Timestamp": said},
+    }
+
+
+def bad(findings):
+    return [each.what for each in findings if each.grade is Grade.bad]
+
+
+def test_an_engine_that_is_too_old_is_named_with_the_oldest_that_will_do():
+    assert not bad(doctor.engine({"Version": "20.10.24", "ApiVersion": "1.41"}))
+    assert not bad(doctor.engine({"Version": "29.0.0", "ApiVersion": "1.100"}))
+    (finding,) = doctor.engine({"Version": "19.03", "ApiVersion": "1.40"})
+    assert finding.grade is Grade.bad
+    assert "1.41" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        pytest.param([make_node()], [], id="one manager"),
+        pytest.param([make_node(f"n{i}") for i in range(3)], [], id="three"),
+        pytest.param([make_node(), make_node("n2")], ["two managers"], id="two"),
+        pytest.param(
+            [make_node(), make_node("n2", "worker", "down")], ["host-n2 is down"], id="one is down"
+        ),
+        pytest.param(
+            [make_node(), make_node("n2", "worker", version="24.0.0")],
+            ["20.10.24, 24.0.0"],
+            id="two versions",
+        ),
+    ],
+)
+def test_nodes_that_will_make_trouble_are_named(nodes, words):
+    found = bad(doctor.nodes(nodes))
+    assert len(found) == len(words)
+    for what, word in zip(found, words, strict=True):
+        assert word in what
+
+
+def test_a_clock_is_judged_by_the_state_that_was_taken_down_soonest():
+    nodes = [make_node("n1"), make_node("n2", "worker"), make_node("n3", "worker")]
+    tasks = [
+        make_task("n1"),
+        # Changed by the manager an hour later: says nothing of the clock.
+        make_task("n1", taken="2026-03-01T13:00:00Z"),
+        make_task("n2", said="2026-03-01T13:00:00Z"),
+        make_task("n2", said="2026-03-01T13:10:00Z", taken="2026-03-01T12:05:00Z"),
+    ]
+    assert bad(doctor.clocks(nodes, tasks)) == ["host-n2 is 3600 s ahead"]
+    assert bad(doctor.clocks(nodes, tasks[:2])) == []
+
+
+def test_what_status_complains_of_and_a_certificates_end_are_findings():
+    in_days = time.time() + 10.5 * 86400
+    unit = {
+        "generation": 1,
+        "created_at_s": 0.0,
+        "is_settled": True,
+        "next_at_s": None,
+        "expires_at_s": in_days,
+        "rejected": {},
+    }
+    rotation = {"doing": "", "put_right": "", "units": {"tls": unit}, "version": 1}
+    daemon = make_daemon(version=__version__, rotation=rotation)
+    report = make_report(daemon=daemon, problems=["no good"], warnings=["no matter"])
+    findings = doctor.deployment(report)
+    assert bad(findings) == ["no good", "no matter"]
+    assert "ends in 10 days" in [each.what for each in findings]
+    assert not bad(doctor.deployment(make_report(daemon=daemon)))
+
+
+def test_a_daemon_of_another_version_is_named():
+    (what,) = bad(doctor.deployment(make_report(daemon=make_daemon(version="0.0.1"))))
+    assert "0.0.1" in what
+    assert __version__ in what

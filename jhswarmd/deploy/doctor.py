@@ -115,8 +115,7 @@ def _kernel() -> list[Finding]:
             _good(
                 "kernel",
                 "has no IPVS: the hub is reached through the proxy's own node alone",
-                "Load it ('modprobe ip_vs') on every node to reach the hub through any of "
-                "them.",
+                "Load it ('modprobe ip_vs') on every node to reach the hub through any of them.",
             )
         )
     return findings

@@ -246,35 +246,48 @@ def test_older_secrets_that_an_old_stack_file_brings_back_are_put_right_and_name
     assert "had been led to older secrets" in stack.cli("status", check=False).stdout
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "A rotation begins",
-        "service=proxy",
-        "Everything works with a secret",
-    ],
-)
-def test_daemon_that_is_killed_in_the_middle_is_followed_by_one_that_goes_on(
-    stack: Stack, testuser: Visitor, line: str
+#: What the daemon writes at each step of a rotation, and how it is killed there. The step that
+#: leads it to its own new token ends it by itself.
+STEPS = {
+    "A rotation begins": "SIGKILL",
+    "service=hub": "SIGTERM",
+    "service=proxy": "SIGKILL",
+    "Everything works with a secret": "SIGKILL",
+    "Removed a secret": "SIGINT",
+}
+
+
+def test_daemon_that_is_killed_at_every_step_is_followed_by_one_that_goes_on(
+    stack: Stack, testuser: Visitor
 ) -> None:
     wait_settled(stack, {})
+    service = stack.notebook("testuser")
     before = {name: generation(stack, name) for name in ("cookie", "proxy", "crypt", "daemon")}
-    container, since_s = stack.container("jhswarmd"), time.time()
+    left, since_s = dict(STEPS), time.time()
     asked = stack.lab.popen([sys.executable, "-m", "jhswarmd", "rotate", "all"])
-    _kill_when(stack, container.id, line, since_s)
+    while left:
+        _kill_at_a_step(stack, left, since_s)
     assert asked.wait(ROTATED_S) == 0
     # Whoever asked asks again with the same id: there is one new generation, and no more. Of one
     # that is a pair half may have been made, which does not count.
     for name, number in before.items():
         assert generation(stack, name) - number in ((1, 2) if name == "daemon" else (1,))
+    wait_settled(stack, {})
     assert is_logged_in(testuser)
+    assert stack.notebook("testuser").id == service.id
+    assert stack.cli("status", check=False).returncode == 0
 
 
-def _kill_when(stack: Stack, container_id: str, line: str, since_s: float) -> None:
-    """Kill a container with SIGKILL when it writes this, or when it has ended by itself."""
+def _kill_at_a_step(stack: Stack, left: dict[str, str], since_s: float) -> None:
+    """Follow the daemon that runs now, and kill it at the first step that is left.
+
+    Returns also when it has ended by itself, as the last step makes it.
+    """
     api: Any = stack.lab.client.api
+    container_id = stack.container("jhswarmd").id
     with contextlib.suppress(NotFound, APIError):
         for chunk in api.logs(container_id, stream=True, follow=True, since=int(since_s)):
-            if line.encode() in chunk:
-                api.kill(container_id)
+            for step in [each for each in left if each.encode() in chunk]:
+                api.kill(container_id, left[step])
+                del left[step]
                 return

@@ -398,8 +398,10 @@ def _stack_service(service: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]
     mine = [task for task in tasks if _mounts(task["Spec"]) == mounts]
     failed = [task for task in mine if task["Status"]["State"] in ("failed", "rejected")]
     newest = newest_task(failed)
+    container = service["Spec"]["TaskTemplate"]["ContainerSpec"]
     return StackService(
         mounts=mounts,
+        targets=frozenset(each["File"]["Name"] for each in container.get("Secrets") or ()),
         is_running=any(
             task["Status"]["State"] == "running" and task["DesiredState"] == "running"
             for task in mine

@@ -59,6 +59,8 @@ class StackService:
 
     mounts: frozenset[str]
     """Ids of the secrets in its specification."""
+    targets: frozenset[str] = frozenset()
+    """Names of the files under which it mounts secrets, whoever's."""
     is_running: bool = True
     """Whether a task that mounts just these is running, which is to say healthy."""
     failures: int = 0

@@ -119,7 +119,7 @@ def _follow(client: docker.DockerClient, stack: str, made: Mapping[str, int], st
     while time.monotonic() < deadline:
         view = ask.ask_patiently(client, stack, "rotation", {"seen": seen})
         seen = view["version"]
-        _raise_for_rejected(made, view["units"])
+        raise_for_lost(made, view["units"])
         if _is_over(made, view):
             return
         step.update(view["doing"] or "begins")
@@ -138,7 +138,8 @@ def _is_over(made: Mapping[str, int], view: Mapping[str, Any]) -> bool:
     )
 
 
-def _raise_for_rejected(made: Mapping[str, int], units: Mapping[str, Any]) -> None:
+def raise_for_lost(made: Mapping[str, int], units: Mapping[str, Any]) -> None:
+    """Raise JhswarmdError for a new generation that was rolled back, or that somebody removed."""
     for name, number in made.items():
         why = units.get(name, {}).get("rejected", {}).get(str(number))
         if why:
@@ -147,4 +148,10 @@ def _raise_for_rejected(made: Mapping[str, int], units: Mapping[str, Any]) -> No
                 why=why,
                 remedy="The older secret is in use again. Mend what the reason says, and rotate "
                 "again.",
+            )
+        if name in units and units[name]["generation"] < number:
+            raise JhswarmdError(
+                f"The new secret for {name} is gone",
+                why="somebody removed it before it was in use",
+                remedy="The older one is in use as before. Rotate again.",
             )

@@ -186,6 +186,10 @@ def judge(report: Report) -> tuple[Health, list[str]]:
             )
         elif service.running < service.desired:
             worse(Health.degraded, f"{role} runs on {service.running} of {service.desired} nodes")
+    held = {secret.kind for secret in report.secrets}
+    for kind in [each for name in UNITS for each in UNITS[name]] if held else ():
+        if kind not in held:
+            worse(Health.degraded, f"the secret {kind} is not there: run 'jhswarmd up'")
     for node in report.nodes:
         if node.state != "ready":
             worse(Health.degraded, f"node {node.name} is {node.state}: see 'docker node ls'")

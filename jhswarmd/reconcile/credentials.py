@@ -87,6 +87,8 @@ class Credentials:
             if left and not busy:
                 revokes = bool(arguments.get("revoke"))
                 made |= self._create(left, existing, request, revokes=revokes)
+                # Who follows is to see from now on that the new ones are there, or gone.
+                self._tell_units(self._engine.list_secrets(self._stack), self._clock())
         return {"generations": {} if busy else made, "busy": busy}
 
     def _refuse(self, names: Sequence[str], existing: Sequence[Existing]) -> None:
@@ -117,7 +119,8 @@ class Credentials:
         for name in names:
             kinds = UNITS[name]
             newest = generations.newest(existing, *kinds)
-            number = 1 + max(each.generation for each in existing if each.kind in kinds)
+            held = (each.generation for each in existing if each.kind in kinds)
+            number = 1 + max(held, default=0)
             # What 'up' finds in a file was applied once; it must not bring the older one back.
             source = newest.source if newest else GENERATED
             contents, expires_at = self._contents(name)
@@ -196,16 +199,16 @@ class Credentials:
             return self._settle(step)
         if isinstance(step, rotation.Remove):
             return self._remove(step)
+        if isinstance(step, rotation.Renew):
+            return self._renew(step, existing)
         raise AssertionError(step)
 
     def _lead(self, step: rotation.Lead, existing: Sequence[Existing]) -> bool:
         names = " ".join(sorted(s.name for each in step.generations for s in each.secrets))
         self.news.tell(doing=f"{step.role} restarts with its new secrets")
         if step.is_foreign:
-            log.warning(event("Somebody led a service to older secrets", service=step.role))
-            when = generations.spelled(self._clock())
-            self.news.tell(put_right=f"{step.role} had been led to older secrets, {when}")
-            metrics.ROTATION_STEPS.labels("put_right").inc()
+            log.warning(event("Somebody led a service to older secrets or none", service=step.role))
+            self._tell_put_right(f"{step.role} had been led to older secrets or none")
         else:
             log.info(event("A service is led to its secrets", service=step.role, secrets=names))
             metrics.ROTATION_STEPS.labels("lead").inc()
@@ -218,6 +221,18 @@ class Credentials:
             ),
         )
         return changed
+
+    def _renew(self, step: rotation.Renew, existing: Sequence[Existing]) -> bool:
+        names = ", ".join(step.units)
+        log.warning(event("Somebody removed secrets; they are made anew", units=names))
+        with self._claim:
+            self._create(step.units, existing, f"renewed-{random.token_hex(8)}")
+        self._tell_put_right(f"{names} had been removed")
+        return True
+
+    def _tell_put_right(self, what: str) -> None:
+        self.news.tell(put_right=f"{what}, {generations.spelled(self._clock())}")
+        metrics.ROTATION_STEPS.labels("put_right").inc()
 
     def _reject(self, step: rotation.Reject) -> bool:
         why = f"{step.role} does not start with it: {step.why}"[:_WHY_MOST]

@@ -27,6 +27,7 @@ from datetime import datetime, timedelta
 from jhswarmd import generations
 from jhswarmd.generations import GENERATED, Existing, Generation, whole
 from jhswarmd.model import StackService
+from jhswarmd.reconcile import references
 
 #: What is rotated, by the name that people use, and the kinds of secrets in it.
 UNITS: Mapping[str, tuple[str, ...]] = {
@@ -36,6 +37,9 @@ UNITS: Mapping[str, tuple[str, ...]] = {
     "daemon": ("daemon_token", "culler_token"),
     "tls": ("tls_cert", "tls_key"),
 }
+#: What can be made anew when nothing is left of it. 'jhswarmd up' makes the others: without its
+#: token the daemon itself does not run, and where a certificate came from nobody knows any more.
+RENEWABLE = ("cookie", "proxy", "crypt")
 #: What ``rotate all`` means, and what goes by age. A certificate goes by its own end.
 BY_AGE = ("cookie", "proxy", "crypt", "daemon")
 #: Logins last as long as this (JupyterHub, cookie_max_age_days), and so does the key of a cookie.
@@ -98,7 +102,14 @@ class Remove:
     secrets: tuple[Existing, ...]
 
 
-Step = Lead | Wait | Reject | Settle | Remove
+@dataclass(frozen=True)
+class Renew:
+    """Create a generation of what somebody removed, by unit: nothing is left to go back to."""
+
+    units: tuple[str, ...]
+
+
+Step = Lead | Wait | Reject | Settle | Remove | Renew
 
 
 def decide(
@@ -117,6 +128,9 @@ def decide(
     if not services.keys() >= {"hub", "proxy", "jhswarmd"}:
         return None
     proxy = services["proxy"]
+    lost = _lost(existing, services)
+    if lost:
+        return Renew(lost)
     for role in ("hub", "proxy"):
         rejected = _rejected(existing, role, services[role])
         if rejected is not None:
@@ -146,6 +160,18 @@ def decide(
         return Wait("jhswarmd")
     unused = _unused(existing, services.values(), proxy.mounts, now)
     return Remove(unused) if unused else None
+
+
+def _lost(existing: Sequence[Existing], services: Mapping[str, StackService]) -> tuple[str, ...]:
+    """Return the units of which nothing is left, neither in Swarm nor in what the hub mounts."""
+    if generations.newest(existing, *UNITS["daemon"]) is None:
+        return ()  # 'jhswarmd up' did not make this stack's secrets
+    return tuple(
+        name
+        for name in RENEWABLE
+        if generations.newest(existing, *UNITS[name]) is None
+        and not any(references.is_taken(kind, services["hub"].targets) for kind in UNITS[name])
+    )
 
 
 def wanted(
@@ -219,9 +245,17 @@ def _lead(
     kinds = {each.id: whole(each.kind) for each in existing}
     mounted_kinds = {kinds[id_] for id_ in service.mounts if id_ in kinds}
 
+    if not mounted_kinds:
+        return None  # its secrets are somebody else's
+
     def differs(target: Sequence[Generation]) -> bool:
-        # A kind that a service does not mount at all is none that can be led.
-        ids = {it.id for each in target for it in each.secrets if it.kind in mounted_kinds}
+        # Where somebody else's secret is in the place of a kind there is none that can be led.
+        ids = {
+            it.id
+            for each in target
+            for it in each.secrets
+            if it.kind in mounted_kinds or not references.is_taken(it.kind, service.targets)
+        }
         ours = {it.kind for each in target for it in each.secrets}
         return ids != {id_ for id_ in service.mounts if kinds.get(id_) in ours}
 
@@ -238,14 +272,13 @@ def _lead(
 def _is_foreign(
     existing: Iterable[Existing], target: Sequence[Generation], mounts: Collection[str]
 ) -> bool:
-    """Tell whether a service had settled generations before, and mounts older ones instead."""
+    """Tell whether a service had settled generations before, and mounts older ones or none."""
     numbers: dict[str, list[int]] = {}
     for each in existing:
         if each.id in mounts:
             numbers.setdefault(each.kind, []).append(each.generation)
     return any(
-        generation.is_settled
-        and max(numbers.get(secret.kind, [secret.generation])) < secret.generation
+        generation.is_settled and max(numbers.get(secret.kind, [0])) < secret.generation
         for generation in target
         for secret in generation.secrets
     )

@@ -77,6 +77,17 @@ def daemon_token(stack: Stack) -> str:
     return str(output.decode().strip())
 
 
+@contextlib.contextmanager
+def paused_daemon(stack: Stack) -> Iterator[None]:
+    """Keep the daemon from doing anything meanwhile."""
+    container = stack.container("jhswarmd")
+    container.pause()
+    try:
+        yield
+    finally:
+        container.unpause()
+
+
 def token_works(stack: Stack, token: str) -> bool:
     with stack.session() as session:
         answer = session.get(
@@ -244,6 +255,27 @@ def test_older_secrets_that_an_old_stack_file_brings_back_are_put_right_and_name
     stack.wait_healthy(120)
     assert is_logged_in(testuser)
     assert "had been led to older secrets" in stack.cli("status", check=False).stdout
+
+
+def test_secret_that_somebody_took_from_the_hub_and_removed_is_made_anew_and_named(
+    stack: Stack, testuser: Visitor
+) -> None:
+    wait_settled(stack, {})
+    service = stack.notebook("testuser")
+    held = list(Engine(stack.lab.client).list_secrets(stack.name))
+    names = [each.name for each in held if each.kind == "cookie_secret"]
+    mounted = [name for name in names if name in targets(stack, "hub").values()]
+    options = [word for name in mounted for word in ("--secret-rm", name)]
+    hub = labels.service_name(stack.name, "hub")
+    with paused_daemon(stack):  # which would be quicker
+        stack.lab.run(["docker", "service", "update", "--quiet", "--detach", *options, hub])
+        stack.lab.run(["docker", "secret", "rm", *names])
+    wait_settled(stack, {"cookie": 1})
+    stack.wait_healthy(120)
+    assert stack.notebook("testuser").id == service.id
+    assert "cookie had been removed" in stack.cli("status", check=False).stdout
+    with stack.login("testuser") as again:
+        assert is_logged_in(again)
 
 
 #: What the daemon writes at each step of a rotation, and how it is killed there. The step that

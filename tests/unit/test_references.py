@@ -40,9 +40,28 @@ def test_a_reference_is_led_to_the_wanted_generation_and_keeps_owner_mode_and_ta
     assert spec == before
 
 
-def test_nothing_is_changed_when_the_service_mounts_it_already_or_not_at_all():
+def test_nothing_is_changed_when_the_service_mounts_it_already_or_nothing_of_ours():
     assert references.swap(make_spec(TOKEN, NEW), EVERYTHING, Generation(2, (NEW,))) is None
-    assert references.swap(make_spec(TOKEN), EVERYTHING, Generation(2, (NEW,))) is None
+    assert references.swap(make_spec(), EVERYTHING, Generation(2, (NEW,))) is None
+
+
+def test_what_a_service_has_lost_is_mounted_as_its_others_are():
+    swapped = references.swap(make_spec(TOKEN), EVERYTHING, Generation(2, (NEW,)))
+    assert mounted(swapped) == ["jupyterhub_daemon_token_g1", "jupyterhub_users_g2"]
+    assert swapped["TaskTemplate"]["ContainerSpec"]["Secrets"][1] == reference(NEW)
+    cookie = secret("cookie_secret", 4)
+    wanted = Generation(4, (cookie,))
+    swapped = references.swap(make_spec(TOKEN), [TOKEN, cookie], wanted, is_numbered=True)
+    assert swapped["TaskTemplate"]["ContainerSpec"]["Secrets"][0] == reference(
+        cookie, "cookie_secret_g4"
+    )
+
+
+def test_where_somebody_elses_secret_is_in_its_place_nothing_is_mounted():
+    spec = make_spec(TOKEN)
+    theirs = reference(Existing("id-theirs", "theirs", "", 0, ""), "/run/secrets/users")
+    spec["TaskTemplate"]["ContainerSpec"]["Secrets"].append(theirs)
+    assert references.swap(spec, EVERYTHING, Generation(2, (NEW,))) is None
 
 
 def test_more_parts_are_mounted_beside_and_fewer_are_left_out():

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jhswarmd import generations, labels
+from jhswarmd.deploy.rotate import raise_for_lost
 from jhswarmd.errors import EngineConflict, EngineError, JhswarmdError, NotNow
 from jhswarmd.generations import Existing, newest
 from jhswarmd.model import StackService
@@ -131,8 +132,10 @@ class Stack:
         found = {}
         for role in self.specs:
             is_bad = bool(self.bad & self.mounts(role))
+            container = self.specs[role]["TaskTemplate"]["ContainerSpec"]
             found[role] = StackService(
                 self.mounts(role),
+                frozenset(each["File"]["Name"] for each in container["Secrets"]),
                 is_running=not is_bad and role not in self.down,
                 failures=3 if is_bad else 0,
                 error="exit status 1" if is_bad else "",
@@ -179,7 +182,7 @@ class Stack:
                 assert id_ in hub, "the hub cannot reach its proxy"
         assert self.must_stay <= hub
         for role, kinds in MOUNTED.items():
-            assert {self.secrets[id_].kind for id_ in self.mounts(role)} == set(kinds)
+            assert {self.secrets[id_].kind for id_ in self.mounts(role)} <= set(kinds)
 
 
 def make_daemon(stack, **changes):
@@ -369,6 +372,60 @@ def test_a_service_that_an_old_file_led_back_is_put_right_and_named(stack):
     assert "older secrets" in daemon.news.now["put_right"]
     assert stack.numbers("hub", "cookie_secret") == {1, 2}
     assert stack.numbers("proxy", "proxy_auth_token") == {2}
+
+
+def detach(stack, role, kind):
+    """Take a kind's secrets away from a service, as somebody does by hand."""
+    container = stack.specs[role]["TaskTemplate"]["ContainerSpec"]
+    held = [each for each in container["Secrets"] if stack.secrets[each["SecretID"]].kind != kind]
+    changed = {"TaskTemplate": {"ContainerSpec": {**container, "Secrets": held}}}
+    stack.specs[role] = changed
+
+
+@pytest.mark.parametrize(
+    ("role", "kind"),
+    [(role, kind) for role in ("hub", "proxy") for kind in MOUNTED[role]],
+)
+def test_what_was_taken_from_a_service_by_hand_is_mounted_again_and_named(stack, role, kind):
+    rotate(stack, "cookie", "proxy", "crypt")
+    settle(stack)
+    before = stack.mounts(role)
+    detach(stack, role, kind)
+    daemon = settle(stack)
+    assert f"{role} had been led to older secrets or none" in daemon.news.now["put_right"]
+    newest_of_kind = max(each.generation for each in stack.secrets.values() if each.kind == kind)
+    assert newest_of_kind in stack.numbers(role, kind)
+    assert stack.mounts(role) <= before
+
+
+@pytest.mark.parametrize("kind", ["cookie_secret", "crypt_key"])
+def test_what_was_removed_altogether_is_made_anew_and_named(stack, kind):
+    detach(stack, "hub", kind)
+    del stack.secrets[f"id-jupyterhub_{kind}_g1"]
+    daemon = settle(stack)
+    assert "had been removed" in daemon.news.now["put_right"]
+    assert stack.numbers("hub", kind) == {1}
+    assert all(stack.newest(unit).is_settled for unit in UNITS)
+
+
+def test_a_stack_whose_secrets_are_not_ours_gets_none(stack):
+    held = [each for each in stack.secrets.values() if each.kind == "daemon_token"]
+    for each in held:
+        del stack.secrets[each.id]
+    detached = {"TaskTemplate": {"ContainerSpec": {"Secrets": []}}}
+    stack.specs = dict.fromkeys(stack.specs, detached)
+    stack.own = {"ContainerSpec": {"Secrets": []}}
+    before = list(stack.log)
+    settle(stack)
+    assert stack.log == before
+
+
+def test_a_new_generation_that_somebody_removed_is_told_to_who_asked_for_it():
+    units = {"cookie": {"generation": 1, "is_settled": True, "rejected": {}}}
+    with pytest.raises(JhswarmdError, match="is gone"):
+        raise_for_lost({"cookie": 2}, units)
+    raise_for_lost({"cookie": 1}, units)
+    raise_for_lost({"proxy": 2}, units)  # a daemon that has just started tells nothing yet
 
 
 def test_a_stack_that_is_not_all_there_is_left_alone(stack):

@@ -113,7 +113,9 @@ class FaultSite:
         self._undo.close()
 
     def _remove_everything(self) -> None:
-        for container in self.lab.client.containers.list(filters={"network": NETWORK}):
+        for container in self.lab.client.containers.list(
+            filters={"network": NETWORK}, ignore_removed=True
+        ):
             if "com.docker.swarm.service.id" not in container.labels:
                 container.remove(force=True)
         for service in self.lab.client.services.list():

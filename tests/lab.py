@@ -428,7 +428,7 @@ class Lab:
     def _empty_engine(self) -> None:
         """Remove all but the images: every lab starts alike."""
         self._leave_swarm()
-        for container in self.client.containers.list(all=True):
+        for container in self.client.containers.list(all=True, ignore_removed=True):
             container.remove(force=True, v=True)
         for volume in self.client.volumes.list():
             volume.remove(force=True)

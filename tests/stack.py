@@ -130,7 +130,7 @@ class Stack:
     def containers(self, service: Service) -> list[Container]:
         """Return the running containers of a service."""
         return self.lab.client.containers.list(
-            filters={"label": f"com.docker.swarm.service.id={service.id}"}
+            filters={"label": f"com.docker.swarm.service.id={service.id}"}, ignore_removed=True
         )
 
     def container(self, role: str) -> Container:

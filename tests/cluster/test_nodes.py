@@ -43,7 +43,7 @@ def no_files(cluster: Cluster, client: Flaky) -> Any:
         client.remove_service(service["ID"])
     for lab in cluster.nodes:
         # A node removes the container of a removed service by itself.
-        wait_until(lambda lab=lab: not lab.client.containers.list(all=True), 30)
+        wait_until(lambda lab=lab: not lab.client.api.containers(all=True), 30)
         for volume in lab.client.volumes.list():
             volume.remove()
 

@@ -45,7 +45,7 @@ def create_service(engine: Lab) -> Iterator[CreateService]:
             continue
 
         def gone(service_id: str = service.id) -> bool:
-            return not engine.client.containers.list(
+            return not engine.client.api.containers(
                 filters={"label": f"com.docker.swarm.service.id={service_id}"}
             )
 

@@ -120,11 +120,13 @@ def test_status_is_healthy(stack: Stack) -> None:
     wait_until(is_healthy, 60, what="status is healthy")
 
 
-def test_doctor_finds_a_healthy_deployment_well_and_says_when_its_certificate_ends(
+def test_doctor_finds_all_well_but_the_published_password_and_says_when_the_certificate_ends(
     stack: Stack,
 ) -> None:
     result = stack.cli("doctor", "--env", stack.profile, check=False)
-    assert result.returncode == 0, result.stdout
+    assert result.returncode == 1
+    (bad,) = [line for line in result.stdout.splitlines() if line.startswith("!!")]
+    assert "jhswarmd users remove testuser" in bad
     for words in (
         "swarm: this node is a manager",
         "ports: those of the profile 'lab' are free, or its own",
@@ -134,7 +136,7 @@ def test_doctor_finds_a_healthy_deployment_well_and_says_when_its_certificate_en
         "certificate: ends in 39",
         "images: 1 for notebooks on 1 nodes",
     ):
-        assert words in result.stdout, result.stdout
+        assert f"ok {words}" in result.stdout, result.stdout
 
 
 def test_certificate_is_for_the_host_of_the_profile(stack: Stack) -> None:
@@ -255,7 +257,7 @@ def test_port_in_use_is_said_before_anything_is_deployed(engine: Lab, stack: Sta
 
 def test_second_up_is_fast_and_changes_nothing(engine: Lab, stack: Stack) -> None:
     def containers() -> list[str]:
-        return sorted(each.id for each in engine.client.containers.list())
+        return sorted(each.id for each in engine.client.containers.list(ignore_removed=True))
 
     def specs() -> list[dict[str, Any]]:
         return [each["Spec"] for each in engine.client.api.services()]

@@ -119,7 +119,9 @@ def _follow(client: docker.DockerClient, stack: str, made: Mapping[str, int], st
     while time.monotonic() < deadline:
         view = ask.ask_patiently(client, stack, "rotation", {"seen": seen})
         seen = view["version"]
-        raise_for_lost(made, view["units"])
+        _raise_for_rejected(made, view["units"])
+        if behind := [name for name in made if not _is_taken_up(name, made, view["units"])]:
+            raise_for_removed(made, behind, secrets.list_existing(client, stack))
         if _is_over(made, view):
             return
         step.update(view["doing"] or "begins")
@@ -130,16 +132,18 @@ def _follow(client: docker.DockerClient, stack: str, made: Mapping[str, int], st
     )
 
 
+def _is_taken_up(name: str, made: Mapping[str, int], units: Mapping[str, Any]) -> bool:
+    return name in units and bool(units[name]["generation"] >= made[name])
+
+
 def _is_over(made: Mapping[str, int], view: Mapping[str, Any]) -> bool:
     units = view["units"]
     return not view["doing"] and all(
-        name in units and units[name]["generation"] >= number and units[name]["is_settled"]
-        for name, number in made.items()
+        _is_taken_up(name, made, units) and units[name]["is_settled"] for name in made
     )
 
 
-def raise_for_lost(made: Mapping[str, int], units: Mapping[str, Any]) -> None:
-    """Raise JhswarmdError for a new generation that was rolled back, or that somebody removed."""
+def _raise_for_rejected(made: Mapping[str, int], units: Mapping[str, Any]) -> None:
     for name, number in made.items():
         why = units.get(name, {}).get("rejected", {}).get(str(number))
         if why:
@@ -149,7 +153,15 @@ def raise_for_lost(made: Mapping[str, int], units: Mapping[str, Any]) -> None:
                 remedy="The older secret is in use again. Mend what the reason says, and rotate "
                 "again.",
             )
-        if name in units and units[name]["generation"] < number:
+
+
+def raise_for_removed(
+    made: Mapping[str, int], names: Sequence[str], existing: Sequence[generations.Existing]
+) -> None:
+    """Raise JhswarmdError when one of these new generations is not in Swarm any more. Pure."""
+    for name in names:
+        found = generations.complete(existing, *rotation.UNITS[name])
+        if made[name] not in (each.number for each in found):
             raise JhswarmdError(
                 f"The new secret for {name} is gone",
                 why="somebody removed it before it was in use",

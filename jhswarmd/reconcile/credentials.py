@@ -87,8 +87,6 @@ class Credentials:
             if left and not busy:
                 revokes = bool(arguments.get("revoke"))
                 made |= self._create(left, existing, request, revokes=revokes)
-                # Who follows is to see from now on that the new ones are there, or gone.
-                self._tell_units(self._engine.list_secrets(self._stack), self._clock())
         return {"generations": {} if busy else made, "busy": busy}
 
     def _refuse(self, names: Sequence[str], existing: Sequence[Existing]) -> None:

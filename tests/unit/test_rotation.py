@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jhswarmd import generations, labels
-from jhswarmd.deploy.rotate import raise_for_lost
+from jhswarmd.deploy.rotate import raise_for_removed
 from jhswarmd.errors import EngineConflict, EngineError, JhswarmdError, NotNow
 from jhswarmd.generations import Existing, newest
 from jhswarmd.model import StackService
@@ -420,12 +420,13 @@ def test_a_stack_whose_secrets_are_not_ours_gets_none(stack):
     assert stack.log == before
 
 
-def test_a_new_generation_that_somebody_removed_is_told_to_who_asked_for_it():
-    units = {"cookie": {"generation": 1, "is_settled": True, "rejected": {}}}
-    with pytest.raises(JhswarmdError, match="is gone"):
-        raise_for_lost({"cookie": 2}, units)
-    raise_for_lost({"cookie": 1}, units)
-    raise_for_lost({"proxy": 2}, units)  # a daemon that has just started tells nothing yet
+def test_a_new_generation_that_somebody_removed_is_told_to_who_asked_for_it(stack):
+    rotate(stack, "cookie", "proxy")
+    made = {"cookie": 2, "proxy": 2}
+    raise_for_removed(made, ["cookie", "proxy"], stack.list_secrets("jupyterhub"))
+    del stack.secrets["id-jupyterhub_cookie_secret_g2"]
+    with pytest.raises(JhswarmdError, match="for cookie is gone"):
+        raise_for_removed(made, ["cookie", "proxy"], stack.list_secrets("jupyterhub"))
 
 
 def test_a_stack_that_is_not_all_there_is_left_alone(stack):

@@ -99,13 +99,16 @@ def rotation(
             list(pool.map(Visitor.start_server, visitors))
         kernels = {}
         for visitor in visitors[:channels]:
-            kernel = undo.enter_context(visitor.start_kernel())
-            kernel.execute("x = 40")
-            kernels[visitor] = kernel.id
+            with visitor.start_kernel() as kernel:
+                kernel.execute("x = 40")
+                kernels[visitor] = kernel.id
         services = {service.id for service in stack.notebooks()}
         for number in range(rounds):
             report(f"rotation {number + 1}/{rounds}", 1)
-            _rotate(stack, visitors[-1], whole, hub_gap, routes_gap)
+            with contextlib.ExitStack() as open_channels:
+                for each in kernels.items():
+                    open_channels.enter_context(Kernel(*each))
+                _rotate(stack, visitors[-1], whole, hub_gap, routes_gap)
             lost["notebooks"] += len(services - {service.id for service in stack.notebooks()})
             lost["logins"] += sum(not _is_logged_in(visitor) for visitor in visitors)
             lost["kernels"] += sum(not _has_state(*each) for each in kernels.items())

@@ -88,13 +88,13 @@ class Hub:
             raise HubUnknown(f"The hub's answer to POST {path} is no JSON") from exc
         return _need(answer, "users", list), _need(answer, "stops", bool)
 
-    def check_credentials(self, logins_before_s: float | None = None) -> Mapping[str, Any]:
+    def check_credentials(self, *, ends_logins: bool = False) -> Mapping[str, Any]:
         """Let the hub show that it works with its newest secrets; see hubext/handlers.py.
 
-        With ``logins_before_s``, in seconds since the epoch, it ends older logins of browsers.
+        With ``ends_logins`` it ends the logins of browsers that are older than its own start.
         """
         path = "/jhswarmd/credentials"
-        response = self._request("POST", path, body={"logins_before_s": logins_before_s})
+        response = self._request("POST", path, body={"ends_logins": ends_logins})
         try:
             answer = response.json()
         except requests.JSONDecodeError as exc:

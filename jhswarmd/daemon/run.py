@@ -31,7 +31,7 @@ from jhswarmd.daemon.usercommands import UserCommands
 from jhswarmd.daemon.worker import Worker
 from jhswarmd.daemon.workqueue import WorkQueue
 from jhswarmd.engine import Engine
-from jhswarmd.errors import JhswarmdError
+from jhswarmd.errors import JhswarmdError, UsageError
 from jhswarmd.hub import Hub
 from jhswarmd.log import event
 from jhswarmd.reconcile.accounts import Accounts
@@ -304,6 +304,18 @@ class Daemon:
         return {**view, "is_active": self.duty.is_active}
 
 
+def read_token(path: Path = TOKEN) -> str:
+    """Return the token for the hub. Raises UsageError when it is not mounted."""
+    try:
+        return path.read_text().strip()
+    except OSError as exc:
+        raise UsageError(
+            f"The daemon's token {path} cannot be read",
+            why=exc.strerror or type(exc).__name__,
+            remedy="Run 'jhswarmd up': it deploys the daemon with all its secrets.",
+        ) from exc
+
+
 def reconcile_once(settings: Settings, *, dry_run: bool) -> None:
     """Do one full pass over the notebook services. The log tells what it finds and does.
 
@@ -311,7 +323,7 @@ def reconcile_once(settings: Settings, *, dry_run: bool) -> None:
     """
     engine = Engine.connect()
     duty = Duty(engine, settings.stack_name)
-    hub = Hub(HUB_URL, TOKEN.read_text().strip())
+    hub = Hub(HUB_URL, read_token())
     servers = Servers(engine, hub, settings.stack_name, duty.take, dry_run=dry_run)
     servers.reconcile_all()
     log.info(event("Pass done", services=servers.view.tracked, **servers.view.by_verdict))
@@ -327,7 +339,7 @@ def run(settings: Settings, *, dry_run: bool = False) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     engine = retry.blocking(ENGINE_WITHIN_S, asked_to_stop)(Engine.connect)
-    token = TOKEN.read_text().strip()
+    token = read_token()
     hub = Hub(HUB_URL, token)
     daemon = Daemon(settings, engine, hub, dry_run=dry_run)
     handlers: dict[str, control.Handler] = {

@@ -50,10 +50,13 @@ def describe(
     """Return what a rotation would do, a line for each unit. Pure."""
     lines = []
     for name in units:
-        newest = generations.newest(existing, *rotation.UNITS[name])
+        kinds = rotation.UNITS[name]
+        newest = generations.newest(existing, *kinds)
         number = newest.number if newest else 0
+        # One that was rolled back keeps its number.
+        following = 1 + max((each.generation for each in existing if each.kind in kinds), default=0)
         noticed = _REVOKED.get(name, _NOTICED[name]) if revoke else _NOTICED[name]
-        lines.append(f"{name}: generation {number + 1} takes the place of {number}; {noticed}")
+        lines.append(f"{name}: generation {following} takes the place of {number}; {noticed}")
     return lines
 
 

@@ -9,7 +9,7 @@ keys, a salted slow hash for what could be guessed.
 from __future__ import annotations
 
 import secrets as random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -238,6 +238,21 @@ def required_names(*, uses_oauth: bool) -> list[str]:
     ]
 
 
+def superseded(existing: Iterable[Existing]) -> list[Existing]:
+    """Return what is older than the live generation of its kind. Pure.
+
+    A newer one is being made, or was rejected, of which 'status' tells: the daemon sees to it.
+    """
+    held = list(existing)
+    live = {
+        name: current.number
+        for kind in KINDS
+        if (current := newest(held, *kind.names)) is not None
+        for name in kind.names
+    }
+    return [each for each in held if each.generation < live.get(whole(each.kind), 0)]
+
+
 def retire_unused(client: docker.DockerClient, stack: str) -> list[str]:
     """Remove generations that are older than the newest and that no service mounts.
 
@@ -245,13 +260,8 @@ def retire_unused(client: docker.DockerClient, stack: str) -> list[str]:
     names of what was removed.
     """
     engine = Engine(client)
-    existing = engine.list_secrets(stack)
-    keep = set(live_names(existing, stack).values())
     removed = []
-    for each in existing:
-        # One that was rejected is what 'status' tells of; the daemon removes it when it is past.
-        if each.name in keep or each.rejected:
-            continue
+    for each in superseded(engine.list_secrets(stack)):
         try:
             engine.remove_secret(each.id)
         except EngineError:

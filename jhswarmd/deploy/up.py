@@ -168,6 +168,14 @@ def _apply_users(client: docker.DockerClient, profile: Profile, progress: Progre
     content = secrets.changed_users(profile, secrets.list_existing(client, name))
     if content is None:
         return
+    if not passwd.parse(content).entries:
+        # Cut off, or in another encoding: everybody's login would end.
+        progress.warn(
+            f"{profile.user_list} has no account that can be used: the accounts stay as they are. "
+            f"'jhswarmd users check {profile.user_list}' tells why; single ones go by 'jhswarmd "
+            "users remove'"
+        )
+        return
     with progress.step(f"Accounts of {profile.user_list}") as step:
         text = users.hash_list(content, step.update)
         source = generations.source_label([content], guessable=True)

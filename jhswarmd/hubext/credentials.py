@@ -14,6 +14,9 @@ from jupyterhub.crypto import CryptKeeper
 
 from jhswarmd.hubext.proxy import RotatingProxy
 
+#: When this hub began to work with its secrets, by its own clock, as its database has it. What
+#: browsers got before that may be owed to an older cookie secret.
+BEGAN_AT = datetime.now(timezone.utc).replace(tzinfo=None)
 #: So many rows are changed at a time; in between the hub answers others.
 ROWS = 100
 
@@ -77,12 +80,13 @@ def forget_superseded_tokens(session: Any, tokens: Tokens) -> int:
     return forgotten
 
 
-async def end_logins(session: Any, before_s: float) -> int:
-    """End what browsers got for notebooks before a moment; returns how many tokens that were.
+async def end_logins(session: Any, before: datetime | None = None) -> int:
+    """End what browsers got for notebooks before this hub began; returns how many tokens that were.
 
     Those logins are cookies of the notebooks' own, which a new key of the hub does not end.
+    ``before`` is a moment in UTC without its zone, None: ``BEGAN_AT``.
     """
-    before = datetime.fromtimestamp(before_s, timezone.utc).replace(tzinfo=None)
+    before = before or BEGAN_AT
     query = session.query(orm.APIToken.id).filter(
         orm.APIToken.session_id.isnot(None), orm.APIToken.created < before
     )

@@ -87,14 +87,11 @@ class RemovedUsersHandler(APIHandler):  # type: ignore[misc]
     @needs_scope(REPORT_SCOPE)  # type: ignore[untyped-decorator]
     async def post(self) -> None:
         """Stop those servers if the profile says so; write whose they are."""
-        authenticator = self.authenticator
-        removed = [
-            user
-            for user in list(self.users.values())
-            if user.active
-            and isinstance(authenticator, PAMAuthenticator)
-            and authenticator.is_removed(user.name)
-        ]
+        active = [user for user in list(self.users.values()) if user.active]
+        gone: set[str] = set()
+        if isinstance(self.authenticator, PAMAuthenticator):
+            gone = self.authenticator.removed_among(user.name for user in active)
+        removed = [user for user in active if user.name in gone]
         if self._stops:
             stops = [
                 self.stop_single_user(user, name)
@@ -125,15 +122,15 @@ class CredentialsHandler(APIHandler):  # type: ignore[misc]
     async def post(self) -> None:
         """Write what was found and done.
 
-        The body may hold ``logins_before_s``, in seconds since the epoch: what browsers got before
-        that ends. ``forgotten`` is null for a caller with an older token, who still needs it.
+        With ``ends_logins`` in the body, what browsers got before this hub began ends.
+        ``forgotten`` is null for a caller with an older token, who still needs it.
         """
-        before_s = (self.get_json_body() or {}).get("logins_before_s")
+        ends_logins = bool((self.get_json_body() or {}).get("ends_logins"))
         uses_newest = self.get_auth_token() == self._tokens.services["jhswarmd"]
         answer = {
             **await credentials.look_at_proxy(self.proxy, self._tokens),
             "encrypted": await credentials.encrypt_anew(self.db),
-            "ended": await credentials.end_logins(self.db, before_s) if before_s else 0,
+            "ended": await credentials.end_logins(self.db) if ends_logins else 0,
             "forgotten": credentials.forget_superseded_tokens(self.db, self._tokens)
             if uses_newest
             else None,

@@ -137,7 +137,11 @@ class ClearLogin(OAuthenticator):  # type: ignore[misc]  # untyped
         except ProviderUnclear as exc:
             self.log.warning("The login of %s stays as it is: %s", user.name, exc)
             return True
-        self.log.warning("Ending the login of %s, who is no longer allowed", user.name)
+        self.log.warning("Ending the logins of %s, who is no longer allowed", user.name)
+        # JupyterHub itself ends the one that asks; at notebooks browsers log in by these.
+        for token in [each for each in user.orm_user.api_tokens if each.session_id]:
+            user.db.delete(token)
+        user.db.commit()
         return False
 
     async def fetch(

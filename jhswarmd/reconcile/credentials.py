@@ -245,9 +245,7 @@ class Credentials:
     def _settle(self, step: rotation.Settle) -> bool:
         self.news.tell(doing="checking that everything works with the new secrets")
         self._hub.restore_routes()
-        revoking = step.revokes_logins
-        before_s = revoking.created.timestamp() if revoking is not None else None
-        found = self._hub.check_credentials(before_s)
+        found = self._hub.check_credentials(ends_logins=step.revokes_logins)
         if not found["takes_newest"]:
             raise HubUnknown("The proxy does not take the newest token")
         if found["takes_older"]:

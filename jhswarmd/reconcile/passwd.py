@@ -20,10 +20,15 @@ _HASH = re.compile(
     r"y\$[./A-Za-z0-9]+\$[./A-Za-z0-9]{1,86}\$[./A-Za-z0-9]{43}"
     r"|gy\$[./A-Za-z0-9]+\$[./A-Za-z0-9]{1,86}\$[./A-Za-z0-9]{43}"
     r"|7\$[./A-Za-z0-9]{11,97}\$[./A-Za-z0-9]{43}"
-    r"|2[abxy]\$[0-9]{2}\$[./A-Za-z0-9]{53}"
-    r"|6\$(?:rounds=[1-9][0-9]+\$)?[^$:\n]{1,16}\$[./0-9A-Za-z]{86}"
-    r"|5\$(?:rounds=[1-9][0-9]+\$)?[^$:\n]{1,16}\$[./0-9A-Za-z]{43}"
+    r"|2[abxy]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}"
+    r"|6\$(?:rounds=[1-9][0-9]+\$)?[^\x00-\x20$:;*!\\\x7f-\uffff]{1,16}\$[./0-9A-Za-z]{86}"
+    r"|5\$(?:rounds=[1-9][0-9]+\$)?[^\x00-\x20$:;*!\\\x7f-\uffff]{1,16}\$[./0-9A-Za-z]{43}"
     r")\Z"
+)
+#: Of kinds that anybody breaks in hours. Taken for a password, such a line would let in whoever has
+#: read it, and nobody else.
+_BROKEN_HASH = re.compile(
+    r"^\$(?:1\$[^$:\n]{0,8}\$[./0-9A-Za-z]{22}|sha1\$[0-9]+\$[./0-9A-Za-z]{1,64}\$[./0-9A-Za-z]{28})\Z"
 )
 #: Accounts of every Debian system (base-passwd), so that a list can be checked anywhere.
 SYSTEM_NAMES = frozenset(
@@ -147,6 +152,8 @@ def check_password(password: str) -> None:
         raise ValueError("a NUL byte or a line's end in the password")
     if len(password.encode()) > MAX_PASSWORD_BYTES:
         raise ValueError(f"the password is longer than {MAX_PASSWORD_BYTES} bytes")
+    if _BROKEN_HASH.match(password):
+        raise ValueError("a hash by MD5 or SHA-1, which hide nothing: hash the password anew")
 
 
 def is_hash(password: str) -> bool:

@@ -51,6 +51,8 @@ JITTER = 0.1
 #: A self-signed certificate is renewed so long before its end; in the last days at any hour.
 RENEW_BEFORE = timedelta(days=30)
 RENEW_AT_ANY_HOUR = timedelta(days=7)
+#: What was rolled back is tried again by itself after this.
+AGAIN_AFTER = timedelta(days=1)
 #: What is left of a rotation that ended while it created its generation is removed after this.
 ABANDONED = timedelta(minutes=2)
 
@@ -89,10 +91,10 @@ class Settle:
     generations: Mapping[str, Generation]
 
     @property
-    def revokes_logins(self) -> Generation | None:
-        """The generation because of which logins end that began before it; None: they go on."""
+    def revokes_logins(self) -> bool:
+        """Whether the logins end that began before the hub had these generations."""
         cookie = self.generations.get("cookie")
-        return cookie if cookie is not None and cookie.revokes else None
+        return cookie is not None and cookie.revokes
 
 
 @dataclass(frozen=True)
@@ -385,9 +387,18 @@ def due(
         if newest is None:
             continue
         moment = next_at(newest, name, stack, after_days)
-        if moment is None or now < moment:
+        if moment is None or now < moment or _was_rejected_lately(existing, name, now):
             continue
         is_urgent = name == "tls" and now >= moment + RENEW_BEFORE - RENEW_AT_ANY_HOUR
         if is_quiet or is_urgent:
             names.append(name)
     return names
+
+
+def _was_rejected_lately(existing: Iterable[Existing], name: str, now: datetime) -> bool:
+    """Tell whether the newest generation of a unit was rolled back a short time ago.
+
+    The next one would fare the same: each costs the hub three starts.
+    """
+    found = generations.complete(existing, *UNITS[name])
+    return bool(found and found[0].rejected and now - found[0].created < AGAIN_AFTER)

@@ -52,7 +52,9 @@ class Users:
         self._service = labels.service_name(stack, "jhswarmd")
         self._stop = stop
         self._lock = threading.Lock()
+        self._folder = folder
         self._mounted: int | None = None
+        self._is_whole = True
         self._made_s = 0.0
         self.content = _read(folder)
         self.number: int | None = None
@@ -75,9 +77,9 @@ class Users:
             existing = self._engine.list_secrets(self._stack)
             newest = generations.newest(existing, KIND)
             self._find_mounted(existing)
-            if newest is None or self._mounted is None:
+            if newest is None or (self._is_whole and self._mounted is None):
                 return None
-            if newest.number <= self._mounted:
+            if self._is_whole and newest.number <= (self._mounted or 0):
                 self._retire(existing, newest)
                 return None
             left_s = self._made_s + ANSWER_WITHIN_S - time.monotonic()
@@ -87,12 +89,18 @@ class Users:
         return LOOK_AGAIN_S
 
     def is_stale(self) -> bool:
-        """Tell whether Swarm holds a newer list than this daemon does."""
+        """Tell whether Swarm holds a newer list than this daemon does, or a whole one.
+
+        What this daemon holds is then not to be delivered: it would let somebody in who was
+        removed, or take the accounts of all who are not in it.
+        """
         with self._lock:
             existing = self._engine.list_secrets(self._stack)
             self._find_mounted(existing)
             newest = generations.newest(existing, KIND)
-            return newest is not None and self.number is not None and newest.number > self.number
+            if newest is None:
+                return False
+            return not self._is_whole or (self.number is not None and newest.number > self.number)
 
     def change(
         self, request: str, edit: Callable[[bytes], str], source: str | None = None
@@ -135,15 +143,26 @@ class Users:
         task = self._engine.read_own_task()
         if task is None:
             return
-        kinds = {each.id: each for each in existing}
+        held = {each.id: each for each in existing}
         # One that is gone from Swarm was an older one.
         gone = re.compile(re.escape(labels.secret_name(self._stack, KIND, 0))[:-1] + r"([0-9]+)")
+        parts: dict[str, Existing] = {}
         for id_, name in references.mounted(task).items():
             match = gone.fullmatch(name)
-            if id_ in kinds and kinds[id_].kind == KIND:
-                self._mounted = self.number = kinds[id_].generation
-            elif id_ not in kinds and match:
+            if id_ in held and generations.whole(held[id_].kind) == KIND:
+                parts[held[id_].kind] = held[id_]
+            elif id_ not in held and match:
                 self._mounted = self.number = int(match[1])
+        first = parts.get(KIND)
+        if first is not None:
+            self._mounted = self.number = first.generation
+            self._is_whole = all(
+                kind in parts and parts[kind].generation == first.generation
+                for kind in generations.part_names(KIND, first.parts)
+            )
+        elif self._mounted is None:
+            # Somebody took it away, unless a list that is not ours is in its place.
+            self._is_whole = (self._folder / KIND).exists()
 
     def _create(self, number: int, content: bytes, source: str, request: str) -> None:
         parts = generations.split(content)
@@ -184,7 +203,14 @@ class Users:
             self._service,
             lambda spec: references.swap(spec, held, newest),
         )
-        if changed:
+        if changed and not self._is_whole:
+            log.warning(
+                event(
+                    "Somebody took the list of users from this daemon: it is mounted again",
+                    generation=newest.number,
+                )
+            )
+        elif changed:
             log.info(event("Restarting with the newest list of users", generation=newest.number))
 
     def _retire(self, existing: Iterable[Existing], newest: Generation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import tempfile
@@ -52,6 +53,8 @@ def places(lab: Lab) -> Iterator[tuple[str, str]]:
             yield str(path), path.read_text(errors="replace")
     for what in ("tasks", "secrets", "configs", "nodes", "networks", "volumes"):
         yield f"list of {what}", json.dumps(getattr(api, what)(), ensure_ascii=False)
+    for config in api.configs():
+        yield f"config {config['Spec']['Name']}", base64.b64decode(config["Spec"]["Data"]).decode()
     for image in api.images():
         text = json.dumps([api.inspect_image(image["Id"]), api.history(image["Id"])])
         yield f"image {image['RepoTags']}", text

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
+from jhswarmd import labels
 from tests.engine.hygiene_kit import places
 from tests.lab import Lab
 from tests.stack import LoginRefused, Stack, Visitor, write_profile, write_users
@@ -144,6 +145,25 @@ def test_two_changes_at_once_are_both_made(stack: Stack, quiet_hub: None) -> Non
         users(stack, "remove", name)
 
 
+def test_list_that_somebody_took_from_the_daemon_is_mounted_again_and_nobody_is_logged_out(
+    stack: Stack, quiet_hub: None
+) -> None:
+    spec = stack.service("jhswarmd").attrs["Spec"]["TaskTemplate"]["ContainerSpec"]
+    (name,) = [each["SecretName"] for each in spec["Secrets"] if each["File"]["Name"] == "users"]
+    daemon = labels.service_name(stack.name, "jhswarmd")
+    before = accounts(stack)
+    with stack.login("alice") as alice:
+        stack.lab.run(["docker", "service", "update", "--quiet", "--secret-rm", name, daemon])
+
+        def is_mounted_again() -> bool:
+            return stack.daemon()["accounts"]["mounted"] is not None
+
+        wait_until(is_mounted_again, 60, what="the list is mounted again")
+        assert accounts(stack) == before
+        assert _is_logged_in(alice)
+    assert can_log_in(stack, "carol", "hash-only-in-the-list")
+
+
 @pytest.mark.destructive
 def test_changed_file_leaves_alone_what_was_added_and_removed(stack: Stack, added: str) -> None:
     users(stack, "remove", "bob")
@@ -155,6 +175,11 @@ def test_changed_file_leaves_alone_what_was_added_and_removed(stack: Stack, adde
         assert can_log_in(stack, "ivan", "a password of ivan's")
         assert can_log_in(stack, added, PASSWORD)
         assert "Accounts" not in stack.cli("up", "--env", stack.profile).stderr
+        # Cut off by an editor: nobody loses their account for it.
+        (stack.env_dir / stack.profile / "user_list.txt").write_text("")
+        result = stack.cli("up", "--env", stack.profile, timeout_s=300)
+        assert "has no account that can be used" in result.stdout + result.stderr
+        assert accounts(stack).keys() == {"testuser", "alice", "carol", "ivan", added}
     finally:
         write_users(stack.env_dir, stack.profile)
         stack.up()

@@ -79,11 +79,31 @@ def refused(authenticator, provider, user="cleo"):
     return caught.value.status_code, caught.value.get_message()
 
 
-def refresh(authenticator, model):
+class Session:
+    """A database session that remembers what is deleted."""
+
+    def __init__(self):
+        self.deleted = []
+
+    def delete(self, thing):
+        self.deleted.append(thing)
+
+    def commit(self):
+        pass
+
+
+AT_A_NOTEBOOK = SimpleNamespace(session_id="a browser's")
+OF_A_SERVER = SimpleNamespace(session_id=None)
+
+
+def refresh(authenticator, model, db=None):
     async def get_auth_state():
         return model["auth_state"]
 
-    user = SimpleNamespace(name=model["name"], get_auth_state=get_auth_state)
+    tokens = SimpleNamespace(api_tokens=[AT_A_NOTEBOOK, OF_A_SERVER])
+    user = SimpleNamespace(
+        name=model["name"], get_auth_state=get_auth_state, orm_user=tokens, db=db or Session()
+    )
     return run(authenticator, authenticator.refresh_user(user))
 
 
@@ -156,8 +176,12 @@ def test_a_login_goes_on_while_the_provider_fails(github, provider):
 
 def test_a_login_ends_when_its_user_is_no_longer_a_member(github, provider):
     model = log_in(github, provider, "ann")
+    db = Session()
+    assert refresh(github, model, db)["name"] == "ann"
+    assert db.deleted == []
     provider.members["physics"].clear()
-    assert refresh(github, model) is False
+    assert refresh(github, model, db) is False
+    assert db.deleted == [AT_A_NOTEBOOK]
 
 
 def test_a_login_ends_when_its_token_was_revoked(github, provider):

@@ -209,6 +209,7 @@ def test_secret_with_which_the_hub_does_not_start_is_rolled_back_and_named(
 ) -> None:
     wait_settled(stack, {})
     before = generation(stack, "cookie")
+    proxy = stack.container("proxy").id
     number = create_bad(stack, "cookie_secret", b"a canary, and no hexadecimal")
 
     def rolled_back() -> bool:
@@ -221,6 +222,7 @@ def test_secret_with_which_the_hub_does_not_start_is_rolled_back_and_named(
     result = stack.cli("status", check=False)
     assert result.returncode == 1
     assert "was rolled back" in result.stdout
+    assert stack.container("proxy").id == proxy
     assert "canary" not in stack.log("hub") + stack.log("jhswarmd")
     rotate(stack, "cookie")
     assert generation(stack, "cookie") == number + 1

@@ -11,6 +11,7 @@ from jhswarmd import generations, hashing
 from jhswarmd.engine import LocalContainer
 from jhswarmd.errors import NotNow
 from jhswarmd.reconcile import accounts as module
+from jhswarmd.reconcile import references
 from jhswarmd.reconcile.accounts import SHADOW_GID, Accounts, pack
 from jhswarmd.reconcile.users import Users
 from tests.fakes import FakeEngine
@@ -235,6 +236,35 @@ def test_an_older_list_than_swarms_is_not_delivered_but_replaced(tmp_path):
     again = make(engine, tmp_path / "users")
     again.reconcile()
     assert again.view.names == ("bob",)
+
+
+@pytest.mark.parametrize("taken", ["users", "users_2"])
+def test_a_list_that_somebody_took_from_the_daemon_empties_no_hub_and_is_mounted_again(
+    tmp_path, caplog, taken
+):
+    engine = FakeEngine()
+    running(engine, "c1")
+    token = engine.create_secret(
+        "jupyterhub_daemon_token_g1",
+        b"t",
+        generations.marks("jupyterhub", "daemon_token", 1, "generated"),
+    )
+    seed(engine, tmp_path, f"alice:{HASH}\nbob:{HASH}\n", most=len(HASH) + 7)
+    held = {each: name for each, (name, _, _) in engine.secrets.items()}
+    left = [id_ for id_, name in held.items() if name != f"jupyterhub_{taken}_g1"]
+    engine.mount("daemon_token", *left)
+    for each in engine.task["ContainerSpec"]["Secrets"]:
+        each["File"]["Name"] = each["SecretName"][len("jupyterhub_") : -len("_g1")]
+    restart(engine, tmp_path)
+    accounts = make(engine, tmp_path / "users")
+    assert accounts.reconcile()
+    assert engine.uploads == []
+    assert "Somebody took the list of users" in caplog.text
+    restart(engine, tmp_path)
+    again = make(engine, tmp_path / "users")
+    assert again.reconcile() is None
+    assert again.view.names == ("alice", "bob")
+    assert token in references.mounted(engine.spec)
 
 
 def test_one_request_makes_one_generation_however_often_it_is_sent(tmp_path):

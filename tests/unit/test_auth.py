@@ -64,3 +64,17 @@ def test_accounts_that_are_not_known_end_no_login(accounts, tmp_path):
     with (tmp_path / "passwd").open("w") as file:
         file.write("alice:x:20001:20000::/nonexistent:/usr/sbin/nologin\n")
     assert goes_on("bob")  # it is being written
+
+
+def test_accounts_are_read_once_for_each_delivery_however_many_users_are_looked_at(
+    accounts, monkeypatch
+):
+    reads = []
+    real = auth.Path.read_bytes
+    monkeypatch.setattr(auth.Path, "read_bytes", lambda path: reads.append(path) or real(path))
+    accounts("alice", "bob")
+    assert all(goes_on(name) for name in ("alice", "bob") * 20)
+    assert len(reads) == 2  # passwd and pending
+    accounts("alice")
+    assert not goes_on("bob")
+    assert len(reads) == 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta, timezone
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -154,8 +154,18 @@ def test_logins_of_browsers_end_and_notebooks_own_tokens_and_newer_logins_stay(d
         token = orm.APIToken.find(db, f"{name} of ann's")
         token.created = now - timedelta(seconds=age_s)
     db.commit()
-    before_s = now.replace(tzinfo=timezone.utc).timestamp()
-    assert asyncio.run(credentials.end_logins(db, before_s)) == 1
+    assert asyncio.run(credentials.end_logins(db, now)) == 1
     assert orm.APIToken.find(db, "older login of ann's") is None
     assert orm.APIToken.find(db, "newer login of ann's") is not None
     assert orm.APIToken.find(db, "of the server of ann's") is not None
+
+
+def test_logins_that_this_hub_gave_itself_stay(db):
+    ann = orm.User.find(db, "ann")
+    for name, created in (("before", -1), ("after", 1)):
+        ann.new_api_token(f"{name} it began, ann's", session_id="s1")
+        token = orm.APIToken.find(db, f"{name} it began, ann's")
+        token.created = credentials.BEGAN_AT + timedelta(seconds=created)
+    db.commit()
+    assert asyncio.run(credentials.end_logins(db)) == 1
+    assert orm.APIToken.find(db, "after it began, ann's") is not None

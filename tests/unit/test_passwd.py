@@ -58,6 +58,10 @@ def test_good_lines_become_accounts(text, expected):
         pytest.param("\u0430lice:x", id="look-alike letter"),
         pytest.param("a" * 33 + ":x", id="33 characters"),
         pytest.param("1alice:x", id="leading digit"),
+        pytest.param("daemon:x", id="another system account"),
+        pytest.param("al\0ice:x", id="NUL in the name"),
+        pytest.param("alice:$1$saltsalt$" + "a" * 22, id="a hash by MD5"),
+        pytest.param("alice:$sha1$40000$saltsalt$" + "a" * 28, id="a hash by SHA-1"),
     ],
 )
 def test_a_bad_line_is_refused_by_its_number_and_not_by_its_content(line):
@@ -78,7 +82,16 @@ def test_the_first_of_two_lines_for_one_name_counts():
 
 @pytest.mark.parametrize(
     ("password", "is_hashed"),
-    [(SHA512, True), (YESCRYPT, True), ("$6$short", False), ("$ecret", False), ("$6$$", False)],
+    [
+        (SHA512, True),
+        (YESCRYPT, True),
+        ("$2b$12$" + "a" * 53, True),
+        ("$2b$99$" + "a" * 53, False),
+        ("$6$a salt$" + "a" * 86, False),
+        ("$6$short", False),
+        ("$ecret", False),
+        ("$6$$", False),
+    ],
 )
 def test_only_the_full_form_of_a_hash_counts_as_one(password, is_hashed):
     assert parse(f"alice:{password}").entries["alice"].is_hashed is is_hashed

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jhswarmd import generations, labels
-from jhswarmd.deploy.rotate import raise_for_removed
+from jhswarmd.deploy.rotate import describe, raise_for_removed
 from jhswarmd.errors import EngineConflict, EngineError, JhswarmdError, NotNow
 from jhswarmd.generations import Existing, newest
 from jhswarmd.model import StackService
@@ -46,7 +46,7 @@ class Stack:
         self.crash_at: tuple[int, bool] | None = None  # which change, and whether it is made
         self.must_stay: set[str] = set()  # ids that the hub may never be without
         self.encrypted_with = ""
-        self.ended_before: float | None = None
+        self.has_ended_logins = False
         for kind in {kind for kinds in MOUNTED.values() for kind in kinds}:
             self.add(kind, 1)
         for role, kinds in MOUNTED.items():
@@ -160,11 +160,11 @@ class Stack:
     def restore_routes(self):
         self.log.append("restore routes")
 
-    def check_credentials(self, before_s):
+    def check_credentials(self, *, ends_logins):
         hub, proxy = (self.numbers(role, "proxy_auth_token") for role in ("hub", "proxy"))
         self.encrypted_with = f"id-jupyterhub_crypt_key_g{max(self.numbers('hub', 'crypt_key'))}"
         self.must_stay.discard("id-jupyterhub_crypt_key_g1")
-        self.ended_before = before_s or self.ended_before
+        self.has_ended_logins |= ends_logins
         own = {each["SecretID"] for each in self.own["ContainerSpec"]["Secrets"]}
         number = max(self.numbers("hub", "daemon_token"))
         is_newest = f"id-jupyterhub_daemon_token_g{number}" in own
@@ -237,7 +237,7 @@ def test_a_rotation_goes_from_hub_to_proxy_to_daemon_and_logs_nobody_out(stack):
     assert stack.numbers("jhswarmd", "daemon_token") == stack.numbers("hub", "daemon_token") == {2}
     assert stack.encrypted_with == "id-jupyterhub_crypt_key_g2"
     assert all(stack.newest(unit).is_settled for unit in UNITS)
-    assert stack.ended_before is None
+    assert not stack.has_ended_logins
 
 
 def test_older_keys_leave_in_quiet_hours_when_no_cookie_lives_that_they_signed(stack):
@@ -264,7 +264,7 @@ def test_with_revoke_older_ones_are_gone_at_once_but_what_is_encrypted_stays_rea
     settle(stack)
     for kind in ("cookie_secret", "proxy_auth_token", "crypt_key", "daemon_token"):
         assert stack.numbers("hub", kind) == {2}
-    assert stack.ended_before == stack.newest("cookie").created.timestamp()
+    assert stack.has_ended_logins
     assert not [each for each in stack.secrets.values() if each.kind == "cookie_secret"][1:]
 
 
@@ -355,6 +355,32 @@ def test_what_does_not_start_is_taken_back_and_told(stack, unit, kind, role):
     daemon = settle(stack)
     assert daemon.news.now["units"][unit]["rejected"] == {}
     assert f"id-jupyterhub_{kind}_g2" not in stack.secrets
+
+
+def test_what_was_rolled_back_is_not_tried_again_by_itself_for_a_day(stack):
+    stack.now += timedelta(days=200)
+    stack.now = stack.now.replace(hour=3)
+    stack.bad = {f"id-jupyterhub_cookie_secret_g{number}" for number in range(2, 9)}
+    aged = {"rotate_after_days": 90, "quiet_hours": "2-5"}
+    settle(stack, **aged)
+    stack.now += timedelta(hours=1)
+    settle(stack, **aged)
+    cookies = [each for each in stack.secrets.values() if each.kind == "cookie_secret"]
+    assert [each.generation for each in cookies if each.rejected] == [2]
+    stack.bad.clear()
+    stack.now += timedelta(days=1)
+    settle(stack, **aged)
+    assert stack.newest("cookie").number == 3
+    assert stack.newest("cookie").is_settled
+
+
+def test_a_dry_run_tells_the_number_that_is_made(stack):
+    stack.bad = {"id-jupyterhub_cookie_secret_g2"}
+    rotate(stack, "cookie")
+    settle(stack)
+    (line,) = describe(stack.list_secrets("jupyterhub"), ["cookie"], revoke=False)
+    assert line.startswith("cookie: generation 3 takes the place of 1")
+    assert rotate(stack, "cookie", request="r2") == {"cookie": 3}
 
 
 def test_a_hub_that_fails_for_another_reason_takes_nothing_back(stack):

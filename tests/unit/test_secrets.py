@@ -116,3 +116,12 @@ def test_logins_of_registries_are_no_must_and_known_again_by_a_slow_hash():
         assert "registry_login" not in secrets.required_names(uses_oauth=uses_oauth)
     (creation,) = secrets.plan(make_profile(registry_login=b"{}"), everything())
     assert (creation.kind.names, creation.kind.guessable) == (("registry_login",), True)
+
+
+def test_only_what_is_older_than_the_live_generation_is_retired():
+    half_made = existing("daemon_token", 3)
+    live = [existing(kind, 2) for kind in ("daemon_token", "culler_token", "crypt_key")]
+    older = [existing("daemon_token", 1), existing("culler_token", 1)]
+    assert secrets.superseded([half_made, *live, *older]) == older
+    parts = [Existing("a", "a", "users", 5, "", parts=2), existing("users", 4)]
+    assert secrets.superseded(parts) == []

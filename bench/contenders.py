@@ -32,8 +32,8 @@ class Contender(Protocol):
     def stop(self, users: Sequence[str]) -> None:
         """Stop their servers at once; return when that is done as far as the contender says."""
 
-    def read_lag_s(self) -> float | None:
-        """Return the longest block of the hub's loop since the last call; None: no hub."""
+    def read_lag(self) -> dict[str, float] | None:
+        """Return the longest blocks of the hub's loop since the last call; None: no hub."""
 
 
 def _names(prefix: str) -> Iterator[str]:
@@ -62,9 +62,9 @@ class Hub:
         """Ask for all to be stopped at once."""
         _at_once(self.hub.stop_server, users)
 
-    def read_lag_s(self) -> float:
+    def read_lag(self) -> dict[str, float]:
         """Ask the hub."""
-        return self.hub.read_lag_s()
+        return self.hub.read_lag()
 
 
 class Bare:
@@ -119,7 +119,7 @@ class Bare:
             raise BenchError(f"the bare engine's task failed: {bad[0]['Status']}")
         return {task["ServiceID"] for task in ours if task["Status"]["State"] == "running"}
 
-    def read_lag_s(self) -> None:
+    def read_lag(self) -> None:
         """Say that there is no hub."""
 
     def stop(self, users: Sequence[str]) -> None:

@@ -118,8 +118,13 @@ def _restart(site: Site, contender: Contender, bounce: Figure, again: Figure) ->
 def many(
     site: Site, turns: Sequence[Contender], sizes: Sequence[int], rounds: int, report: Report
 ) -> list[Figure]:
-    """Many servers at once: until the last one is ready, and how long a hub does one thing."""
-    lag = Figure("lag", f"the hub's loop blocked while {max(sizes)} start, at most")
+    """Many servers at once: until the last one is ready, and how long a hub's loop is blocked."""
+    lag = Figure("lag", f"a timer of the hub's loop is late while {max(sizes)} start, at most")
+    step = Figure(
+        "step",
+        f"the longest step of the hub's loop while {max(sizes)} start",
+        Target(worst_s=0.05),
+    )
     figures = [
         Figure(f"many-{size}", f"{size} starts at once, until all are ready", Target(ratio=1.1))
         for size in sizes
@@ -129,20 +134,21 @@ def many(
             for contender in turns:
                 report(f"{size} at once, {number + 1}/{rounds}: {contender.name}", 1)
                 users = contender.new_users(size)
-                contender.read_lag_s()
+                contender.read_lag()
                 try:
                     with timed(figure, contender.name):
                         contender.start(users)
                 except StartFailed:
                     site.remove_services()
                     continue
-                lag_s = contender.read_lag_s()
-                if lag_s is not None and size == max(sizes):
-                    lag.add(contender.name, lag_s)
+                found = contender.read_lag()
+                if found is not None and size == max(sizes):
+                    lag.add(contender.name, found["late_s"])
+                    step.add(contender.name, found["step_s"])
                 contender.stop(users)
                 site.wait_empty()
                 time.sleep(_SETTLE_S)
-    return [*figures, lag]
+    return [*figures, lag, step]
 
 
 def orphans(site: Site, tracked: int, tries: int, report: Report) -> list[Figure]:

@@ -293,11 +293,12 @@ class HubProcess:
         if answer.status_code != 204:
             raise BenchError(f"{user} does not stop: {answer.status_code} {answer.text[:300]}")
 
-    def read_lag_s(self) -> float:
-        """Return for how long at most its loop was busy with one thing since the last call."""
+    def read_lag(self) -> dict[str, float]:
+        """Return for how long its loop did one thing since the last call (``LagHandler``)."""
         answer = self.request("GET", "/bench/lag")
         answer.raise_for_status()
-        return float(answer.text)
+        lag: dict[str, float] = answer.json()
+        return lag
 
     def hub_id(self) -> str:
         """Return the hub's identity, which its notebooks carry."""

@@ -71,12 +71,15 @@ def rotate(
 ) -> None:
     """Rotate ``units``, and return when everything works with the new generations.
 
-    With a ``profile`` that has a certificate of its own, ``tls`` means that one. Raises
+    With a ``profile`` that has a certificate of its own, ``tls`` means that one; with one that has
+    none, a self-signed one, also in the place of one that the profile had. Raises
     JhswarmdError, also when a new generation had to be rolled back.
     """
     with progress.step(f"New secrets: {', '.join(units)}") as step:
         supplied = _supply(client, profile, step) if profile and list(units) == ["tls"] else None
-        made = supplied or _ask(client, stack, units, step, revoke=revoke)
+        made = supplied or _ask(
+            client, stack, units, step, revoke=revoke, self_signed=profile is not None
+        )
         step.done(", ".join(f"{name} g{number}" for name, number in made.items()))
     with progress.step("Hub, proxy and daemon take them up") as step:
         _follow(client, stack, made, step)
@@ -84,9 +87,20 @@ def rotate(
 
 
 def _ask(
-    client: docker.DockerClient, stack: str, units: Sequence[str], step: Step, *, revoke: bool
+    client: docker.DockerClient,
+    stack: str,
+    units: Sequence[str],
+    step: Step,
+    *,
+    revoke: bool,
+    self_signed: bool,
 ) -> dict[str, int]:
-    request = {"units": list(units), "revoke": revoke, "request": random.token_hex(16)}
+    request = {
+        "units": list(units),
+        "revoke": revoke,
+        "self_signed": self_signed,
+        "request": random.token_hex(16),
+    }
     deadline, seen = time.monotonic() + PATIENCE_S, -1
     while True:
         answer = ask.ask_patiently(client, stack, "rotate", request)

@@ -70,16 +70,17 @@ class Credentials:
         """Begin to rotate ``units``; returns ``{"generations": {unit: number}, "busy": ""}``.
 
         ``busy`` names the unit of another rotation that is under way, and then nothing was begun.
-        With ``revoke`` older generations stop working. A ``request`` that was carried out before,
-        and whose answer was lost, is known by its id. Raises NotNow when this daemon stands by,
-        JhswarmdError for what cannot be rotated so.
+        With ``revoke`` older generations stop working. With ``self_signed`` a certificate of the
+        daemon's own takes the place of one that the profile had. A ``request`` that was carried out
+        before, and whose answer was lost, is known by its id. Raises NotNow when this daemon stands
+        by, JhswarmdError for what cannot be rotated so.
         """
         names = list(arguments["units"])
         if not self._may_act():
             raise NotNow("The daemon of this node stands by")
         with self._claim:
             existing = self._engine.list_secrets(self._stack)
-            self._refuse(names, existing)
+            self._refuse(names, existing, may_replace=bool(arguments.get("self_signed")))
             request = arguments["request"]
             made = _made_by(request, names, existing)
             left = [name for name in names if name not in made]
@@ -89,7 +90,9 @@ class Credentials:
                 made |= self._create(left, existing, request, revokes=revokes)
         return {"generations": {} if busy else made, "busy": busy}
 
-    def _refuse(self, names: Sequence[str], existing: Sequence[Existing]) -> None:
+    def _refuse(
+        self, names: Sequence[str], existing: Sequence[Existing], *, may_replace: bool
+    ) -> None:
         for name in names:
             newest = generations.newest(existing, *UNITS[name])
             if newest is None:
@@ -98,11 +101,11 @@ class Credentials:
                     why="this stack was not deployed by 'jhswarmd up'",
                     remedy="Run 'jhswarmd up': it creates what is missing.",
                 )
-            if name == "tls" and newest.source != GENERATED:
+            if name == "tls" and newest.source != GENERATED and not may_replace:
                 raise JhswarmdError(
                     "The certificate is the profile's own, which the daemon cannot renew",
                     remedy="Put the new one into env/NAME/ssl, and run 'jhswarmd rotate tls --env "
-                    "NAME' there.",
+                    "NAME' there; without files in it that makes a self-signed one.",
                 )
 
     def _create(
@@ -120,7 +123,7 @@ class Credentials:
             held = (each.generation for each in existing if each.kind in kinds)
             number = 1 + max(held, default=0)
             # What 'up' finds in a file was applied once; it must not bring the older one back.
-            source = newest.source if newest else GENERATED
+            source = newest.source if newest and name != "tls" else GENERATED
             contents, expires_at = self._contents(name)
             for kind, content in zip(kinds, contents, strict=True):
                 marks = generations.marks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ import pytest
 import requests
 from docker.errors import APIError, NotFound
 
-from jhswarmd import generations, labels
+from jhswarmd import generations, labels, tls
 from jhswarmd.engine import Engine
 from jhswarmd.reconcile import references
 from tests.stack import Kernel, Stack, Visitor
@@ -278,6 +279,29 @@ def test_secret_that_somebody_took_from_the_hub_and_removed_is_made_anew_and_nam
     assert "cookie had been removed" in stack.cli("status", check=False).stdout
     with stack.login("testuser") as again:
         assert is_logged_in(again)
+
+
+def test_certificate_of_the_profile_is_served_and_a_self_signed_one_when_its_files_are_gone(
+    stack: Stack,
+) -> None:
+    def served() -> str:
+        return stack.certificate().read_text().strip()
+
+    folder = stack.env_dir / stack.profile / "ssl"
+    folder.mkdir()
+    certificate, key = tls.self_signed(stack.lab.address)
+    (folder / "cert.pem").write_bytes(certificate)
+    (folder / "key.pem").write_bytes(key)
+    try:
+        rotate(stack, "tls", "--env", stack.profile)
+        assert served() == certificate.decode().strip()
+        code, told = rotate(stack, "tls", check=False)
+        assert (code, "profile's own" in told) == (1, True)
+    finally:
+        shutil.rmtree(folder)
+        rotate(stack, "tls", "--env", stack.profile)
+    assert served() != certificate.decode().strip()
+    assert stack.is_healthy()
 
 
 #: What the daemon writes at each step of a rotation, and how it is killed there. The step that

@@ -477,6 +477,10 @@ def test_the_profiles_own_certificate_is_not_replaced_by_a_self_signed_one(stack
             stack.secrets[id_] = Existing(**{**vars(held), "source": "sha256:ab"})
     with pytest.raises(JhswarmdError, match=r"profile's own"):
         rotate(stack, "tls")
+    make_daemon(stack).rotate({"units": ["tls"], "request": "r2", "self_signed": True})
+    settle(stack)
+    assert stack.newest("tls").number == 2
+    assert stack.newest("tls").source == "generated"
 
 
 def test_a_rotated_secret_is_still_known_as_the_one_of_its_file(stack):

@@ -6,7 +6,9 @@ Runs inside a hub's process. All hubs are alike but for their spawner.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import threading
 import time
 from typing import Any, ClassVar
 
@@ -32,12 +34,13 @@ class LagHandler(web.RequestHandler):
     In seconds, since the last time it was asked; the first request begins to watch. ``late_s``: by
     how much a timer was late at most, for whatever reason, a busy machine and many short steps in a
     row included. ``step_s``: the longest single step of the loop, in time of its thread on a
-    processor, which is what code blocks by itself.
+    processor and without Python's garbage collection, which is what code blocks by itself.
     """
 
     _watcher: ClassVar[asyncio.Task[None] | None] = None
     _late_s: ClassVar[float] = 0.0
     _step_s: ClassVar[float] = 0.0
+    _collected_s: ClassVar[float] = 0.0
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -52,11 +55,22 @@ class LagHandler(web.RequestHandler):
         # The loop has no hook for it.
         run = asyncio.Handle._run
 
-        def timed(handle: asyncio.Handle) -> None:
-            begun_s = time.thread_time()
-            run(handle)
-            LagHandler._step_s = max(LagHandler._step_s, time.thread_time() - begun_s)
+        def own_s() -> float:
+            return time.thread_time() - LagHandler._collected_s
 
+        def timed(handle: asyncio.Handle) -> None:
+            begun_s = own_s()
+            run(handle)
+            LagHandler._step_s = max(LagHandler._step_s, own_s() - begun_s)
+
+        loops = threading.get_ident()
+
+        def collect(phase: str, info: dict[str, int]) -> None:
+            if threading.get_ident() == loops:
+                sign = -1 if phase == "start" else 1
+                LagHandler._collected_s += sign * time.thread_time()
+
+        gc.callbacks.append(collect)
         asyncio.Handle._run = timed  # type: ignore[method-assign,assignment]
 
     def get(self) -> None:

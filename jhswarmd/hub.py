@@ -48,14 +48,20 @@ class Hub:
             )
         return _identity(self._get("/jhswarmd"))
 
-    def read_user(self, name: str) -> tuple[HubIdentity, HubUser | None]:
-        """Return which hub answers, and the user: None when it definitely has no such user."""
-        answer = self._get(f"/jhswarmd/users/{quote(name, safe='')}")
+    def read_user(self, name: str, service_id: str = "") -> tuple[HubIdentity, HubUser | None]:
+        """Return which hub answers, and the user: None when it definitely has no such user.
+
+        With ``service_id`` the hub also says whether any of its servers is that service
+        (``HubUser.holds_asked``): one that does not is None, or has it False.
+        """
+        path = f"/jhswarmd/users/{quote(name, safe='')}"
+        answer = self._get(path, params={"service": service_id} if service_id else None)
         identity = _identity(answer)
+        holds_asked = bool(service_id) and _need(answer, "holds_asked", bool)
         if answer.get("servers", ...) is None:
-            return identity, None
-        servers = _need(answer, "servers", dict)
-        return identity, HubUser(name, {key: _pending(value) for key, value in servers.items()})
+            return identity, HubUser(name, {}, holds_asked=True) if holds_asked else None
+        servers = {key: _pending(it) for key, it in _need(answer, "servers", dict).items()}
+        return identity, HubUser(name, servers, holds_asked=holds_asked)
 
     def list_users(self) -> Iterator[HubUser]:
         """Yield all users. Pages are no snapshot: confirm a single user before acting."""
@@ -111,7 +117,7 @@ class Hub:
         self,
         path: str,
         *,
-        params: Mapping[str, int] | None = None,
+        params: Mapping[str, int | str] | None = None,
         accept: str = "application/json",
     ) -> Any:
         response = self._request("GET", path, params=params, accept=accept)
@@ -125,7 +131,7 @@ class Hub:
         method: str,
         path: str,
         *,
-        params: Mapping[str, int] | None = None,
+        params: Mapping[str, int | str] | None = None,
         accept: str = "application/json",
         accepted: tuple[int, ...] = (),
         body: Mapping[str, Any] | None = None,

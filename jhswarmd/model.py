@@ -124,3 +124,5 @@ class HubUser:
 
     name: str
     servers: Mapping[str, str | None] = field(default_factory=dict)
+    holds_asked: bool = False
+    """Whether the service that was asked about is some server's, whoever's: users are renamed."""

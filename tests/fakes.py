@@ -6,6 +6,7 @@ Unit tests alone use them; what they claim is shown on a real engine and hub in 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -156,6 +157,7 @@ class FakeHub:
         self.users = {user.name: user for user in users}
         self.identity = identity or make_identity()
         self.unknown = False
+        self.held_services: set[str] = set()
         self.restored = 0
         self.removed_users: list[str] = []
         self.stops_removed = False
@@ -171,9 +173,12 @@ class FakeHub:
         self._answer("read_identity")
         return self.identity
 
-    def read_user(self, name: str) -> tuple[HubIdentity, HubUser | None]:
+    def read_user(self, name: str, service_id: str = "") -> tuple[HubIdentity, HubUser | None]:
         self._answer(f"read_user {name}")
-        return self.identity, self.users.get(name)
+        user = self.users.get(name)
+        if service_id in self.held_services:
+            return self.identity, replace(user or HubUser(name), holds_asked=True)
+        return self.identity, user
 
     def list_users(self) -> Iterator[HubUser]:
         self._answer("list_users")

@@ -122,7 +122,10 @@ class Reflector:
                     for key in keys:
                         self._wake(key)
                 since_s = until_s
-            except EngineError as exc:
+            except Exception as exc:
+                if not isinstance(exc, EngineError):
+                    # A daemon without ears must not look as if it had some.
+                    log.exception("Reading the engine's events failed in a way nobody foresaw")
                 self.is_connected = False
                 lost = True
                 since_s = time.time()

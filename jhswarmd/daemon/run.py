@@ -39,7 +39,7 @@ from jhswarmd.reconcile.credentials import Credentials
 from jhswarmd.reconcile.prepull import Prepull
 from jhswarmd.reconcile.removed import RemovedUsers
 from jhswarmd.reconcile.routes import Routes
-from jhswarmd.reconcile.servers import PENDING_AGAIN_S, Servers
+from jhswarmd.reconcile.servers import PENDING_AGAIN_MOST_S, PENDING_AGAIN_S, Servers
 from jhswarmd.reconcile.users import Users
 from jhswarmd.settings import SECRETS_DIR, Settings
 
@@ -108,6 +108,8 @@ class Daemon:
         }
         self._reflector = Reflector(engine, stack, self.wake, self._stop)
         self._is_burst = False
+        self._had_duty = False
+        self._dry_run = dry_run
         self._culler = Culler(HUB_URL, settings.idle_timeout_s, self.duty, self._stop)
 
     def wake(self, key: Key) -> None:
@@ -123,7 +125,8 @@ class Daemon:
         Somebody who makes thousands of services must not cost a look at each.
         """
         queue = self._workers["servers"].queue
-        if not self._is_burst and len(queue) > BURST:
+        # What is looked at again later because something is pending is no burst.
+        if not self._is_burst and len(queue) > BURST and queue.count_due() > BURST:
             log.info(event("A burst of events: one full pass instead", waiting=len(queue)))
             self._is_burst = True
             queue.forget(lambda key: key.kind == "server")
@@ -135,7 +138,8 @@ class Daemon:
         for worker in self._workers.values():
             worker.start()
         self._reflector.start()
-        self._culler.start()
+        if not self._dry_run:
+            self._culler.start()
 
     def stop(self) -> None:
         """End after the passes in hand, or after ``STOP_WITHIN_S`` seconds."""
@@ -144,15 +148,16 @@ class Daemon:
         self.credentials.news.close()
         for worker in self._workers.values():
             worker.queue.close()
+        deadline = time.monotonic() + STOP_WITHIN_S
         for name, worker in self._workers.items():
-            if not worker.join(STOP_WITHIN_S):
+            if not worker.join(max(0.0, deadline - time.monotonic())):
                 log.warning("A pass did not end in time: %s", name)
 
     def _reconcile_accounts(self, key: Key) -> float | None:
         # Not a matter of duty: only the local engine can upload to the local container.
         if key == REMOVED_USERS:
-            is_here = bool(self.accounts.view.delivered_to)
-            return self.removed_users.reconcile() if is_here else None
+            may_act = bool(self.accounts.view.delivered_to) and not self._dry_run
+            return self.removed_users.reconcile() if may_act else None
         return self.accounts.reconcile()
 
     def _reconcile_routes(self, key: Key) -> float | None:
@@ -165,8 +170,8 @@ class Daemon:
             # A container's death is heard on its own node only, whoever has the duty.
             return self.servers.reconcile_ended(key.id)
         if key == DUTY:
-            was_active = self.duty.is_active
-            if self._take_duty() and not was_active:
+            had_duty = self._had_duty
+            if self._take_duty() and not had_duty:
                 self.wake(ALL_SERVERS)
             return None
         if key == ALL_SERVERS:
@@ -178,16 +183,23 @@ class Daemon:
         return self.servers.reconcile_one(key.id) if self.duty.is_active else None
 
     def _take_duty(self) -> bool:
-        was_active = self.duty.is_active
-        is_active = self.duty.take()
-        if is_active and not was_active:
+        # Not what 'duty' says: it looks by itself before a removal, and may have taken it there.
+        is_active, had_duty = self.duty.take(), self._had_duty
+        self._had_duty = is_active
+        if is_active and not had_duty:
             self.wake(PREPULL)
             self.wake(CREDENTIALS)
         return is_active
 
     def _pass_over_all(self) -> None:
-        for service_id in self.servers.reconcile_all():
-            self._workers["servers"].queue.put(Key("server", service_id), PENDING_AGAIN_S)
+        again = self.servers.reconcile_all()
+        queue = self._workers["servers"].queue
+        if len(again) > BURST:
+            # As after a restart of a large hub, which looks at each of its servers.
+            queue.put(ALL_SERVERS, PENDING_AGAIN_MOST_S)
+            return
+        for service_id in again:
+            queue.put(Key("server", service_id), PENDING_AGAIN_S)
 
     def _reconcile_credentials(self, key: Key) -> float | None:
         return self.credentials.reconcile()
@@ -304,6 +316,14 @@ class Daemon:
         return {**view, "is_active": self.duty.is_active}
 
 
+def _refuse(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    raise JhswarmdError(
+        "This daemon only says what it would do",
+        why="it was started with --dry-run",
+        remedy="Start it without, and ask again.",
+    )
+
+
 def read_token(path: Path = TOKEN) -> str:
     """Return the token for the hub. Raises UsageError when it is not mounted."""
     try:
@@ -330,7 +350,11 @@ def reconcile_once(settings: Settings, *, dry_run: bool) -> None:
 
 
 def run(settings: Settings, *, dry_run: bool = False) -> None:
-    """Run the daemon until SIGTERM or SIGINT. With ``dry_run`` no service is removed."""
+    """Run the daemon until SIGTERM or SIGINT.
+
+    With ``dry_run`` no server is stopped, no service removed and no secret changed. Accounts and
+    routes, without which nobody can work, are seen to.
+    """
     asked_to_stop = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -351,6 +375,9 @@ def run(settings: Settings, *, dry_run: bool = False) -> None:
         "users": daemon.user_commands.list_accounts,
         "users_change": daemon.user_commands.change,
     }
+    if dry_run:
+        for name in ("prepull", "rotate", "users_change"):
+            handlers[name] = _refuse
     relay = Relay(engine, daemon.duty, settings.stack_name, token)
     server = control.Control(relay.over(handlers))
     site = web.Web(

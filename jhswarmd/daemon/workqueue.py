@@ -117,6 +117,12 @@ class WorkQueue(Generic[Key]):
                 del self._due[key]
             return len(meant)
 
+    def count_due(self) -> int:
+        """Return how many keys wait that are due, those that wait for a delay left out."""
+        with self._changed:
+            now = self._clock()
+            return sum(due <= now for due in self._due.values())
+
     def close(self) -> None:
         """Wake everybody who waits; nothing is handed out any more."""
         with self._changed:

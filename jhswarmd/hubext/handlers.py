@@ -35,7 +35,9 @@ class UserHandler(IdentityHandler):
     """``GET /hub/api/jhswarmd/users/NAME``: which hub this is, and this user's servers.
 
     One answer with both facts: with two requests the hub could be another one in between. And
-    'no such user' is said in so many words, where a 404 could mean 'not allowed'.
+    'no such user' is said in so many words, where a 404 could mean 'not allowed'. With
+    ``?service=ID`` also ``"holds_asked"``: whether any server of this hub is that service. Its
+    labels name the user as they were called when it was made.
     """
 
     @needs_scope("read:servers")  # type: ignore[untyped-decorator]
@@ -47,7 +49,16 @@ class UserHandler(IdentityHandler):
             # A user whom the hub has not in memory has no server (jupyterhub, user_model).
             spawners = self.users[user.id].spawners if user.id in self.users else {}
             servers = {name: each.pending for name, each in spawners.items() if each.active}
-        self.write(json.dumps({**self._read_identity(), "servers": servers}))
+        answer = {**self._read_identity(), "servers": servers}
+        service_id = self.get_argument("service", "")
+        if service_id:
+            answer["holds_asked"] = any(
+                each.active and getattr(each, "object_id", "") == service_id
+                # A user without a server may not be in memory; one with a server is.
+                for holder in list(self.users.values())
+                for each in holder.spawners.values()
+            )
+        self.write(json.dumps(answer))
 
 
 #: What the daemon's token must have to report a server.

@@ -32,9 +32,17 @@ class Verdict(Enum):
     unmarked = "its labels do not say whose it is"
 
 
+def has_user(service: NotebookService) -> bool:
+    """Tell whether the labels name somebody whom the hub can be asked about.
+
+    '.' and '..' are no names: in a path they stand for something else.
+    """
+    return service.user not in (None, "", ".", "..")
+
+
 def judge(service: NotebookService, hub: HubIdentity, user: HubUser | None) -> Verdict:
     """Judge one service. ``user`` is what the hub said of its user: None is 'no such user'."""
-    if not service.hub_id or not service.user or service.server is None:
+    if not service.hub_id or not has_user(service) or service.server is None:
         return Verdict.unmarked
     if service.hub_id != hub.hub_id:
         return Verdict.foreign

@@ -11,18 +11,27 @@ which then looks for itself.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from jhswarmd import metrics
 from jhswarmd.engine import Engine
-from jhswarmd.errors import EngineNotFound
+from jhswarmd.errors import EngineError, EngineNotFound, HubUnknown
 from jhswarmd.hub import Hub
 from jhswarmd.log import event
 from jhswarmd.model import NotebookService
-from jhswarmd.reconcile.orphans import Breaker, Verdict, judge, judge_all, vanished
+from jhswarmd.reconcile.orphans import (
+    Breaker,
+    Verdict,
+    has_user,
+    judge,
+    judge_all,
+    vanished,
+)
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +46,8 @@ ENDED_LOOKS = 8
 #: was put back then, and what it has forgotten may be somebody's day.
 _GONE = (Verdict.orphan, Verdict.forgotten)
 OLDER = "younger than the hub's database: was an older copy put back?"
+#: So many failures one after the other mean that engine or hub are ill, and not one server.
+FAILURES = 3
 #: How many past removals ``status`` can tell of.
 REMEMBERED = 50
 
@@ -93,6 +104,9 @@ class Servers:
         self._dry_run = dry_run
         self._breaker = Breaker()
         self._approved: frozenset[str] = frozenset()
+        self._approving = threading.Lock()
+        self._ours = 0
+        self._failed_in_a_row = 0
         self._seen: dict[str, NotebookService] = {}
         self._counted: set[str] = set()  # orphans that the metric knows, by id
         self._looks: dict[str, int] = {}
@@ -102,13 +116,15 @@ class Servers:
     def approve(self) -> list[str]:
         """Allow the removal of the services that are held now; returns their names."""
         held = dict(self.view.held)
-        self._approved = self._approved | held.keys()
+        with self._approving:
+            self._approved = self._approved | held.keys()
         return [service.name for service in held.values()]
 
     def reconcile_all(self) -> list[str]:
         """Do a full pass: all services, then all users.
 
-        Returns the ids of the services whose servers are pending, which need another look soon.
+        Returns the ids of the services that need another look soon: their servers are pending, or
+        something failed for them alone.
         """
         begun_s = self._clock()
         services = self._engine.list_notebooks(self._stack)
@@ -124,7 +140,11 @@ class Servers:
                 _leave_alone(service, verdicts[service.id])
         orphans = [each for each in services if verdicts[each.id] in _GONE]
         self._counted &= {each.id for each in orphans}
+        with self._approving:
+            # What the hub has again was approved for a reason that is no more.
+            self._approved &= {each.id for each in orphans}
         self.view.tracked = len(services)
+        self._ours = sum(each.hub_id == hub.hub_id for each in services)
         self.view.by_verdict = counts
         self.view.held = {
             id_: held for id_, held in self.view.held.items() if id_ in {o.id for o in orphans}
@@ -133,9 +153,11 @@ class Servers:
             id_: why for id_, why in self.view.why_held.items() if id_ in self.view.held
         }
         self.view.look_took_s = self._clock() - begun_s
-        self._remove(orphans, verdicts)
+        self._failed_in_a_row = 0
+        failed: list[str] = []
+        self._remove(orphans, verdicts, lambda it: self._try(failed, it.id, self._remove_one, it))
         for user, server in vanished(services, hub, users.values()):
-            self._report(user, server, "no service")
+            self._try(failed, "", self._report, user, server, "no service")
         self.view.last_pass_s = time.time()
         for verdict in Verdict:
             metrics.TRACKED.labels(verdict.name).set(counts.get(verdict.name, 0))
@@ -143,14 +165,14 @@ class Servers:
         metrics.ORPHANS_HELD.set(len(self.view.held))
         pending = [id_ for id_, verdict in verdicts.items() if verdict is Verdict.pending]
         self._pending_looks = {id_: self._pending_looks.get(id_, 0) for id_ in pending}
-        return pending
+        return pending + [id_ for id_ in failed if id_]
 
     def reconcile_one(self, service_id: str) -> float | None:
         """Look at one service. Returns the seconds until it needs another look, or None."""
         try:
             service = self._engine.read_notebook(service_id, self._stack)
         except EngineNotFound:
-            self.view.held.pop(service_id, None)
+            self._let_go(service_id)
             self._pending_looks.pop(service_id, None)
             gone = self._seen.pop(service_id, None)
             if gone is not None and gone.user:
@@ -159,19 +181,22 @@ class Servers:
         if service is None:
             return None
         self._seen[service_id] = service
-        if not service.user:
+        if service.user is None or not has_user(service):
             _leave_alone(service, Verdict.unmarked)
             return None
         hub, user = self._hub.read_user(service.user)
         verdict = judge(service, hub, user)
         if verdict in _GONE:
-            self._remove([service], {service_id: verdict})
+            self._remove([service], {service_id: verdict}, self._remove_one)
         elif verdict is Verdict.pending:
+            self._let_go(service_id)
             looks = self._pending_looks.get(service_id, 0)
             self._pending_looks[service_id] = looks + 1
             return float(min(PENDING_AGAIN_S * 2**looks, PENDING_AGAIN_MOST_S))
-        elif verdict is not Verdict.known:
-            _leave_alone(service, verdict)
+        else:
+            self._let_go(service_id)
+            if verdict is not Verdict.known:
+                _leave_alone(service, verdict)
         self._pending_looks.pop(service_id, None)
         return None
 
@@ -184,7 +209,7 @@ class Servers:
         looks = self._looks.pop(service_id, 0)
         try:
             service = self._engine.read_notebook(service_id, self._stack)
-            if service is None or not service.user:
+            if service is None or service.user is None or not has_user(service):
                 return None
             if not self._engine.has_ended(service_id):
                 if looks == ENDED_LOOKS:
@@ -206,22 +231,44 @@ class Servers:
         self._hub.report_vanished(user, server)
         metrics.REPORTED.inc()
 
-    def _remove(self, orphans: list[NotebookService], verdicts: Mapping[str, Verdict]) -> None:
+    def _remove(
+        self,
+        orphans: list[NotebookService],
+        verdicts: Mapping[str, Verdict],
+        remove: Callable[[NotebookService], None],
+    ) -> None:
         new = {each.id for each in orphans} - self._counted
         self._counted |= new
         metrics.ORPHANS_SEEN.inc(len(new))
         # What is held already counts: one event about one of many must not slip through.
         waiting = ({each.id for each in orphans} | self.view.held.keys()) - self._approved
-        ordinary = self._breaker.allows(len(waiting), self.view.tracked, self._clock())
+        ordinary = self._breaker.allows(len(waiting), self._ours, self._clock())
         for service in orphans:
             if service.id in self._approved:
-                self._remove_one(service)
+                remove(service)
             elif verdicts[service.id] is Verdict.forgotten:
                 self._hold(service, OLDER)
             elif not ordinary:
                 self._hold(service, "too many at once")
             else:
-                self._remove_one(service)
+                remove(service)
+
+    def _try(self, failed: list[str], id_: str, act: Callable[..., None], *args: Any) -> None:
+        """Do something about one of many; what fails for it alone must not hinder the others.
+
+        Notes ``id_`` among ``failed``. Raises when nothing works: after ``FAILURES`` in a row.
+        """
+        try:
+            act(*args)
+        except (HubUnknown, EngineError) as exc:
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row >= FAILURES:
+                raise
+            metrics.UNKNOWN.labels("server", type(exc).__name__).inc()
+            log.warning(event("Unknown for now", service=id_ or "none", why=str(exc)))
+            failed.append(id_)
+        else:
+            self._failed_in_a_row = 0
 
     def _hold(self, service: NotebookService, why: str) -> None:
         if service.id not in self.view.held:
@@ -237,12 +284,17 @@ class Servers:
         self.view.held[service.id] = service
         metrics.ORPHANS_HELD.set(len(self.view.held))
 
+    def _let_go(self, service_id: str) -> None:
+        self.view.held.pop(service_id, None)
+        metrics.ORPHANS_HELD.set(len(self.view.held))
+
     def _remove_one(self, service: NotebookService) -> None:
         """Ask the hub about this one user again, and remove the service by its id."""
         assert service.user is not None
-        hub, user = self._hub.read_user(service.user)
+        hub, user = self._hub.read_user(service.user, service.id)
         verdict = judge(service, hub, user)
-        if verdict not in _GONE:
+        if verdict not in _GONE or (user is not None and user.holds_asked):
+            self._let_go(service.id)
             log.info(event("Keeping after all", service=service.name, user=service.user))
             return
         if verdict is Verdict.forgotten and service.id not in self._approved:
@@ -269,13 +321,14 @@ class Servers:
         except EngineNotFound:
             return
         finally:
-            self.view.held.pop(service.id, None)
+            self._let_go(service.id)
             self._seen.pop(service.id, None)  # its removal is no news for the hub
         if service.id not in self._approved:
             # What somebody approved says nothing about what comes next.
             self._breaker = self._breaker.after_removal(self._clock())
         metrics.ORPHANS_REMOVED.inc()
-        self._approved = self._approved - {service.id}
+        with self._approving:
+            self._approved = self._approved - {service.id}
         self.view.removals.append(
             Removal(service.name, service.user, service.server or "", fact, time.time())
         )

@@ -278,6 +278,26 @@ def test_the_hub_tells_its_identity_to_the_daemon_alone(stopped: HubProcess, eng
     assert stopped.call("GET", "/jhswarmd", ADMIN)[0] == 403
 
 
+def test_the_hub_says_whose_a_service_is_after_its_user_was_renamed(
+    stopped: HubProcess, engine: Lab
+) -> None:
+    start(stopped)
+    (service,) = engine.client.services.list()
+
+    def ask(service_id: str) -> tuple[Any, bool]:
+        path = f"/jhswarmd/users/ann?service={service_id}"
+        _, answer = stopped.call("GET", path, TOKENS["daemon_token"])
+        return answer["servers"], answer["holds_asked"]
+
+    assert ask(service.id) == ({"": None}, True)
+    assert ask("another") == ({"": None}, False)
+    assert stopped.call("PATCH", "/users/ann", body={"name": "anna"})[0] == 200
+    try:
+        assert ask(service.id) == (None, True)
+    finally:
+        assert stopped.call("PATCH", "/users/anna", body={"name": "ann"})[0] == 200
+
+
 def test_the_daemon_may_list_servers_and_restore_routes_and_stop_nothing(
     stopped: HubProcess,
 ) -> None:

@@ -211,6 +211,29 @@ def test_a_burst_of_events_costs_one_full_pass_instead_of_a_look_at_each(monkeyp
     assert daemon._workers["servers"].queue.get() == Key("server", "late")
 
 
+def test_many_pending_servers_lead_to_one_more_pass_and_are_no_burst():
+    services = [make_service(id=f"s{n}", user=f"user{n}") for n in range(run.BURST + 100)]
+    users = [make_user(f"user{n}", default="check") for n in range(run.BURST + 100)]
+    engine = FakeEngine(*services)
+    daemon = make_daemon(engine, FakeHub(*users))
+    queue = daemon._workers["servers"].queue
+    daemon._reconcile_servers(ALL_SERVERS)
+    assert len(queue) == 1
+    for number in range(run.BURST + 100):
+        queue.put(Key("server", f"s{number}"), 10)
+    daemon.wake(Key("server", "new"))
+    assert queue.get() == Key("server", "new")
+
+
+def test_the_duty_that_a_removal_has_found_is_begun_with_a_full_pass():
+    engine = FakeEngine()
+    daemon = make_daemon(engine, FakeHub())
+    daemon.duty.take()  # as before a removal
+    daemon._reconcile_servers(DUTY)
+    queue = daemon._workers["servers"].queue
+    assert queue.get() == ALL_SERVERS
+
+
 def test_the_interval_between_full_passes_grows_with_what_one_costs():
     daemon = make_daemon(FakeEngine(), FakeHub())
     assert daemon._resync_interval_s() == Settings().resync_interval_s

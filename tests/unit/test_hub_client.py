@@ -75,6 +75,17 @@ def test_no_such_user_is_said_in_so_many_words():
     assert hub.read_user("bob") == (HubIdentity("abc", {"r": 2}), None)
 
 
+def test_who_asks_about_a_service_is_told_whether_any_server_is_it():
+    nobody = {"hub_id": "abc", "spawns": {"r": 2}, "servers": None}
+    for held, expected in ((True, HubUser("bob", {}, holds_asked=True)), (False, None)):
+        hub, canned = make_hub(**{"jhswarmd/users/bob": (200, {**nobody, "holds_asked": held})})
+        assert hub.read_user("bob", "s1")[1] == expected
+        assert canned.requests[0].path_url.endswith("users/bob?service=s1")
+    hub, _ = make_hub(**{"jhswarmd/users/bob": (200, nobody)})
+    with pytest.raises(HubUnknown):
+        hub.read_user("bob", "s1")
+
+
 def test_a_name_with_a_slash_does_not_lead_to_another_path():
     hub, canned = make_hub(**{"jhswarmd/users/a%2Fb": (200, known())})
     hub.read_user("a/b")

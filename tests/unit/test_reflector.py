@@ -105,3 +105,9 @@ def test_a_broken_stream_is_taken_up_again_and_everything_is_looked_at():
     _, woken, reflector = play([[EngineUnavailable("cut")], []])
     assert woken.count(ALL_SERVERS) == 2
     assert reflector.reconnects == 1
+
+
+def test_what_nobody_foresaw_is_a_lost_stream_and_not_the_end_of_listening():
+    _, woken, reflector = play([[TypeError("an event that is no object")], []])
+    assert woken.count(ALL_SERVERS) == 2
+    assert reflector.reconnects == 1

@@ -7,6 +7,7 @@ from jhswarmd.errors import HubUnknown
 from jhswarmd.reconcile.servers import (
     ENDED_AGAIN_S,
     ENDED_LOOKS,
+    FAILURES,
     OLDER,
     PENDING_AGAIN_MOST_S,
     PENDING_AGAIN_S,
@@ -162,7 +163,7 @@ def test_an_approval_says_nothing_about_what_comes_later(restored):
 def test_a_hub_that_is_replaced_by_one_with_an_older_database_during_a_pass_removes_nothing():
     engine = FakeEngine(make_service(id="s1", count="start-1.8"))
     hub = FakeHub(identity=make_identity(spawns={"start-1": 8}))
-    hub.read_user = lambda name: (make_identity(spawns={"start-1": 7}), None)
+    hub.read_user = lambda name, service_id="": (make_identity(spawns={"start-1": 7}), None)
     servers = reconciler(engine, hub)
     servers.reconcile_all()
     assert engine.removed == []
@@ -270,3 +271,71 @@ def test_an_orphan_is_counted_once_however_often_it_is_seen():
     servers.reconcile_all()
     assert engine.removed == []
     assert seen() - before == 5
+
+
+def test_the_notebook_of_a_user_who_was_renamed_is_kept():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user("alicia", default=None))
+    hub.held_services = {"s1"}
+    servers = reconciler(engine, hub)
+    servers.reconcile_all()
+    servers.reconcile_one("s1")
+    assert engine.removed == []
+    assert servers.view.held == {}
+
+
+def test_a_fifth_of_many_means_many_of_this_hub():
+    orphans = [make_service(id=f"s{n}", user=f"user{n}") for n in range(10)]
+    others = [make_service(id=f"o{n}", user=f"other{n}", hub_id="b" * 32) for n in range(200)]
+    engine = FakeEngine(*orphans, *others)
+    servers = reconciler(engine, FakeHub())
+    servers.reconcile_all()
+    assert engine.removed == []
+    assert len(servers.view.held) == 10
+
+
+def test_one_that_cannot_be_removed_hinders_no_other_and_is_looked_at_again():
+    orphans = [make_service(id=f"s{n}", user=f"user{n}") for n in range(3)]
+    engine, hub = FakeEngine(*orphans), FakeHub()
+    ask = hub.read_user
+
+    def ill_for_one(name, service_id=""):
+        if name == "user1":
+            raise HubUnknown("500")
+        return ask(name, service_id)
+
+    hub.read_user = ill_for_one
+    servers = reconciler(engine, hub)
+    assert servers.reconcile_all() == ["s1"]
+    assert engine.removed == ["s0", "s2"]
+    assert servers.view.last_pass_s is not None
+    with pytest.raises(HubUnknown):
+        servers.reconcile_one("s1")
+
+
+def test_a_pass_ends_when_nothing_works_any_more():
+    kept = [make_user(f"user{n}", default=None) for n in range(9)]
+    engine, hub = FakeEngine(), FakeHub(*kept)
+    reports = []
+
+    def ill(user, server):
+        reports.append(user)
+        raise HubUnknown("away")
+
+    hub.report_vanished = ill
+    with pytest.raises(HubUnknown):
+        reconciler(engine, hub).reconcile_all()
+    assert len(reports) == FAILURES
+
+
+def test_what_the_hub_has_again_is_no_longer_approved():
+    orphans = [make_service(id=f"s{n}", user=f"user{n}") for n in range(4)]
+    engine, hub = FakeEngine(*orphans), FakeHub()
+    servers = reconciler(engine, hub)
+    servers.reconcile_all()
+    servers.approve()
+    hub.users = {f"user{n}": make_user(f"user{n}", default=None) for n in range(4)}
+    servers.reconcile_all()
+    hub.users = {}
+    servers.reconcile_all()
+    assert engine.removed == []
+    assert len(servers.view.held) == 4

@@ -107,6 +107,14 @@ def test_forgotten_keys_do_not_come(queue, clock):
     assert queue.get() == 0
 
 
+def test_keys_that_wait_for_a_delay_are_not_due(queue, clock):
+    queue.put("a")
+    queue.put("b", delay_s=5)
+    assert (len(queue), queue.count_due()) == (2, 1)
+    clock.now += 5
+    assert queue.count_due() == 2
+
+
 def test_many_keys_do_not_make_a_step_slower():
     class Key:
         touched = 0

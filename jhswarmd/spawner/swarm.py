@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -39,6 +39,9 @@ from jhswarmd.spawner.tasks import Task
 
 #: Seconds for which what an ended server left behind is tried to be removed.
 SWEEP_WITHIN_S = 10.0
+
+#: Seconds for which it is tried on after that, while the hub has forgotten the server already.
+LEFT_BEHIND_S = 900.0
 
 #: How often a start begins anew because its node did not know the network, changed, or was lost.
 START_RETRIES = 3
@@ -156,7 +159,8 @@ class SwarmSpawner(StartingSpawner):
             try:
                 await self._remove(self.object_id, self.spawn_id, SWEEP_WITHIN_S, is_awaited=False)
             except EngineError as exc:
-                self.log.warning("Service %s is left behind: %s", self.object_name, exc)
+                self.log.warning("Service %s is left behind for now: %s", self.object_name, exc)
+                self._in_background(self._remove_later(self.object_id, self.spawn_id))
         await maybe_future(super().run_post_stop_hook())
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
@@ -379,12 +383,27 @@ class SwarmSpawner(StartingSpawner):
 
     def _leave(self) -> None:
         """Remove in the background what a failed start has created, or is just creating."""
-        leaving = asyncio.ensure_future(
+        self._leaving = self._in_background(
             self._remove_started(self._creating, self.object_id, self.spawn_id)
         )
-        self._leaving = leaving
-        self._background.add(leaving)
-        leaving.add_done_callback(self._background.discard)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def _remove_later(self, service_id: str, spawn_id: str) -> None:
+        """Remove what a failed stop has left, as soon as the engine lets us.
+
+        The hub has forgotten the server by then, and that is no event: the daemon would find the
+        service only with its next full pass.
+        """
+        try:
+            await self._remove(service_id, spawn_id, LEFT_BEHIND_S, is_awaited=False)
+            self.log.info("Removed the service (id: %s) that was left behind", service_id)
+        except EngineError as exc:
+            self.log.warning("The service (id: %s) is left to the daemon: %s", service_id, exc)
 
     async def _left(self) -> None:
         """Wait until an earlier, failed start has removed what it created."""

@@ -16,6 +16,7 @@ from docker.types import ContainerSpec, EndpointSpec, TaskTemplate
 from jupyterhub.spawner import SpawnException
 
 from jhswarmd import labels
+from jhswarmd.errors import EngineError
 from jhswarmd.spawner import swarm
 from tests.engine.spawner_kit import (
     HUB_ID,
@@ -239,6 +240,30 @@ def test_an_ended_notebooks_service_goes_although_the_hub_calls_no_stop(
 
     asyncio.run(end())
     assert client.services() == []
+
+
+def test_what_a_failed_stop_left_goes_as_soon_as_the_engine_lets_it(
+    make: Any, client: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("REMOVE_WITHIN_S", "SWEEP_WITHIN_S"):
+        monkeypatch.setattr(swarm, limit, 0.1)
+    spawner = make()
+    refusal = requests.exceptions.ConnectionError("reset")
+
+    async def fail_and_recover() -> None:
+        await spawner.start()
+        with pytest.MonkeyPatch.context() as ill:
+            ill.setattr(client, "remove_service", Mock(side_effect=refusal))
+            with pytest.raises(EngineError):
+                await spawner.stop()
+            # As the hub does, which has forgotten the server then.
+            await spawner.run_post_stop_hook()
+            spawner.clear_state()
+            assert client.services()
+        while client.services():
+            await asyncio.sleep(0.05)
+
+    asyncio.run(asyncio.wait_for(fail_and_recover(), 60))
 
 
 def test_a_silent_engine_makes_nobody_forget_a_notebook(

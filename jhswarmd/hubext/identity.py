@@ -74,3 +74,7 @@ class SpawnCounter:
         spawns = session.execute(sa.select(_SPAWNS.c.spawns).where(mine)).scalar_one()
         session.commit()
         return f"{self._start}.{spawns}"
+
+    def knows(self, session: Any, count: str | None) -> bool:
+        """Tell whether the database has counted this spawn; else it is younger than that."""
+        return read(session, "").has_counted(count)

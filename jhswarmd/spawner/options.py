@@ -35,7 +35,8 @@ class OptionsSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # untyp
         allow_none=True,
         config=True,
         help="""Called with the hub's database session before a service is made; returns the count
-        that the notebook carries, by which one that is younger than the database is known.""",
+        that the notebook carries, by which one that is younger than the database is known. Its
+        method ``knows``, given session and count, tells whether that is so.""",
     )
     shared_volumes = Dict(
         config=True,

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -209,12 +210,38 @@ class SwarmSpawner(StartingSpawner):
         """Return the count that the service will carry, once it is in the hub's database."""
         if self.count_spawn is None:
             return ""
-        try:
+        with self._database():
             return str(self.count_spawn(self.user.db))
+
+    def _refuse_forgotten(self, holder: Mapping[str, Any]) -> None:
+        """Raise StartFailed when a left-over is younger than the hub's database.
+
+        An older copy of that was put back then: what runs there may be somebody's day, and goes by
+        ``jhswarmd orphans approve`` alone.
+        """
+        if self.count_spawn is None:
+            return
+        with self._database():
+            if self.count_spawn.knows(self.user.db, labels.of(holder).get(labels.COUNT)):
+                return
+        raise StartFailed(
+            "Your notebook is still running, and this hub has forgotten it. Please tell your "
+            "administrator.",
+            reason="forgotten",
+            detail=f"Service {self.object_name} (id: {holder['ID']}) of {self._log_name} is "
+            "younger than the hub's database: was an older copy put back? 'jhswarmd orphans approve' "
+            "allows its removal",
+        )
+
+    @contextmanager
+    def _database(self) -> Iterator[None]:
+        """Raise StartFailed for what the hub's database does not do."""
+        try:
+            yield
         except sa.exc.SQLAlchemyError as exc:
             self.user.db.rollback()
             raise StartFailed(
-                "The hub cannot write into its database. Please tell your administrator.",
+                "The hub cannot use its database. Please tell your administrator.",
                 reason="database",
                 detail=f"{self._log_name}: {exc}",
                 status_code=503,
@@ -274,6 +301,7 @@ class SwarmSpawner(StartingSpawner):
             if spawn_id == self.spawn_id:
                 self.log.info("Service %s is there: its answer was lost", self.object_name)
                 return service_id
+            self._refuse_forgotten(holder)
             self.log.warning("Removing left-over service %s (id: %s)", self.object_name, service_id)
             await self._remove(service_id, spawn_id, self._left_s())
         raise EngineError(

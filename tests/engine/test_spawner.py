@@ -14,9 +14,11 @@ import pytest
 import requests
 from docker.types import ContainerSpec, EndpointSpec, TaskTemplate
 from jupyterhub.spawner import SpawnException
+from jupyterhub.user import User
 
 from jhswarmd import labels
 from jhswarmd.errors import EngineError
+from jhswarmd.hubext import identity
 from jhswarmd.spawner import swarm
 from tests.engine.spawner_kit import (
     HUB_ID,
@@ -326,6 +328,25 @@ def test_a_left_over_of_the_same_server_is_replaced(make: Any, client: Flaky) ->
     after = make()
     asyncio.run(after.start())
     assert the_service(client)["ID"] == after.object_id != before.object_id
+
+
+def test_a_left_over_that_is_younger_than_the_hubs_database_is_kept_and_named(
+    make: Any, client: Flaky, user: User
+) -> None:
+    engine = user.db.get_bind()
+    identity._TABLES.create_all(engine)
+    before = make(count_spawn=identity.SpawnCounter())
+    asyncio.run(before.start())
+    kept = the_service(client)["ID"]
+    # As with an older copy of the database.
+    user.db.execute(identity._SPAWNS.delete())
+    user.db.commit()
+    after = make(count_spawn=identity.SpawnCounter())
+    with pytest.raises(SpawnException) as caught:
+        asyncio.run(start_and_clean_up(after))
+    assert caught.value.reason == "forgotten"
+    assert kept in caught.value.log_message
+    assert the_service(client)["ID"] == kept
 
 
 @pytest.mark.parametrize(

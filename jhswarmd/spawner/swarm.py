@@ -229,8 +229,8 @@ class SwarmSpawner(StartingSpawner):
             "administrator.",
             reason="forgotten",
             detail=f"Service {self.object_name} (id: {holder['ID']}) of {self._log_name} is "
-            "younger than the hub's database: was an older copy put back? 'jhswarmd orphans approve' "
-            "allows its removal",
+            "younger than the hub's database: was an older copy put back? 'jhswarmd orphans "
+            "approve' allows its removal",
         )
 
     @contextmanager

@@ -84,7 +84,16 @@ def examine(profile: Profile | None, stack: str | None) -> Iterator[Finding]:
         yield _good("deployment", exc.what, exc.remedy)
         return
     yield from _seen("registry", lambda: _registry(client, name))
-    yield from _seen("deployment", lambda: deployment(status.gather(client, name)))
+    report = None
+
+    def look() -> list[Finding]:
+        nonlocal report
+        report = status.gather(client, name)
+        return deployment(report)
+
+    yield from _seen("deployment", look)
+    if profile and report:
+        yield from published_password(report, profile.name)
 
 
 def _seen(about: str, look: Callable[[], list[Finding]]) -> list[Finding]:
@@ -274,6 +283,24 @@ def deployment(report: status.Report) -> list[Finding]:
             _good("images", f"{len(pulls['images'])} for notebooks on {pulls['nodes']} nodes")
         )
     return findings or [_good(about, f"{report.stack} is {report.health}")]
+
+
+def published_password(report: status.Report, profile: str) -> list[Finding]:
+    """Judge an account whose password everybody knows, by what only the profile's name tells. Pure.
+
+    ``localhost`` is also what a profile says that says nothing; its ports are open to all the same.
+    """
+    has_testuser = report.daemon is not None and report.daemon["accounts"]["has_testuser"]
+    is_told = report.host not in ("", *status.LOCAL_HOSTS)
+    if not has_testuser or is_told or profile == "local":
+        return []
+    return [
+        _bad(
+            "accounts",
+            f"testuser exists, whose password is published, and the profile is '{profile}'",
+            "Remove it ('jhswarmd users remove testuser'), and from the profile's user_list.txt.",
+        )
+    ]
 
 
 def show(finding: Finding, console: Console) -> None:

@@ -100,3 +100,17 @@ def test_a_daemon_of_another_version_is_named():
     (what,) = bad(doctor.deployment(make_report(daemon=make_daemon(version="0.0.1"))))
     assert "0.0.1" in what
     assert __version__ in what
+
+
+@pytest.mark.parametrize(
+    ("profile", "host", "has_testuser", "is_bad"),
+    [
+        ("local", "localhost", True, False),
+        ("mine", "localhost", True, True),
+        ("mine", "localhost", False, False),
+        ("mine", "hub.example", True, False),  # status warns of that already
+    ],
+)
+def test_the_published_password_is_for_the_profile_local_alone(profile, host, has_testuser, is_bad):
+    report = make_report(host=host, daemon=make_daemon(accounts={"has_testuser": has_testuser}))
+    assert bool(doctor.published_password(report, profile)) is is_bad

@@ -156,12 +156,15 @@ def _connect(stack: str | None) -> tuple[Any, str]:
 
 def _take_up(client: Any, stack: str, answer: dict[str, Any]) -> None:
     """Wait until the daemon is back: what comes next may ask it something."""
+    from jhswarmd.deploy import stack as stacks
     from jhswarmd.deploy import users
     from jhswarmd.deploy.progress import Progress
 
     if answer["generation"] is not None:
-        with Progress().step("The daemon takes up the new list"):
+        with Progress().step("The daemon takes up the new list") as step:
             users.wait_taken_up(client, stack, answer["generation"])
+            # It answers before Swarm has seen that it is healthy.
+            stacks.wait_healthy(client, stack, step)
 
 
 def _check_name(name: str) -> None:

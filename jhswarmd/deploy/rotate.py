@@ -11,6 +11,7 @@ import docker
 
 from jhswarmd import generations
 from jhswarmd.deploy import ask, secrets
+from jhswarmd.deploy import stack as stacks
 from jhswarmd.deploy.profile import Profile
 from jhswarmd.deploy.progress import Progress, Step
 from jhswarmd.errors import JhswarmdError, UsageError
@@ -83,6 +84,8 @@ def rotate(
         step.done(", ".join(f"{name} g{number}" for name, number in made.items()))
     with progress.step("Hub, proxy and daemon take them up") as step:
         _follow(client, stack, made, step)
+        # A daemon that has restarted answers before Swarm has seen that it is healthy.
+        stacks.wait_healthy(client, stack, step)
         step.done("everything works with them")
 
 

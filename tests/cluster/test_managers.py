@@ -165,7 +165,8 @@ class Instance:
                     "users": {"items": [], "_pagination": {"next": None}},
                     "jhswarmd": identity,
                 }
-                body = json.dumps(answers.get(name, {**identity, "servers": None})).encode()
+                nobody = {**identity, "servers": None, "holds_asked": False}
+                body = json.dumps(answers.get(name, nobody)).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()

@@ -22,15 +22,18 @@ from bench import measure
 from bench.accounts import accounts as measure_accounts
 from bench.figures import HEADINGS, Figure, markdown, report
 from bench.passes import passes
+from bench.restart import restart
 from bench.rotation import rotation
 from bench.site import BenchError, Site
 from tests.lab import Lab, LabError
 
-PARTS = ("spawn", "many", "orphans", "passes", "rotation", "accounts")
+PARTS = ("spawn", "many", "orphans", "passes", "rotation", "restart", "accounts")
 #: Turns of full passes.
 PASSES = 7
 #: Turns of rotations, and with how many open channels.
 ROTATIONS, CHANNELS = 3, 5
+#: Turns of hubs that are killed, and of so many orphans that are approved.
+RESTARTS, APPROVED = 3, 100
 #: Turns of lists with many accounts.
 LISTS = 5
 
@@ -48,7 +51,7 @@ def main(
         str, typer.Option(metavar="SIZES", help="How many starts at once, separated by commas.")
     ] = "20,40",
     many_rounds: Annotated[int, typer.Option(help="Turns of many at once.")] = 3,
-    tracked: Annotated[int, typer.Option(help="Servers among which orphans appear.")] = 200,
+    tracked: Annotated[int, typer.Option(help="Servers among which orphans appear.")] = 1000,
     orphans: Annotated[int, typer.Option(help="How many orphans.")] = 20,
     large: Annotated[int, typer.Option(help="Servers over which full passes go.")] = 10_000,
     notebooks: Annotated[int, typer.Option(help="Notebooks that run while secrets rotate.")] = 20,
@@ -121,6 +124,9 @@ def main(
                     )
                     figures += found
                     facts += told
+            if "restart" in parts:
+                with _load(loads, "restart"):
+                    figures += restart(lab, RESTARTS, APPROVED, start_bar("restart", 2 * RESTARTS))
             if "accounts" in parts:
                 with _load(loads, "accounts"):
                     found, told = measure_accounts(

@@ -169,10 +169,16 @@ def reconcile(
     once: Annotated[bool, typer.Option("--once", help="One full pass.")],
     dry_run: DryRunOption = False,
 ) -> None:
-    """Compare services and servers once (in the daemon's container)."""
+    """Make the daemon compare services and servers now (--dry-run: in its container)."""
     from jhswarmd.daemon import run
+    from jhswarmd.deploy import ask, local_engine, status
 
-    run.reconcile_once(_settings_of_container(), dry_run=dry_run)
+    if dry_run:
+        run.look_once(_settings_of_container())
+        return
+    client = local_engine.connect()
+    ask.ask(client, status.find_stack(client, None), "reconcile")
+    typer.echo("The daemon looks at everything now: its log and 'jhswarmd status' tell the rest.")
 
 
 def _settings_of_container() -> Settings:

@@ -153,6 +153,18 @@ class Engine:
         newest = newest_task(tasks)
         return newest is not None and newest["Status"]["State"] in ENDED_STATES
 
+    def list_ended(self, stack: str) -> frozenset[tuple[str, str]]:
+        """Return ``stack``'s notebook services whose task Swarm has given up, with its state.
+
+        It has ended, on whatever node, or its node is down or drained. A task of a service that
+        was removed is told something else ('remove'), so as a rule this is empty, however many
+        run.
+        """
+        wanted = [f"{labels.STACK}={stack}", f"{labels.ROLE}={labels.ROLE_NOTEBOOK}"]
+        with translated("list the tasks that have ended"):
+            tasks = self._api.tasks(filters={"label": wanted, "desired-state": "shutdown"})
+        return frozenset((task["ServiceID"], task["Status"]["State"]) for task in tasks)
+
     def remove_service(self, service_id: str) -> None:
         """Remove a service by its id. Raises EngineNotFound when it is gone already."""
         with translated(f"remove the service {service_id}"):

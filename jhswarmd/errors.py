@@ -10,6 +10,7 @@ The tree::
         EngineConflict          409: the name exists
         EngineUnavailable       no answer, or one that may differ a moment later; worth a retry
       HubUnknown                the hub gave no definite answer; never to be read as 'no servers'
+        HubSilent, HubRefused, HubMalformed, HubScope: why
 
 Payloads of other programs are cut to ``MAX_DETAIL`` characters, and nothing here ever holds the
 bytes of a secret.
@@ -73,3 +74,19 @@ class EngineUnavailable(EngineError):
 
 class HubUnknown(JhswarmdError):
     """The hub gave no definite answer. Unknown is not empty."""
+
+
+class HubSilent(HubUnknown):
+    """No answer at all: it is away, starts, or hangs."""
+
+
+class HubRefused(HubUnknown):
+    """An error status, or a redirect, which an API does not give."""
+
+
+class HubMalformed(HubUnknown):
+    """An answer that is not what was asked for: HTML, half a JSON, a missing key."""
+
+
+class HubScope(HubUnknown):
+    """The token may not see all servers, so that a listing means nothing."""

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import requests
 
-from jhswarmd.errors import HubUnknown
+from jhswarmd.errors import HubMalformed, HubRefused, HubScope, HubSilent
 from jhswarmd.model import HubIdentity, HubUser
 
 #: Seconds until a request without an answer is given up: to connect, and between two bytes.
@@ -41,7 +41,7 @@ class Hub:
         """
         scopes = set(_need(self._get("/user"), "scopes", list))
         if not scopes >= NEEDED_SCOPES:
-            raise HubUnknown(
+            raise HubScope(
                 "The daemon's token may not see all servers",
                 why=f"missing: {', '.join(sorted(NEEDED_SCOPES - scopes))}",
                 remedy="Look for a 'load_roles' in hub_config/conf.d that replaces ours.",
@@ -75,12 +75,24 @@ class Hub:
             following = _need(page, "_pagination", dict).get("next")
             if following is None:
                 return
-            offset = _need(following, "offset", int)
+            further = _need(following, "offset", int)
+            if further <= offset:
+                raise HubMalformed("The hub's answer leads back to a page that was read")
+            offset = further
 
-    def report_vanished(self, user: str, server: str) -> None:
-        """Make the hub look at once whether a server is still alive; it may find that it is."""
+    def report_vanished(self, user: str, server: str) -> bool:
+        """Make the hub look at once whether a server is still alive; it may find that it is.
+
+        Returns whether it has found that the server has ended.
+        """
         path = f"/jhswarmd/users/{quote(user, safe='')}/servers/{quote(server, safe='')}"
-        self._request("POST", path, accepted=(404,))  # the hub has forgotten it by itself
+        response = self._request("POST", path, accepted=(404,))
+        if response.status_code == 404:  # the hub has forgotten it by itself
+            return False
+        answer = _json(response, f"POST {path}")
+        if not isinstance(answer, dict) or "status" not in answer:
+            raise HubMalformed(f"The hub's answer to POST {path} lacks 'status'")
+        return answer["status"] is not None
 
     def look_at_removed_users(self) -> tuple[list[str], bool]:
         """Let the hub look for running servers of users without an account.
@@ -88,10 +100,7 @@ class Hub:
         Returns whose they are, and whether the hub stops them.
         """
         path = "/jhswarmd/removed-users"
-        try:
-            answer = self._request("POST", path).json()
-        except requests.JSONDecodeError as exc:
-            raise HubUnknown(f"The hub's answer to POST {path} is no JSON") from exc
+        answer = _json(self._request("POST", path), f"POST {path}")
         return _need(answer, "users", list), _need(answer, "stops", bool)
 
     def check_credentials(self, *, ends_logins: bool = False) -> Mapping[str, Any]:
@@ -101,10 +110,7 @@ class Hub:
         """
         path = "/jhswarmd/credentials"
         response = self._request("POST", path, body={"ends_logins": ends_logins})
-        try:
-            answer = response.json()
-        except requests.JSONDecodeError as exc:
-            raise HubUnknown(f"The hub's answer to POST {path} is no JSON") from exc
+        answer = _json(response, f"POST {path}")
         for key in ("takes_newest", "takes_older"):
             _need(answer, key, bool)
         return dict(answer)
@@ -120,11 +126,7 @@ class Hub:
         params: Mapping[str, int | str] | None = None,
         accept: str = "application/json",
     ) -> Any:
-        response = self._request("GET", path, params=params, accept=accept)
-        try:
-            return response.json()
-        except requests.JSONDecodeError as exc:
-            raise HubUnknown(f"The hub's answer to GET {path} is no JSON") from exc
+        return _json(self._request("GET", path, params=params, accept=accept), f"GET {path}")
 
     def _request(
         self,
@@ -148,18 +150,25 @@ class Hub:
             )
         except requests.RequestException as exc:
             # Not str(exc): it may repeat request headers, and with them the token.
-            raise HubUnknown(
+            raise HubSilent(
                 f"No answer from the hub to {method} {path}", why=type(exc).__name__
             ) from None
         if response.status_code not in accepted and (not response.ok or response.is_redirect):
-            raise HubUnknown(f"The hub answered {response.status_code} to {method} {path}")
+            raise HubRefused(f"The hub answered {response.status_code} to {method} {path}")
         return response
+
+
+def _json(response: requests.Response, asked: str) -> Any:
+    try:
+        return response.json()
+    except requests.JSONDecodeError as exc:
+        raise HubMalformed(f"The hub's answer to {asked} is no JSON") from exc
 
 
 def _identity(answer: Any) -> HubIdentity:
     spawns = _need(answer, "spawns", dict)
     if not all(isinstance(count, int) for count in spawns.values()):
-        raise HubUnknown("The hub's answer has a count that is no number")
+        raise HubMalformed("The hub's answer has a count that is no number")
     return HubIdentity(hub_id=_need(answer, "hub_id", str), spawns=spawns)
 
 
@@ -168,19 +177,19 @@ def _user(item: Any) -> HubUser:
     # Without the scope read:servers the key is missing, not empty.
     for name, server in _need(item, "servers", dict).items():
         if not isinstance(server, dict) or "pending" not in server:
-            raise HubUnknown("The hub's answer has a server without its state")
+            raise HubMalformed("The hub's answer has a server without its state")
         servers[name] = _pending(server["pending"])
     return HubUser(name=_need(item, "name", str), servers=servers)
 
 
 def _pending(value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise HubUnknown("The hub's answer has a server in an unknown state")
+        raise HubMalformed("The hub's answer has a server in an unknown state")
     return value
 
 
 def _need(answer: Any, key: str, kind: type) -> Any:
     value = answer.get(key) if isinstance(answer, dict) else None
     if not isinstance(value, kind):
-        raise HubUnknown(f"The hub's answer lacks '{key}'")
+        raise HubMalformed(f"The hub's answer lacks '{key}'")
     return value

@@ -68,6 +68,10 @@ class FakeEngine:
             raise EngineNotFound("no such service")
         return service_id in self.ended
 
+    def list_ended(self, stack: str) -> frozenset[tuple[str, str]]:
+        self.calls.append("list_ended")
+        return frozenset((id_, "complete") for id_ in self.ended & self.services.keys())
+
     def remove_service(self, service_id: str) -> None:
         if service_id not in self.services:
             raise EngineNotFound("no such service")
@@ -184,9 +188,10 @@ class FakeHub:
         self._answer("list_users")
         yield from list(self.users.values())
 
-    def report_vanished(self, user: str, server: str) -> None:
+    def report_vanished(self, user: str, server: str) -> bool:
         self._answer("report_vanished")
         self.reports.append((user, server))
+        return True
 
     def look_at_removed_users(self) -> tuple[list[str], bool]:
         self._answer("look_at_removed_users")

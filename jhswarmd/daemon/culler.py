@@ -41,11 +41,11 @@ class Culler:
             self._thread.start()
 
     def _run(self) -> None:
-        token = self._token.read_text().strip()
         while not self._stop.wait(min(600.0, max(1.0, self._idle_timeout_s / 2))):
             if not self._duty.is_active:
                 continue
             try:
+                token = self._token.read_text().strip()
                 asyncio.run(
                     cull_idle(
                         self._url,

@@ -39,6 +39,8 @@ ACCOUNTS = Key("accounts")
 REMOVED_USERS = Key("accounts", "removed")
 ROUTES = Key("routes")
 ALL_SERVERS = Key("servers")
+#: Notebooks whose task has ended, on whatever node.
+ENDED = Key("ended")
 DUTY = Key("duty")
 PREPULL = Key("prepull")
 CREDENTIALS = Key("credentials")
@@ -58,7 +60,8 @@ def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
             return (CREDENTIALS,)
         return (Key("server", event.id),)
     if event.type == "node":
-        return (PREPULL,) if event.action in ("create", "update") else ()
+        # It is down, or back, or a new one.
+        return (PREPULL, ENDED) if event.action in ("create", "update") else ()
     if event.type == "secret":
         # Maybe a newer list of users, which another manager's daemon made, or a rotation begins.
         return (ACCOUNTS, CREDENTIALS) if event.action == "create" else ()

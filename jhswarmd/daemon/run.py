@@ -21,6 +21,7 @@ from jhswarmd.daemon.reflector import (
     ALL_SERVERS,
     CREDENTIALS,
     DUTY,
+    ENDED,
     PREPULL,
     REMOVED_USERS,
     Key,
@@ -57,6 +58,8 @@ PASS_OLD_S = 300.0
 PASS_SHARE = 100
 #: ... to so many seconds at most: one look through an engine that hung must not mean hours without.
 RESYNC_MOST_S = 900.0
+#: Seconds between two looks for tasks that have ended on other nodes, which is no event here.
+ENDED_EVERY_S = 3.0
 #: So many services waiting to be looked at one by one are looked at in one full pass instead, ...
 BURST = 300
 #: ... after so many seconds, in which the burst may go on.
@@ -166,29 +169,49 @@ class Daemon:
         return None
 
     def _reconcile_servers(self, key: Key) -> float | None:
-        if key.kind == "ended":
-            # A container's death is heard on its own node only, whoever has the duty.
-            return self.servers.reconcile_ended(key.id)
         if key == DUTY:
             had_duty = self._had_duty
             if self._take_duty() and not had_duty:
                 self.wake(ALL_SERVERS)
             return None
+        again_s = self._reconcile_key(key)
+        if self.servers.is_pass_due:
+            self.wake(ALL_SERVERS)
+        return again_s
+
+    def _reconcile_key(self, key: Key) -> float | None:
         if key == ALL_SERVERS:
             # From here on an event may be about what the pass does not see.
             self._is_burst = False
             if self._take_duty():
                 self._pass_over_all()
             return self._resync_s()
+        if key == ENDED:
+            return self._report_ended() if self.duty.is_active else self._resync_s()
+        if key.kind == "ended":
+            # A container's death is heard on its own node only, whoever has the duty.
+            again_s = self.servers.reconcile_ended(key.id)
+            if again_s is None:
+                self.wake(Key("server", key.id))
+            return again_s
         return self.servers.reconcile_one(key.id) if self.duty.is_active else None
+
+    def _report_ended(self) -> float:
+        begun_s = time.monotonic()
+        for service_id in self.servers.report_ended():
+            # The hub has looked by now, and its spawner removed what was left, if it could.
+            self.wake(Key("server", service_id))
+        return max(ENDED_EVERY_S, PASS_SHARE * (time.monotonic() - begun_s))
 
     def _take_duty(self) -> bool:
         # Not what 'duty' says: it looks by itself before a removal, and may have taken it there.
         is_active, had_duty = self.duty.take(), self._had_duty
         self._had_duty = is_active
         if is_active and not had_duty:
-            self.wake(PREPULL)
-            self.wake(CREDENTIALS)
+            for key in (PREPULL, CREDENTIALS, ENDED):
+                self.wake(key)
+        if had_duty and not is_active:
+            self.servers.stand_by()
         return is_active
 
     def _pass_over_all(self) -> None:
@@ -276,6 +299,11 @@ class Daemon:
         self.wake(ALL_SERVERS)
         return {"approved": approved}
 
+    def look_at_everything(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Begin a full pass now; it is this daemon's, for two must never act at once."""
+        self.wake(ALL_SERVERS)
+        return {}
+
     def _held(self) -> list[dict[str, str]]:
         view = self.servers.view
         return [
@@ -336,21 +364,39 @@ def read_token(path: Path = TOKEN) -> str:
         ) from exc
 
 
-def reconcile_once(settings: Settings, *, dry_run: bool) -> None:
-    """Do one full pass over the notebook services. The log tells what it finds and does.
+def look_once(settings: Settings) -> None:
+    """Look at all notebook services once. The log tells what the daemon would do, and why.
 
     Raises JhswarmdError when engine or hub give no definite answer.
     """
     engine = Engine.connect()
     duty = Duty(engine, settings.stack_name)
     hub = Hub(HUB_URL, read_token())
-    servers = Servers(engine, hub, settings.stack_name, duty.take, dry_run=dry_run)
+    servers = Servers(engine, hub, settings.stack_name, duty.take, dry_run=True)
     servers.reconcile_all()
     log.info(event("Pass done", services=servers.view.tracked, **servers.view.by_verdict))
 
 
+def watch_threads(stop: threading.Event) -> list[str]:
+    """Set ``stop`` when a thread ends by an error; returns the list that will hold its name.
+
+    A daemon without ears, or without one of its workers, must not look as if it worked.
+    """
+    dead: list[str] = []
+
+    def on_death(args: threading.ExceptHookArgs) -> None:
+        name = args.thread.name if args.thread else "unknown"
+        caught = args.exc_value or args.exc_type()
+        log.critical("The thread %s has ended", name, exc_info=caught)
+        dead.append(name)
+        stop.set()
+
+    threading.excepthook = on_death
+    return dead
+
+
 def run(settings: Settings, *, dry_run: bool = False) -> None:
-    """Run the daemon until SIGTERM or SIGINT.
+    """Run the daemon until SIGTERM or SIGINT. Raises JhswarmdError when a part of it dies.
 
     With ``dry_run`` no server is stopped, no service removed and no secret changed. Accounts and
     routes, without which nobody can work, are seen to.
@@ -362,6 +408,7 @@ def run(settings: Settings, *, dry_run: bool = False) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+    dead = watch_threads(asked_to_stop)
     engine = retry.blocking(ENGINE_WITHIN_S, asked_to_stop)(Engine.connect)
     token = read_token()
     hub = Hub(HUB_URL, token)
@@ -369,6 +416,7 @@ def run(settings: Settings, *, dry_run: bool = False) -> None:
     handlers: dict[str, control.Handler] = {
         "status": lambda arguments: daemon.snapshot(),
         "approve": daemon.approve,
+        "reconcile": daemon.look_at_everything,
         "prepull": daemon.ask_prepull,
         "rotate": daemon.rotate,
         "rotation": daemon.ask_rotation,
@@ -392,3 +440,8 @@ def run(settings: Settings, *, dry_run: bool = False) -> None:
     server.close()
     site.close()
     daemon.stop()
+    if dead:
+        raise JhswarmdError(
+            f"A part of the daemon has died: {', '.join(dead)}",
+            remedy="Swarm begins it anew. The log above says what it died of.",
+        )

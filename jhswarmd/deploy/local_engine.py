@@ -31,6 +31,10 @@ from jhswarmd.errors import JhswarmdError
 
 STATE_DIR_VARIABLE = "JHSWARMD_STATE_DIR"
 DEFAULT_STATE_DIR = "/var/lib/jhswarmd"
+#: Seconds between a node's signs of life in a swarm that we make; after three of them without one
+#: Swarm ends the node's tasks, notebooks among them. With its own 5 s a machine that is too busy
+#: for a moment ends every notebook (seen in tests on two cores).
+HEARTBEAT_S = 20
 ADVERTISE_VARIABLE = "JHSWARMD_ADVERTISE_ADDR"
 
 #: Seconds the engine has for one answer.
@@ -133,7 +137,9 @@ def ensure_swarm(client: docker.DockerClient, progress: Progress) -> None:
             raise _unusable_swarm(state, swarm)
         address = os.environ.get(ADVERTISE_VARIABLE) or advertise_address()
         try:
-            client.swarm.init(advertise_addr=address)
+            client.swarm.init(
+                advertise_addr=address, dispatcher_heartbeat_period=HEARTBEAT_S * 10**9
+            )
         except APIError as exc:
             # Another run at the same time was faster.
             if not client.info()["Swarm"].get("ControlAvailable"):

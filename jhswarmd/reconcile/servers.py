@@ -10,11 +10,12 @@ which then looks for itself.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,7 @@ REMEMBERED = 50
 class Removal:
     """One removal, with both facts behind it."""
 
+    id: str
     service: str
     user: str
     server: str
@@ -107,8 +109,14 @@ class Servers:
         self._approving = threading.Lock()
         self._ours = 0
         self._failed_in_a_row = 0
+        self._is_hub_lost = False
+        self.is_pass_due = False
+        """Whether the hub answers again: what happened meanwhile may have been no event."""
         self._seen: dict[str, NotebookService] = {}
         self._counted: set[str] = set()  # orphans that the metric knows, by id
+        self._left_alone: dict[str, Verdict] = {}  # what the log has told, by id
+        self._removing: dict[str, Removal] = {}  # removals whose answer was lost, by id
+        self._ended: frozenset[tuple[str, str]] = frozenset()  # what the hub was told
         self._looks: dict[str, int] = {}
         self._pending_looks: dict[str, int] = {}
         self.view = ServersView()
@@ -120,6 +128,14 @@ class Servers:
             self._approved = self._approved | held.keys()
         return [service.name for service in held.values()]
 
+    def stand_by(self) -> None:
+        """Forget what was found: another instance acts from now on, and tells of it."""
+        self.view.held = {}
+        self.view.why_held = {}
+        metrics.ORPHANS_HELD.set(0)
+        for verdict in Verdict:
+            metrics.TRACKED.labels(verdict.name).set(0)
+
     def reconcile_all(self) -> list[str]:
         """Do a full pass: all services, then all users.
 
@@ -128,16 +144,21 @@ class Servers:
         """
         begun_s = self._clock()
         services = self._engine.list_notebooks(self._stack)
-        hub = self._hub.read_identity()
-        users = {user.name: user for user in self._hub.list_users()}
+        with self._asking_hub():
+            hub = self._hub.read_identity()
+            users = {user.name: user for user in self._hub.list_users()}
+        self.is_pass_due = False
         self._seen = {service.id: service for service in services}
+        for service_id in self._removing.keys() - self._seen.keys():
+            self._note_removal(service_id)
+        self._left_alone = {id_: it for id_, it in self._left_alone.items() if id_ in self._seen}
         verdicts = judge_all(services, hub, users)
         counts: dict[str, int] = {}
         for verdict in verdicts.values():
             counts[verdict.name] = counts.get(verdict.name, 0) + 1
         for service in services:
             if verdicts[service.id] in (Verdict.foreign, Verdict.unmarked):
-                _leave_alone(service, verdicts[service.id])
+                self._leave_alone(service, verdicts[service.id])
         orphans = [each for each in services if verdicts[each.id] in _GONE]
         self._counted &= {each.id for each in orphans}
         with self._approving:
@@ -174,17 +195,21 @@ class Servers:
         except EngineNotFound:
             self._let_go(service_id)
             self._pending_looks.pop(service_id, None)
+            self._left_alone.pop(service_id, None)
             gone = self._seen.pop(service_id, None)
-            if gone is not None and gone.user:
+            if service_id in self._removing:
+                self._note_removal(service_id)
+            elif gone is not None and gone.user:
                 self._report(gone.user, gone.server or "", "its service was removed")
             return None
         if service is None:
             return None
         self._seen[service_id] = service
         if service.user is None or not has_user(service):
-            _leave_alone(service, Verdict.unmarked)
+            self._leave_alone(service, Verdict.unmarked)
             return None
-        hub, user = self._hub.read_user(service.user)
+        with self._asking_hub():
+            hub, user = self._hub.read_user(service.user)
         verdict = judge(service, hub, user)
         if verdict in _GONE:
             self._remove([service], {service_id: verdict}, self._remove_one)
@@ -196,7 +221,7 @@ class Servers:
         else:
             self._let_go(service_id)
             if verdict is not Verdict.known:
-                _leave_alone(service, verdict)
+                self._leave_alone(service, verdict)
         self._pending_looks.pop(service_id, None)
         return None
 
@@ -219,16 +244,45 @@ class Servers:
         except EngineNotFound:
             return None  # its removal is an event of its own
         self._report(service.user, service.server or "", "its task has ended")
-        # The hub has looked by now, and its spawner removed what was left, unless that failed.
-        return self.reconcile_one(service_id)
+        return None
+
+    @contextlib.contextmanager
+    def _asking_hub(self) -> Iterator[None]:
+        try:
+            yield
+        except HubUnknown:
+            self._is_hub_lost = True
+            raise
+        if self._is_hub_lost:
+            self._is_hub_lost, self.is_pass_due = False, True
+
+    def report_ended(self) -> list[str]:
+        """Report the servers whose task has ended on any node, once for each state it is in.
+
+        Only its own node hears of a container's death. Returns the ids of these services.
+        """
+        ended = self._engine.list_ended(self._stack)
+        self._ended &= ended
+        reported = []
+        for service_id, state in sorted(ended - self._ended):
+            service = self._seen.get(service_id)
+            if service is None or service.user is None or not has_user(service):
+                continue
+            self._report(service.user, service.server or "", "its task has ended")
+            self._ended |= {(service_id, state)}
+            reported.append(service_id)
+        return reported
 
     def _report(self, user: str, server: str, why: str) -> None:
         """Let the hub look for itself. It ignores a server that is pending, as in a stop."""
-        doing = "Would ask the hub to look" if self._dry_run else "Asking the hub to look"
-        log.info(event(doing, user=user, server=server or "(default)", why=why))
+        facts = {"user": user, "server": server or "(default)", "why": why}
         if self._dry_run:
+            log.info(event("Would ask the hub to look", **facts))
             return
-        self._hub.report_vanished(user, server)
+        has_ended = self._hub.report_vanished(user, server)
+        # After each ordinary stop the hub knows already: that is no news.
+        level = logging.INFO if has_ended else logging.DEBUG
+        log.log(level, event("The hub has looked", **facts, has_ended=has_ended))
         metrics.REPORTED.inc()
 
     def _remove(
@@ -302,16 +356,11 @@ class Servers:
             self._hold(service, OLDER)
             return
         fact = "hub has no such user" if user is None else "hub has no such server of this user"
-        facts = {
-            "service": service.name,
-            "id": service.id,
-            "user": service.user,
-            "server": service.server or "(default)",
-            "engine": "service exists",
-            "hub": fact,
-        }
+        removal = Removal(
+            service.id, service.name, service.user, service.server or "", fact, time.time()
+        )
         if self._dry_run:
-            log.warning(event("Would remove an orphan", **facts))
+            log.warning(event("Would remove an orphan", **_facts(removal)))
             return
         if not self._may_act():
             log.info(event("No longer on duty", service=service.name))
@@ -319,21 +368,43 @@ class Servers:
         try:
             self._engine.remove_service(service.id)
         except EngineNotFound:
-            return
+            if service.id not in self._removing:
+                return  # somebody else was quicker
+        except EngineError:
+            # It may have been applied; the next look tells.
+            self._removing[service.id] = removal
+            raise
         finally:
             self._let_go(service.id)
             self._seen.pop(service.id, None)  # its removal is no news for the hub
-        if service.id not in self._approved:
+        self._removing[service.id] = removal
+        self._note_removal(service.id)
+
+    def _note_removal(self, service_id: str) -> None:
+        """Count and tell what this daemon has removed, by its id."""
+        removal = self._removing.pop(service_id)
+        if service_id not in self._approved:
             # What somebody approved says nothing about what comes next.
             self._breaker = self._breaker.after_removal(self._clock())
         metrics.ORPHANS_REMOVED.inc()
         with self._approving:
-            self._approved = self._approved - {service.id}
-        self.view.removals.append(
-            Removal(service.name, service.user, service.server or "", fact, time.time())
-        )
-        log.warning(event("Removed an orphan", **facts))
+            self._approved = self._approved - {service_id}
+        self.view.removals.append(removal)
+        log.warning(event("Removed an orphan", **_facts(removal)))
+
+    def _leave_alone(self, service: NotebookService, verdict: Verdict) -> None:
+        if self._left_alone.get(service.id) is not verdict:
+            self._left_alone[service.id] = verdict
+            log.info(event("Leaving alone", service=service.name, why=verdict.value))
 
 
-def _leave_alone(service: NotebookService, verdict: Verdict) -> None:
-    log.info(event("Leaving alone", service=service.name, why=verdict.value))
+def _facts(removal: Removal) -> dict[str, str]:
+    """What the log says of a removal: both facts behind it."""
+    return {
+        "service": removal.service,
+        "id": removal.id,
+        "user": removal.user,
+        "server": removal.server or "(default)",
+        "engine": "service exists",
+        "hub": removal.reason,
+    }

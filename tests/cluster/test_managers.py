@@ -20,6 +20,8 @@ import docker
 import pytest
 import requests
 from docker.errors import APIError, NotFound
+from docker.models.services import Service
+from docker.types import RestartPolicy
 
 from jhswarmd import labels
 from jhswarmd.daemon import web
@@ -119,13 +121,16 @@ def test_a_hub_whose_node_has_no_say_in_the_swarm_keeps_its_notebooks(
 class Instance:
     """The daemon as a process on one manager, and the hub as this instance sees it.
 
-    That hub knows no server, and remembers what it was asked. It answers at an address that only
-    this manager reaches, under the name that the daemon knows, by a hosts file of the lab's own.
+    That hub knows no server but those in ``users``, and remembers what it was asked. It answers at
+    an address that only this manager reaches, under the name that the daemon knows, by a hosts file
+    of the lab's own.
     """
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.asked: list[str] = []
+        self.reports: list[str] = []
+        self.users: dict[str, list[str]] = {}
         self._server = http.server.ThreadingHTTPServer((lab.gateway, 8081), self._make_handler())
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         hosts = lab.directory / "hosts"
@@ -153,20 +158,36 @@ class Instance:
         self.lab.run(["umount", "/etc/hosts"])
 
     def _make_handler(self) -> type[http.server.BaseHTTPRequestHandler]:
-        asked = self.asked
+        asked, reports, users = self.asked, self.reports, self.users
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 name = self.path.removeprefix("/hub/api/").partition("?")[0]
                 asked.append(name)
                 identity = {"hub_id": HUB_ID, "spawns": {}}
+                items = [
+                    {"name": user, "servers": {each: {"pending": None} for each in servers}}
+                    for user, servers in users.items()
+                ]
                 answers: dict[str, Any] = {
                     "user": {"scopes": ["list:users", "read:servers", "read:hub"]},
-                    "users": {"items": [], "_pagination": {"next": None}},
+                    "users": {"items": items, "_pagination": {"next": None}},
                     "jhswarmd": identity,
                 }
-                nobody = {**identity, "servers": None, "holds_asked": False}
-                body = json.dumps(answers.get(name, nobody)).encode()
+                of_user = users.get(name.rpartition("/")[2])
+                servers = None if of_user is None else dict.fromkeys(of_user)
+                about_user = {**identity, "servers": servers, "holds_asked": False}
+                self._answer(answers.get(name, about_user))
+
+            def do_POST(self) -> None:
+                if "/servers/" in self.path:
+                    reports.append(self.path.removeprefix("/hub/api/jhswarmd/users/"))
+                    self._answer({"status": None})
+                else:
+                    self.send_error(503)
+
+            def _answer(self, value: Any) -> None:
+                body = json.dumps(value).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -210,6 +231,43 @@ def wait_on_duty(instances: list[Instance], lab: Lab) -> None:
         what=f"only {lab.name} is on duty",
         ignoring=(requests.RequestException, ValueError),
     )
+
+
+def test_a_task_that_ends_where_no_daemon_listens_is_reported_within_seconds(
+    cluster: Cluster, create_service: CreateService
+) -> None:
+    first, _, third = cluster.nodes
+    create_service(
+        SMALL_IMAGE,
+        name=labels.service_name(STACK, "hub"),
+        labels={labels.STACK_NAMESPACE: STACK, labels.STACK: STACK, labels.ROLE: "hub"},
+        constraints=[f"node.hostname == {first.name}"],
+    )
+    marks = labels.notebook_labels(
+        stack=STACK, hub_id=HUB_ID, user="alice", server="", spawn_id="c" * 32
+    )
+    service = create_service(
+        SMALL_IMAGE,
+        name=f"{STACK}-alice",
+        labels=marks,
+        container_labels=marks,
+        restart_policy=RestartPolicy("none"),
+        constraints=[f"node.hostname == {third.name}"],
+    )
+    with contextlib.closing(Instance(first)) as instance:
+        instance.users["alice"] = [""]
+        wait_on_duty([instance], first)
+        wait_until(lambda: third.client.containers.list(filters=of_service(service)), 60)
+        wait_until(lambda: "users" in instance.asked, 60, what="a full pass")
+        assert instance.reports == []
+        (container,) = third.client.containers.list(filters=of_service(service))
+        container.kill()
+        wait_until(lambda: instance.reports == ["alice/servers/"], 15, what="a report")
+    assert cluster.client.services.get(service.id)
+
+
+def of_service(service: Service) -> dict[str, str]:
+    return {"label": f"{labels.SERVICE_ID}={service.id}"}
 
 
 def test_the_instance_beside_the_hub_acts_and_no_other_wherever_the_hub_moves(

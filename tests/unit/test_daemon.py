@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from jhswarmd import control
+from jhswarmd import control, metrics
 from jhswarmd.daemon import run
 from jhswarmd.daemon.duty import Duty
-from jhswarmd.daemon.reflector import ALL_SERVERS, DUTY, PREPULL, Key
+from jhswarmd.daemon.reflector import ALL_SERVERS, DUTY, ENDED, PREPULL, Key
 from jhswarmd.daemon.run import Daemon
 from jhswarmd.daemon.web import Web, address_in
 from jhswarmd.daemon.worker import Worker
@@ -137,6 +137,12 @@ def make_daemon(engine, hub, **keys):
     return Daemon(Settings(**keys), engine, hub)
 
 
+def waiting(daemon, kind="servers"):
+    """What waits for a worker and is due, in order."""
+    queue = daemon._workers[kind].queue
+    return [queue.get() for _ in range(queue.count_due())]
+
+
 def test_a_standby_removes_nothing():
     engine = FakeEngine(make_service(id="s1"))
     engine.hub_node = "node-2"
@@ -153,7 +159,7 @@ def test_a_hub_that_comes_to_this_node_makes_its_daemon_act_at_once():
     daemon._reconcile_servers(DUTY)
     engine.hub_node = "node-1"
     daemon._reconcile_servers(DUTY)
-    assert daemon._workers["servers"].queue.get() == ALL_SERVERS
+    assert ALL_SERVERS in waiting(daemon)
 
 
 @pytest.mark.parametrize("key", [DUTY, ALL_SERVERS])
@@ -208,7 +214,7 @@ def test_a_burst_of_events_costs_one_full_pass_instead_of_a_look_at_each(monkeyp
     assert engine.calls.count("list_notebooks") == 1
     # An event that comes after the pass has begun is looked at.
     daemon.wake(Key("server", "late"))
-    assert daemon._workers["servers"].queue.get() == Key("server", "late")
+    assert waiting(daemon) == [ENDED, Key("server", "late")]
 
 
 def test_many_pending_servers_lead_to_one_more_pass_and_are_no_burst():
@@ -218,6 +224,7 @@ def test_many_pending_servers_lead_to_one_more_pass_and_are_no_burst():
     daemon = make_daemon(engine, FakeHub(*users))
     queue = daemon._workers["servers"].queue
     daemon._reconcile_servers(ALL_SERVERS)
+    assert waiting(daemon) == [ENDED]
     assert len(queue) == 1
     for number in range(run.BURST + 100):
         queue.put(Key("server", f"s{number}"), 10)
@@ -230,8 +237,81 @@ def test_the_duty_that_a_removal_has_found_is_begun_with_a_full_pass():
     daemon = make_daemon(engine, FakeHub())
     daemon.duty.take()  # as before a removal
     daemon._reconcile_servers(DUTY)
-    queue = daemon._workers["servers"].queue
-    assert queue.get() == ALL_SERVERS
+    assert ALL_SERVERS in waiting(daemon)
+
+
+def test_an_instance_that_loses_its_duty_holds_nothing_any_more():
+    engine = FakeEngine(*(make_service(id=f"s{n}", user=f"user{n}") for n in range(4)))
+    daemon = make_daemon(engine, FakeHub())
+    daemon._reconcile_servers(ALL_SERVERS)
+    assert len(daemon.snapshot()["servers"]["held"]) == 4
+    engine.hub_node = "node-2"
+    daemon._reconcile_servers(DUTY)
+    assert daemon.snapshot()["servers"]["held"] == []
+    assert metrics.REGISTRY.get_sample_value("jhswarmd_orphans_held") == 0
+
+
+def test_a_standby_reports_a_death_that_it_alone_hears_of_and_removes_nothing():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub()
+    engine.hub_node = "node-2"
+    engine.ended.add("s1")
+    daemon = make_daemon(engine, hub)
+    daemon._reconcile_servers(Key("ended", "s1"))
+    for key in waiting(daemon):
+        daemon._reconcile_servers(key)
+    assert hub.reports == [("alice", "")]
+    assert (engine.removed, daemon.snapshot()["servers"]["held"]) == ([], [])
+
+
+def test_a_task_that_ends_on_another_node_is_reported_once_by_who_has_the_duty():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user(default=None))
+    daemon = make_daemon(engine, hub)
+    daemon._reconcile_servers(ALL_SERVERS)
+    assert daemon._reconcile_servers(ENDED) == run.ENDED_EVERY_S
+    engine.ended.add("s1")
+    daemon._reconcile_servers(ENDED)
+    assert Key("server", "s1") in waiting(daemon)
+    daemon._reconcile_servers(ENDED)
+    assert hub.reports == [("alice", "")]
+    engine.hub_node = "node-2"
+    engine.calls.clear()
+    daemon._reconcile_servers(DUTY)
+    assert daemon._reconcile_servers(ENDED) > run.ENDED_EVERY_S
+    assert engine.calls == []
+
+
+def test_a_hub_that_answers_again_leads_to_a_full_pass():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user(default=None))
+    daemon = make_daemon(engine, hub)
+    daemon._reconcile_servers(ALL_SERVERS)
+    daemon._reconcile_servers(Key("server", "s1"))
+    assert ALL_SERVERS not in waiting(daemon)
+    hub.unknown = True
+    with pytest.raises(HubUnknown):
+        daemon._reconcile_servers(Key("server", "s1"))
+    assert ALL_SERVERS not in waiting(daemon)
+    hub.unknown = False
+    daemon._reconcile_servers(Key("server", "s1"))
+    assert waiting(daemon) == [ALL_SERVERS]
+    daemon._reconcile_servers(ALL_SERVERS)
+    assert ALL_SERVERS not in waiting(daemon)
+
+
+def test_who_asks_for_a_look_at_everything_gets_it_from_the_daemon_itself():
+    daemon = make_daemon(FakeEngine(), FakeHub())
+    daemon.look_at_everything({})
+    assert waiting(daemon) == [ALL_SERVERS]
+
+
+def test_a_daemon_one_of_whose_threads_dies_does_not_go_on_without_it(monkeypatch, caplog):
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # put back afterwards
+    stop = threading.Event()
+    dead = run.watch_threads(stop)
+    thread = threading.Thread(target=lambda: break_("it"), name="reflector")
+    thread.start()
+    assert stop.wait(5)
+    assert dead == ["reflector"]
+    assert "The thread reflector has ended" in caplog.text
 
 
 def test_the_interval_between_full_passes_grows_with_what_one_costs():

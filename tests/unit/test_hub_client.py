@@ -161,6 +161,21 @@ def test_a_failing_second_page_makes_the_whole_list_unknown():
         list(hub.list_users())
 
 
+def test_a_page_that_leads_back_makes_the_whole_list_unknown():
+    hub, _ = make_hub(users=lambda request: (200, page(["a"], {"offset": 200})))
+    with pytest.raises(HubUnknown, match="leads back"):
+        list(hub.list_users())
+
+
+@pytest.mark.parametrize(
+    ("answer", "has_ended"),
+    [((200, {"status": 0}), True), ((200, {"status": None}), False), ((404, {}), False)],
+)
+def test_a_report_is_answered_with_what_the_hub_found(answer, has_ended):
+    hub, _ = make_hub(**{"jhswarmd/users/alice/servers/": answer})
+    assert hub.report_vanished("alice", "") is has_ended
+
+
 def test_a_list_without_pagination_is_unknown():
     hub, _ = make_hub(users=(200, [{"name": "a", "servers": {}}]))
     with pytest.raises(HubUnknown):

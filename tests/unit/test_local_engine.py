@@ -47,8 +47,8 @@ class FakeEngine:
     def info(self):
         return {"Swarm": self.state, "ServerVersion": "20.10.24"}
 
-    def init(self, advertise_addr):
-        self.made_with.append(advertise_addr)
+    def init(self, advertise_addr, dispatcher_heartbeat_period):
+        self.made_with.append((advertise_addr, dispatcher_heartbeat_period))
         self.state = {"LocalNodeState": "active", "ControlAvailable": True}
         if self.error:
             raise self.error
@@ -304,7 +304,7 @@ def test_a_new_swarm_advertises_what_it_is_told(monkeypatch, progress):
     monkeypatch.setenv(local_engine.ADVERTISE_VARIABLE, "192.0.2.7")
     engine = FakeEngine()
     local_engine.ensure_swarm(engine, progress)
-    assert engine.made_with == ["192.0.2.7"]
+    assert engine.made_with == [("192.0.2.7", local_engine.HEARTBEAT_S * 10**9)]
 
 
 def test_a_swarm_made_by_another_run_meanwhile_is_fine(monkeypatch, progress):

@@ -9,6 +9,7 @@ from jhswarmd.daemon.reflector import (
     ALL_SERVERS,
     CREDENTIALS,
     DUTY,
+    ENDED,
     PREPULL,
     REMOVED_USERS,
     ROUTES,
@@ -51,8 +52,8 @@ PROXY = {SERVICE_NAME: "jupyterhub_proxy"}
         (Event("container", "health_status: unhealthy", "c1", PROXY), ()),
         (Event("container", "start", "c1", {SERVICE_NAME: "other_hub"}), ()),
         (Event("container", "start", "c1", {}), ()),
-        (Event("node", "create", "n1", {}), (PREPULL,)),
-        (Event("node", "update", "n1", {}), (PREPULL,)),
+        (Event("node", "create", "n1", {}), (PREPULL, ENDED)),
+        (Event("node", "update", "n1", {}), (PREPULL, ENDED)),
         (Event("node", "remove", "n1", {}), ()),
     ],
 )

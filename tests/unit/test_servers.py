@@ -3,7 +3,8 @@
 import pytest
 
 from jhswarmd import metrics
-from jhswarmd.errors import HubUnknown
+from jhswarmd.daemon.reflector import Key
+from jhswarmd.errors import EngineUnavailable, HubUnknown
 from jhswarmd.reconcile.servers import (
     ENDED_AGAIN_S,
     ENDED_LOOKS,
@@ -15,6 +16,7 @@ from jhswarmd.reconcile.servers import (
 )
 from tests.factories import make_identity, make_service, make_user
 from tests.fakes import FakeClock, FakeEngine, FakeHub
+from tests.unit.test_daemon import make_daemon
 
 
 def reconciler(engine, hub):
@@ -214,8 +216,11 @@ def test_a_task_that_has_ended_is_reported_and_one_that_has_not_yet_is_looked_at
 def test_a_service_that_is_left_when_the_hub_has_given_up_its_server_goes_at_once():
     engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user())
     engine.ended.add("s1")
-    reconciler(engine, hub).reconcile_ended("s1")
+    daemon = make_daemon(engine, hub)
+    daemon.duty.take()
+    daemon._reconcile_servers(Key("ended", "s1"))
     assert hub.reports == [("alice", "")]
+    daemon._reconcile_servers(daemon._workers["servers"].queue.get())
     assert engine.removed == ["s1"]
 
 
@@ -237,6 +242,45 @@ def test_an_event_costs_one_service_inspect_and_one_read_of_the_hub():
     reconciler(engine, hub).reconcile_one("s1")
     assert engine.calls == ["read_notebook s1"]
     assert hub.calls == ["read_user alice"]
+
+
+@pytest.mark.parametrize("look", [Servers.reconcile_all, lambda it: it.reconcile_one("s1")])
+def test_a_removal_whose_answer_was_lost_is_counted_and_told_all_the_same(look, caplog):
+    def applied_but_500(service_id):
+        del engine.services[service_id]
+        raise EngineUnavailable("500")
+
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub()
+    engine.remove_service = applied_but_500
+    servers = reconciler(engine, hub)
+    with pytest.raises(EngineUnavailable):
+        servers.reconcile_one("s1")
+    assert list(servers.view.removals) == []
+    look(servers)
+    assert [each.id for each in servers.view.removals] == ["s1"]
+    assert "Removed an orphan service=jupyter-alice" in caplog.text
+    look(servers)
+    assert (len(servers.view.removals), hub.reports) == (1, [])
+
+
+def test_what_is_left_alone_is_told_once(caplog):
+    servers = reconciler(FakeEngine(make_service(id="s1", hub_id="b" * 32)), FakeHub())
+    with caplog.at_level("INFO"):
+        servers.reconcile_all()
+        servers.reconcile_one("s1")
+        servers.reconcile_all()
+    assert caplog.text.count("Leaving alone") == 1
+
+
+def test_an_ordinary_stop_is_no_news(caplog):
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user(default=None))
+    servers = reconciler(engine, hub)
+    servers.reconcile_all()
+    del engine.services["s1"]
+    hub.report_vanished = lambda user, server: False  # the hub knows
+    with caplog.at_level("INFO"):
+        servers.reconcile_one("s1")
+    assert "looked" not in caplog.text
 
 
 def test_the_daemons_own_removal_is_not_reported_to_the_hub():

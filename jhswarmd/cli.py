@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -120,20 +121,28 @@ def down(
 
 
 @app.command()
-def status(stack: StackOption = None, as_json: JsonOption = False) -> None:
+def status(
+    stack: StackOption = None,
+    as_json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew until Ctrl-C.")] = False,
+) -> None:
     """Show how a deployment is. Exit code: 0 healthy, 1 degraded, 2 down."""
     from jhswarmd.deploy import local_engine, status
 
+    console = Console(highlight=False, soft_wrap=True)
     try:
         client = local_engine.connect()
-        report = status.gather(client, status.find_stack(client, stack))
+        name = status.find_stack(client, stack)
+        if watch:
+            status.watch(lambda: status.gather(client, name), console, threading.Event())
+        report = status.gather(client, name)
     except JhswarmdError as exc:
         exc.exit_code = status.Health.down.value
         raise
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
-        status.show(report, Console(highlight=False, soft_wrap=True))
+        status.show(report, console)
     raise typer.Exit(status.Health[report.health].value)
 
 

@@ -30,6 +30,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ _RANGES = ("198.18.0.0/15", "10.213.0.0/16", "192.168.213.0/24")
 _ENGINE_START_S = 60
 _ENGINE_STOP_S = 40
 _CALL_S = 60
+_FIRST_HEARTBEAT_S = 8.0
 _LOG_LINES = 40
+_LINE_LENGTH = 300
 
 _PACKAGES = {
     "dockerd": "docker.io",
@@ -146,6 +149,7 @@ class Lab:
         self._init_pid = 0
         self._dockerd: subprocess.Popen[bytes] | None = None
         self._dockerd_pid = 0
+        self._started_at = 0.0
         self.name = ""
         self.directory = Path()
         self.address = ""
@@ -201,6 +205,7 @@ class Lab:
                 listen_addr=self.address,
                 dispatcher_heartbeat_period=self.heartbeat_s * 10**9,
             )
+        self._started_at = time.monotonic()
 
     def close(self) -> None:
         """Remove the lab. Safe to call at any time, and twice."""
@@ -406,6 +411,9 @@ class Lab:
 
     def pause(self) -> None:
         """Make the engine silent: calls hang, containers go on."""
+        # Swarm takes its heartbeat from the second one on; the first comes after its own 5.5 s at
+        # most. Until then a pause would end all tasks.
+        time.sleep(max(0.0, self._started_at + _FIRST_HEARTBEAT_S - time.monotonic()))
         os.kill(self._dockerd_pid, signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -575,12 +583,19 @@ class Lab:
         self.client.images.get(SMALL_IMAGE)
         return SMALL_IMAGE
 
+    def _complaints(self) -> Iterator[str]:
+        """Return what the engine itself has complained of last."""
+        lines = (self.directory / "dockerd.log").read_text(errors="replace").splitlines()
+        bad = [line for line in lines if "level=info" not in line and "level=debug" not in line]
+        yield "engine"
+        yield from (f"    | {line[:_LINE_LENGTH]}" for line in bad[-_LOG_LINES:])
+
     def describe(self) -> str:
         """Return services, tasks and the last log lines, for the report of a failed test."""
         client = None
         try:
             client = docker.DockerClient(base_url=self.base_url, timeout=10)
-            return "\n".join(_describe(client))
+            return "\n".join([*_describe(client), *self._complaints()])
         except (docker.errors.DockerException, requests.RequestException) as exc:
             return f"the lab's engine does not answer: {exc}"
         finally:
@@ -589,6 +604,8 @@ class Lab:
 
 
 def _describe(client: docker.DockerClient) -> Iterator[str]:
+    for node in client.nodes.list():
+        yield f"node {node.attrs['Description']['Hostname']}  {json.dumps(node.attrs['Status'])}"
     for service in sorted(client.services.list(), key=lambda each: each.name):
         yield f"service {service.name}  {json.dumps(service.attrs['Spec'].get('Labels', {}))}"
         tasks = sorted(service.tasks(), key=lambda task: task["CreatedAt"], reverse=True)
@@ -603,14 +620,14 @@ def _describe(client: docker.DockerClient) -> Iterator[str]:
                 container.get("ExitCode"),
                 status.get("Err", ""),
             )
-        # What belongs to no stack (the registry) is rarely to blame and often talkative.
-        is_of_stack = "com.docker.stack.namespace" in service.attrs["Spec"].get("Labels", {})
-        count = _LOG_LINES if is_of_stack else _LOG_LINES // 4
+        # What belongs to no stack (the registry) is rarely to blame and talkative.
+        if "com.docker.stack.namespace" not in service.attrs["Spec"].get("Labels", {}):
+            continue
         log = client.api.service_logs(
-            service.id, stdout=True, stderr=True, tail=count, is_tty=False
+            service.id, stdout=True, stderr=True, tail=_LOG_LINES, is_tty=False
         )
         lines = b"".join(log).decode(errors="replace").splitlines()
-        yield from (f"    | {line}" for line in lines[-count:])
+        yield from (f"    | {line[:_LINE_LENGTH]}" for line in lines[-_LOG_LINES:])
 
 
 @contextlib.contextmanager

@@ -156,7 +156,17 @@ def _swarm(client: docker.DockerClient) -> Finding:
         return _bad(
             "swarm", "this node is a worker", "Run this, as every other command, on a manager."
         )
-    return _good("swarm", "this node is a manager")
+    return patience(swarm["Cluster"]["Spec"]["Dispatcher"]["HeartbeatPeriod"] / 10**9)
+
+
+def patience(heartbeat_s: float) -> Finding:
+    """Tell for how long a node may give no sign of life, which is three heartbeats. Pure."""
+    what = (
+        f"this node is a manager; notebooks of a node that is silent for {3 * heartbeat_s:g} s end"
+    )
+    ours_s = local_engine.HEARTBEAT_S
+    remedy = f"'docker swarm update --dispatcher-heartbeat {ours_s}s' makes it more patient."
+    return _good("swarm", what, remedy if heartbeat_s < ours_s else "")
 
 
 def nodes(found: Sequence[Mapping[str, Any]]) -> list[Finding]:

@@ -31,10 +31,11 @@ from jhswarmd.errors import JhswarmdError
 
 STATE_DIR_VARIABLE = "JHSWARMD_STATE_DIR"
 DEFAULT_STATE_DIR = "/var/lib/jhswarmd"
-#: Seconds between a node's signs of life in a swarm that we make; after three of them without one
-#: Swarm ends the node's tasks, notebooks among them. With its own 5 s a machine that is too busy
-#: for a moment ends every notebook (seen in tests on two cores).
-HEARTBEAT_S = 20
+#: Seconds between a node's signs of life in a swarm that we make; after three without one Swarm
+#: ends the node's tasks, notebooks among them. With its own 5 s an engine that stood still for 30 s
+#: did so in two tries of five (measured), and so did machines that were only busy. This outlasts
+#: two minutes.
+HEARTBEAT_S = 45
 ADVERTISE_VARIABLE = "JHSWARMD_ADVERTISE_ADDR"
 
 #: Seconds the engine has for one answer.

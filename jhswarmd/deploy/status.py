@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from enum import IntEnum
 from ipaddress import ip_network
@@ -15,9 +17,11 @@ from typing import Any
 
 import docker
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from jhswarmd import labels
 from jhswarmd.deploy import ask, placement, prepull, secrets
@@ -34,6 +38,8 @@ ADDRESSES_FULL = 0.8
 #: A certificate that ends within so many seconds is warned of; a self-signed one is renewed before.
 EXPIRES_SOON_S = 14 * 86400.0
 _RENEW = "put a new one into env/NAME/ssl and run 'jhswarmd rotate tls --env NAME'"
+#: Seconds between two looks of ``status --watch``.
+WATCH_EVERY_S = 2.0
 #: Names under which nobody but this machine's own users reach the hub.
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
@@ -278,14 +284,36 @@ def _warn_of_secrets(report: Report) -> list[str]:
     return warnings
 
 
+def watch(look: Callable[[], Report], console: Console, stop: threading.Event) -> None:
+    """Show what ``look`` returns, anew every ``WATCH_EVERY_S`` seconds, until ``stop`` or Ctrl-C.
+
+    What goes wrong while looking is shown in its place. Nothing of it stays on the screen.
+    """
+    live = Live(console=console, auto_refresh=False, transient=True)
+    with contextlib.suppress(KeyboardInterrupt), live:
+        while True:
+            try:
+                seen = describe(look())
+            except JhswarmdError as exc:
+                seen = Group(Text(str(exc), "red"), Text(exc.remedy))
+            live.update(seen, refresh=True)
+            if stop.wait(WATCH_EVERY_S):
+                return
+
+
 def show(report: Report, console: Console) -> None:
     """Print the report for people."""
+    console.print(describe(report))
+
+
+def describe(report: Report) -> Group:
+    """Return the report for people, to be printed. Pure."""
     colour = {"healthy": "green", "degraded": "yellow", "down": "red"}[report.health]
-    console.print(f"[bold]{escape(report.stack)}[/] is [{colour}]{report.health}[/]")
-    for problem in report.problems:
-        console.print(f"  [{colour}]![/] {escape(problem)}")
-    for warning in report.warnings:
-        console.print(f"  [yellow]warning:[/] {escape(warning)}")
+    lines = [
+        f"[bold]{escape(report.stack)}[/] is [{colour}]{report.health}[/]",
+        *(f"  [{colour}]![/] {escape(problem)}" for problem in report.problems),
+        *(f"  [yellow]warning:[/] {escape(warning)}" for warning in report.warnings),
+    ]
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim")
     table.add_column()
@@ -301,7 +329,7 @@ def show(report: Report, console: Console) -> None:
     if report.daemon is not None:
         _add_daemon_rows(table, report.daemon, report.nodes, report.removed_user_servers)
     _add_secret_rows(table, report)
-    console.print(table)
+    return Group(*map(Text.from_markup, lines), table)
 
 
 def _add_daemon_rows(

@@ -294,9 +294,12 @@ class Servers:
         new = {each.id for each in orphans} - self._counted
         self._counted |= new
         metrics.ORPHANS_SEEN.inc(len(new))
-        # What is held already counts: one event about one of many must not slip through.
-        waiting = ({each.id for each in orphans} | self.view.held.keys()) - self._approved
-        ordinary = self._breaker.allows(len(waiting), self._ours, self._clock())
+        # What is held already counts: one event about one of many must not slip through. So does
+        # a removal that may have been made.
+        ids = {each.id for each in orphans}
+        waiting = (ids | self.view.held.keys() | self._removing.keys()) - self._approved
+        tracked = self._ours - len(self._approved)  # those are as good as gone
+        ordinary = self._breaker.allows(len(waiting), tracked, self._clock())
         for service in orphans:
             if service.id in self._approved:
                 remove(service)

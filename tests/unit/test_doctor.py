@@ -114,3 +114,13 @@ def test_a_daemon_of_another_version_is_named():
 def test_the_published_password_is_for_the_profile_local_alone(profile, host, has_testuser, is_bad):
     report = make_report(host=host, daemon=make_daemon(accounts={"has_testuser": has_testuser}))
     assert bool(doctor.published_password(report, profile)) is is_bad
+
+
+@pytest.mark.parametrize(
+    ("heartbeat_s", "silence", "has_remedy"), [(5, "15 s", True), (60, "180 s", False)]
+)
+def test_for_how_long_a_node_may_be_silent_is_told(heartbeat_s, silence, has_remedy):
+    finding = doctor.patience(heartbeat_s)
+    assert finding.grade is Grade.good
+    assert silence in finding.what
+    assert ("--dispatcher-heartbeat" in finding.remedy) is has_remedy

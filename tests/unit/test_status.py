@@ -1,11 +1,15 @@
 """What status makes of what it sees."""
 
+import io
+import threading
 import time
 
 import pytest
 from rich.console import Console
 
+from jhswarmd.deploy import status
 from jhswarmd.deploy.status import Health, NodeState, Report, ServiceState, judge, show, warn
+from jhswarmd.errors import JhswarmdError
 
 
 def make_daemon(**facts):
@@ -245,3 +249,29 @@ def test_older_secrets_that_somebody_brought_back_are_told_of():
     daemon = make_rotation(put_right="hub had been led to older secrets or none, 2026-03-01")
     (warning,) = warn(make_report(daemon=daemon))
     assert "hub had been led to older secrets" in warning
+
+
+def test_watching_shows_each_look_and_goes_on_after_one_that_failed():
+    looks = [
+        JhswarmdError("The engine is away", remedy="Wait."),
+        make_report(health="healthy"),
+        KeyboardInterrupt(),
+    ]
+
+    def look():
+        one = looks.pop(0)
+        if isinstance(one, BaseException):
+            raise one
+        return one
+
+    class Soon(threading.Event):
+        def wait(self, timeout=None):
+            assert timeout == status.WATCH_EVERY_S
+            return False
+
+    out = io.StringIO()
+    status.watch(look, Console(file=out, force_terminal=True, width=100), Soon())
+    assert looks == []
+    assert "The engine is away" in out.getvalue()
+    assert "Wait." in out.getvalue()
+    assert "healthy" in out.getvalue()

@@ -71,11 +71,14 @@ def is_logged_in(visitor: Visitor) -> bool:
     return answer.status_code == 200
 
 
-def daemon_token(stack: Stack) -> str:
-    """Return the token that the daemon uses now, out of its container."""
-    code, output = stack.container("jhswarmd").exec_run(["cat", "/run/secrets/daemon_token"])
-    assert code == 0
-    return str(output.decode().strip())
+def tokens(stack: Stack) -> list[str]:
+    """Return the daemon's and the culler's tokens of now, out of the daemon's container."""
+    found = []
+    for kind in ("daemon_token", "culler_token"):
+        code, output = stack.container("jhswarmd").exec_run(["cat", f"/run/secrets/{kind}"])
+        assert code == 0
+        found.append(str(output.decode().strip()))
+    return found
 
 
 @contextlib.contextmanager
@@ -120,7 +123,8 @@ def test_dry_run_says_what_would_happen_and_changes_nothing(stack: Stack) -> Non
 def test_rotation_of_everything_costs_no_login_no_notebook_and_no_kernel(
     stack: Stack, testuser: Visitor
 ) -> None:
-    service, token = stack.notebook("testuser"), daemon_token(stack)
+    service, older = stack.notebook("testuser"), tokens(stack)
+    assert all(token_works(stack, token) for token in older)
     before = {name: generation(stack, name) for name in ("cookie", "proxy", "crypt", "daemon")}
     with testuser.start_kernel() as kernel:
         assert kernel.execute("x = 40; x") == "40"
@@ -142,14 +146,15 @@ def test_rotation_of_everything_costs_no_login_no_notebook_and_no_kernel(
     assert {f"cookie_secret_g{number}", f"cookie_secret_g{number + 1}"} <= hub.keys()
     newer = labels.secret_name(stack.name, "proxy_auth_token", before["proxy"] + 1)
     assert targets(stack, "proxy")["proxy_auth_token"] == newer
-    # The daemon's former token is no longer one.
-    assert daemon_token(stack) != token
-    assert token_works(stack, daemon_token(stack))
-    assert not token_works(stack, token)
+    # The former tokens of daemon and culler are none any more.
+    newer_tokens = tokens(stack)
+    assert set(newer_tokens).isdisjoint(older)
+    assert all(token_works(stack, token) for token in newer_tokens)
+    assert not any(token_works(stack, token) for token in older)
     assert stack.cli("status", check=False).returncode == 0
-    for secret in (token, daemon_token(stack)):
-        for role in labels.ROLES:
-            assert secret not in stack.log(role)
+    for role in labels.ROLES:
+        log = stack.log(role)
+        assert not [role for secret in (*older, *newer_tokens) if secret in log]
 
 
 def test_rotation_of_the_hubs_alone_keeps_open_channels_and_a_second_up_changes_nothing(

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import requests
@@ -15,7 +15,7 @@ from docker.errors import APIError, NotFound
 
 from jhswarmd import generations, labels, tls
 from jhswarmd.engine import Engine
-from jhswarmd.reconcile import references
+from jhswarmd.reconcile import references, rotation
 from tests.stack import Kernel, Stack, Visitor
 from tests.wait import wait_until
 
@@ -313,11 +313,18 @@ def test_certificate_of_the_profile_is_served_and_a_self_signed_one_when_its_fil
 #: leads it to its own new token ends it by itself.
 STEPS = {
     "A rotation begins": "SIGKILL",
-    "service=hub": "SIGTERM",
-    "service=proxy": "SIGKILL",
-    "Everything works with a secret": "SIGKILL",
-    "Removed a secret": "SIGINT",
+    "service=hub": "SIGTERM",  # Lead
+    "service=proxy": "SIGKILL",  # Lead
+    "Everything works with a secret": "SIGKILL",  # Settle
+    "Removed a secret": "SIGINT",  # Remove
 }
+KILLED_AT = {rotation.Lead, rotation.Settle, rotation.Remove}
+#: What an ordinary rotation does not do, or what changes nothing.
+OTHER_STEPS = {rotation.Reject, rotation.Renew, rotation.Wait}
+
+
+def test_there_is_no_step_that_nobody_has_tried_to_be_killed_at() -> None:
+    assert {*get_args(rotation.Step)} == KILLED_AT | OTHER_STEPS
 
 
 def test_daemon_that_is_killed_at_every_step_is_followed_by_one_that_goes_on(

@@ -13,7 +13,6 @@ from tests.lab import Lab
 from tests.oauth_provider import CLIENT_ID, CLIENT_SECRET, Provider
 from tests.stack import UP_S, Stack, write_profile
 
-
 #: Of an organisation, and of one of its teams.
 MEMBERS = {"physics": {"ann"}, "chemistry": {"carl", "tina"}, "chemistry:lasers": {"tina"}}
 
@@ -90,7 +89,9 @@ def expect_home(page: Page, user: str) -> None:
 
 
 @pytest.mark.parametrize("user", ["ann", "bea", "tina"])
-def test_a_member_a_named_user_and_one_of_a_team_get_in(github: Stack, page: Page, user: str) -> None:
+def test_a_member_a_named_user_and_one_of_a_team_get_in(
+    github: Stack, page: Page, user: str
+) -> None:
     log_in(page, user)
     expect_home(page, user)
     expect(page.get_by_role("link", name="Admin")).to_be_hidden()

@@ -21,6 +21,7 @@ managers and workers that are lost     tests/cluster
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -50,6 +51,9 @@ from tests.wait import wait_until
 
 #: Short, for the tests that wait for a full pass.
 RESYNC_S = 10
+#: How long the engine is away at least: one poll of the hub is what fits into the time of a test.
+#: JHSWARMD_OUTAGE_S=300 is what is promised.
+OUTAGE_S = float(os.environ.get("JHSWARMD_OUTAGE_S", "0"))
 _ANSWERS = (APIError, requests.RequestException)
 
 
@@ -99,6 +103,23 @@ def test_engines_socket_goes_and_another_comes(spares_ann: FaultSite) -> None:
         wait_until(lambda: site.metric("jhswarmd_reconnects_total") > reconnects, 60)
         orphan = site.make_service("ghost")
     site.wait_gone(orphan)
+
+
+def test_an_outage_of_the_engine_makes_nobody_forget_a_notebook(spares_ann: FaultSite) -> None:
+    site = spares_ann
+    log = site.site.log_file(site.hub.log_name)
+
+    def unanswered_polls() -> int:
+        return log.read_text().count("counts as alive")
+
+    before, begun_at = unanswered_polls(), time.monotonic()
+    with site.spawner.down(), site.engine.down():
+        wait_until(lambda: unanswered_polls() > before, 60, what="a poll without an answer")
+        wait_until(
+            lambda: time.monotonic() - begun_at >= OUTAGE_S, OUTAGE_S + 1, what="the outage's end"
+        )
+        assert site.hub.is_known("ann")
+    site.wait_gone(site.make_service("ghost"))
 
 
 def test_stream_is_cut_inside_a_line(spares_ann: FaultSite) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import signal
 import threading
 import time
@@ -20,14 +19,13 @@ from jhswarmd.daemon.reflector import (
     ACCOUNTS,
     ALL_SERVERS,
     CREDENTIALS,
-    DUTY,
-    ENDED,
     PREPULL,
     REMOVED_USERS,
     Key,
     Reflector,
 )
 from jhswarmd.daemon.relay import Relay
+from jhswarmd.daemon.serverkeys import ServerKeys
 from jhswarmd.daemon.usercommands import UserCommands
 from jhswarmd.daemon.worker import Worker
 from jhswarmd.daemon.workqueue import WorkQueue
@@ -40,7 +38,7 @@ from jhswarmd.reconcile.credentials import Credentials
 from jhswarmd.reconcile.prepull import Prepull
 from jhswarmd.reconcile.removed import RemovedUsers
 from jhswarmd.reconcile.routes import Routes
-from jhswarmd.reconcile.servers import PENDING_AGAIN_MOST_S, PENDING_AGAIN_S, Servers
+from jhswarmd.reconcile.servers import Servers
 from jhswarmd.reconcile.users import Users
 from jhswarmd.settings import SECRETS_DIR, Settings
 
@@ -54,16 +52,6 @@ STOP_WITHIN_S = 5.0
 #: A full pass that is older than this many seconds, and than three intervals, means that something
 #: is wrong.
 PASS_OLD_S = 300.0
-#: A full pass may take one part in so many of the time: the interval grows with what it costs, ...
-PASS_SHARE = 100
-#: ... to so many seconds at most: one look through an engine that hung must not mean hours without.
-RESYNC_MOST_S = 900.0
-#: Seconds between two looks for tasks that have ended on other nodes, which is no event here.
-ENDED_EVERY_S = 3.0
-#: So many services waiting to be looked at one by one are looked at in one full pass instead, ...
-BURST = 300
-#: ... after so many seconds, in which the burst may go on.
-BURST_PAUSE_S = 5.0
 #: Seconds for which a starting daemon tries to reach the engine before Swarm restarts it.
 ENGINE_WITHIN_S = 60.0
 
@@ -98,43 +86,30 @@ class Daemon:
         self.credentials = Credentials(
             engine, hub, settings, lambda: self.duty.is_active and not dry_run, self._stop
         )
+        self.server_keys = ServerKeys(
+            self.servers, self.duty, self.wake, settings.resync_interval_s
+        )
         # One worker for each kind: a slow hash delays no orphan.
         self._workers = {
-            kind: Worker(kind, WorkQueue[Key](), reconcile)
-            for kind, reconcile in (
-                ("accounts", self._reconcile_accounts),
-                ("routes", self._reconcile_routes),
-                ("servers", self._reconcile_servers),
-                ("prepull", self._reconcile_prepull),
-                ("credentials", self._reconcile_credentials),
+            kind: Worker(kind, queue, reconcile)
+            for kind, queue, reconcile in (
+                ("accounts", WorkQueue[Key](), self._reconcile_accounts),
+                ("routes", WorkQueue[Key](), self._reconcile_routes),
+                ("servers", self.server_keys.queue, self.server_keys.reconcile),
+                ("prepull", WorkQueue[Key](), self._reconcile_prepull),
+                ("credentials", WorkQueue[Key](), self._reconcile_credentials),
             )
         }
         self._reflector = Reflector(engine, stack, self.wake, self._stop)
-        self._is_burst = False
-        self._had_duty = False
         self._dry_run = dry_run
         self._culler = Culler(HUB_URL, settings.idle_timeout_s, self.duty, self._stop)
 
     def wake(self, key: Key) -> None:
         """Make the worker of this kind look at ``key``."""
-        if key.kind == "server" and self._is_in_burst():
+        if key.kind == "server" and self.server_keys.is_in_burst():
             return
         kind = key.kind if key.kind in self._workers else "servers"
         self._workers[kind].queue.put(key)
-
-    def _is_in_burst(self) -> bool:
-        """Tell whether a full pass, which has not begun yet, sees what a service's event is about.
-
-        Somebody who makes thousands of services must not cost a look at each.
-        """
-        queue = self._workers["servers"].queue
-        # What is looked at again later because something is pending is no burst.
-        if not self._is_burst and len(queue) > BURST and queue.count_due() > BURST:
-            log.info(event("A burst of events: one full pass instead", waiting=len(queue)))
-            self._is_burst = True
-            queue.forget(lambda key: key.kind == "server")
-            queue.put(ALL_SERVERS, BURST_PAUSE_S)
-        return self._is_burst
 
     def start(self) -> None:
         """Begin to work."""
@@ -168,75 +143,11 @@ class Daemon:
         self.routes.reconcile()
         return None
 
-    def _reconcile_servers(self, key: Key) -> float | None:
-        if key == DUTY:
-            had_duty = self._had_duty
-            if self._take_duty() and not had_duty:
-                self.wake(ALL_SERVERS)
-            return None
-        again_s = self._reconcile_key(key)
-        if self.servers.is_pass_due:
-            self.wake(ALL_SERVERS)
-        return again_s
-
-    def _reconcile_key(self, key: Key) -> float | None:
-        if key == ALL_SERVERS:
-            # From here on an event may be about what the pass does not see.
-            self._is_burst = False
-            if self._take_duty():
-                self._pass_over_all()
-            return self._resync_s()
-        if key == ENDED:
-            return self._report_ended() if self.duty.is_active else self._resync_s()
-        if key.kind == "ended":
-            # A container's death is heard on its own node only, whoever has the duty.
-            again_s = self.servers.reconcile_ended(key.id)
-            if again_s is None:
-                self.wake(Key("server", key.id))
-            return again_s
-        return self.servers.reconcile_one(key.id) if self.duty.is_active else None
-
-    def _report_ended(self) -> float:
-        begun_s = time.monotonic()
-        for service_id in self.servers.report_ended():
-            # The hub has looked by now, and its spawner removed what was left, if it could.
-            self.wake(Key("server", service_id))
-        return max(ENDED_EVERY_S, PASS_SHARE * (time.monotonic() - begun_s))
-
-    def _take_duty(self) -> bool:
-        # Not what 'duty' says: it looks by itself before a removal, and may have taken it there.
-        is_active, had_duty = self.duty.take(), self._had_duty
-        self._had_duty = is_active
-        if is_active and not had_duty:
-            for key in (PREPULL, CREDENTIALS, ENDED):
-                self.wake(key)
-        if had_duty and not is_active:
-            self.servers.stand_by()
-        return is_active
-
-    def _pass_over_all(self) -> None:
-        again = self.servers.reconcile_all()
-        queue = self._workers["servers"].queue
-        if len(again) > BURST:
-            # As after a restart of a large hub, which looks at each of its servers.
-            queue.put(ALL_SERVERS, PENDING_AGAIN_MOST_S)
-            return
-        for service_id in again:
-            queue.put(Key("server", service_id), PENDING_AGAIN_S)
-
     def _reconcile_credentials(self, key: Key) -> float | None:
         return self.credentials.reconcile()
 
     def _reconcile_prepull(self, key: Key) -> float | None:
         return self.prepull.reconcile()
-
-    def _resync_interval_s(self) -> float:
-        costs_s = min(PASS_SHARE * self.servers.view.look_took_s, RESYNC_MOST_S)
-        return max(self._settings.resync_interval_s, costs_s)
-
-    def _resync_s(self) -> float:
-        # Jitter: several daemons must not list in step.
-        return self._resync_interval_s() * random.uniform(0.8, 1.2)  # noqa: S311
 
     def snapshot(self) -> dict[str, Any]:
         """Return what ``jhswarmd status`` shows of this daemon, as JSON data."""
@@ -282,7 +193,7 @@ class Daemon:
         if not self._reflector.is_connected:
             return "it does not hear the engine"
         last_s = self.servers.view.last_pass_s
-        old_s = max(PASS_OLD_S, 3 * self._resync_interval_s())
+        old_s = max(PASS_OLD_S, 3 * self.server_keys.resync_interval_s())
         if self.duty.is_active and (last_s is None or time.time() - last_s > old_s):
             return "it has not done a full pass lately"
         return ""

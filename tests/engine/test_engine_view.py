@@ -106,7 +106,7 @@ def test_a_burst_of_5000_foreign_events_costs_three_passes_at_most(
             list(pool.map(come_and_go, range(2500)))
         # The daemon is at its ordinary work again: it looks at the next service by itself.
         last = api.create_service(nowhere, name="after-the-burst")["ID"]
-        wait_until(lambda: not daemon._is_burst, 30)
+        wait_until(lambda: not daemon.server_keys._is_burst, 30)
         api.remove_service(last)
         wait_until(lambda: last in looks, 30)
     finally:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from jhswarmd import control, metrics
-from jhswarmd.daemon import run
+from jhswarmd.daemon import run, serverkeys
 from jhswarmd.daemon.duty import Duty
 from jhswarmd.daemon.reflector import ALL_SERVERS, DUTY, ENDED, PREPULL, Key
 from jhswarmd.daemon.run import Daemon
@@ -147,8 +147,8 @@ def test_a_standby_removes_nothing():
     engine = FakeEngine(make_service(id="s1"))
     engine.hub_node = "node-2"
     daemon = make_daemon(engine, FakeHub())
-    daemon._reconcile_servers(Key("server", "s1"))
-    assert daemon._reconcile_servers(ALL_SERVERS) > 0
+    daemon.server_keys.reconcile(Key("server", "s1"))
+    assert daemon.server_keys.reconcile(ALL_SERVERS) > 0
     assert engine.removed == []
 
 
@@ -156,9 +156,9 @@ def test_a_hub_that_comes_to_this_node_makes_its_daemon_act_at_once():
     engine = FakeEngine(make_service(id="s1"))
     engine.hub_node = "node-2"
     daemon = make_daemon(engine, FakeHub())
-    daemon._reconcile_servers(DUTY)
+    daemon.server_keys.reconcile(DUTY)
     engine.hub_node = "node-1"
-    daemon._reconcile_servers(DUTY)
+    daemon.server_keys.reconcile(DUTY)
     assert ALL_SERVERS in waiting(daemon)
 
 
@@ -166,9 +166,9 @@ def test_a_hub_that_comes_to_this_node_makes_its_daemon_act_at_once():
 def test_whoever_takes_the_duty_sees_to_the_images_on_the_nodes(key):
     daemon = make_daemon(FakeEngine(), FakeHub())
     queue = daemon._workers["prepull"].queue
-    daemon._reconcile_servers(key)
+    daemon.server_keys.reconcile(key)
     assert (len(queue), queue.get() if len(queue) else None) == (1, PREPULL)
-    daemon._reconcile_servers(key)
+    daemon.server_keys.reconcile(key)
     assert len(queue) == 0
 
 
@@ -201,15 +201,15 @@ def test_a_key_wakes_the_worker_of_its_kind_and_an_orphan_goes():
 
 
 def test_a_burst_of_events_costs_one_full_pass_instead_of_a_look_at_each(monkeypatch):
-    monkeypatch.setattr(run, "BURST_PAUSE_S", 0.0)
+    monkeypatch.setattr(serverkeys, "BURST_PAUSE_S", 0.0)
     engine, hub = FakeEngine(), FakeHub()
     daemon = make_daemon(engine, hub)
     daemon.duty.take()
     for number in range(5000):
         daemon.wake(Key("server", f"s{number}"))
-    assert len(daemon._workers["servers"].queue) == 1
+    assert len(daemon.server_keys.queue) == 1
     engine.services["s1"] = make_service(id="s1")  # what an event that was dropped is about
-    daemon._reconcile_servers(daemon._workers["servers"].queue.get())
+    daemon.server_keys.reconcile(daemon.server_keys.queue.get())
     assert engine.removed == ["s1"]
     assert engine.calls.count("list_notebooks") == 1
     # An event that comes after the pass has begun is looked at.
@@ -218,15 +218,15 @@ def test_a_burst_of_events_costs_one_full_pass_instead_of_a_look_at_each(monkeyp
 
 
 def test_many_pending_servers_lead_to_one_more_pass_and_are_no_burst():
-    services = [make_service(id=f"s{n}", user=f"user{n}") for n in range(run.BURST + 100)]
-    users = [make_user(f"user{n}", default="check") for n in range(run.BURST + 100)]
+    services = [make_service(id=f"s{n}", user=f"user{n}") for n in range(serverkeys.BURST + 100)]
+    users = [make_user(f"user{n}", default="check") for n in range(serverkeys.BURST + 100)]
     engine = FakeEngine(*services)
     daemon = make_daemon(engine, FakeHub(*users))
-    queue = daemon._workers["servers"].queue
-    daemon._reconcile_servers(ALL_SERVERS)
+    queue = daemon.server_keys.queue
+    daemon.server_keys.reconcile(ALL_SERVERS)
     assert waiting(daemon) == [ENDED]
     assert len(queue) == 1
-    for number in range(run.BURST + 100):
+    for number in range(serverkeys.BURST + 100):
         queue.put(Key("server", f"s{number}"), 10)
     daemon.wake(Key("server", "new"))
     assert queue.get() == Key("server", "new")
@@ -236,17 +236,17 @@ def test_the_duty_that_a_removal_has_found_is_begun_with_a_full_pass():
     engine = FakeEngine()
     daemon = make_daemon(engine, FakeHub())
     daemon.duty.take()  # as before a removal
-    daemon._reconcile_servers(DUTY)
+    daemon.server_keys.reconcile(DUTY)
     assert ALL_SERVERS in waiting(daemon)
 
 
 def test_an_instance_that_loses_its_duty_holds_nothing_any_more():
     engine = FakeEngine(*(make_service(id=f"s{n}", user=f"user{n}") for n in range(4)))
     daemon = make_daemon(engine, FakeHub())
-    daemon._reconcile_servers(ALL_SERVERS)
+    daemon.server_keys.reconcile(ALL_SERVERS)
     assert len(daemon.snapshot()["servers"]["held"]) == 4
     engine.hub_node = "node-2"
-    daemon._reconcile_servers(DUTY)
+    daemon.server_keys.reconcile(DUTY)
     assert daemon.snapshot()["servers"]["held"] == []
     assert metrics.REGISTRY.get_sample_value("jhswarmd_orphans_held") == 0
 
@@ -256,9 +256,9 @@ def test_a_standby_reports_a_death_that_it_alone_hears_of_and_removes_nothing():
     engine.hub_node = "node-2"
     engine.ended.add("s1")
     daemon = make_daemon(engine, hub)
-    daemon._reconcile_servers(Key("ended", "s1"))
+    daemon.server_keys.reconcile(Key("ended", "s1"))
     for key in waiting(daemon):
-        daemon._reconcile_servers(key)
+        daemon.server_keys.reconcile(key)
     assert hub.reports == [("alice", "")]
     assert (engine.removed, daemon.snapshot()["servers"]["held"]) == ([], [])
 
@@ -266,34 +266,34 @@ def test_a_standby_reports_a_death_that_it_alone_hears_of_and_removes_nothing():
 def test_a_task_that_ends_on_another_node_is_reported_once_by_who_has_the_duty():
     engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user(default=None))
     daemon = make_daemon(engine, hub)
-    daemon._reconcile_servers(ALL_SERVERS)
-    assert daemon._reconcile_servers(ENDED) == run.ENDED_EVERY_S
+    daemon.server_keys.reconcile(ALL_SERVERS)
+    assert daemon.server_keys.reconcile(ENDED) == serverkeys.ENDED_EVERY_S
     engine.ended.add("s1")
-    daemon._reconcile_servers(ENDED)
+    daemon.server_keys.reconcile(ENDED)
     assert Key("server", "s1") in waiting(daemon)
-    daemon._reconcile_servers(ENDED)
+    daemon.server_keys.reconcile(ENDED)
     assert hub.reports == [("alice", "")]
     engine.hub_node = "node-2"
     engine.calls.clear()
-    daemon._reconcile_servers(DUTY)
-    assert daemon._reconcile_servers(ENDED) > run.ENDED_EVERY_S
+    daemon.server_keys.reconcile(DUTY)
+    assert daemon.server_keys.reconcile(ENDED) > serverkeys.ENDED_EVERY_S
     assert engine.calls == []
 
 
 def test_a_hub_that_answers_again_leads_to_a_full_pass():
     engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user(default=None))
     daemon = make_daemon(engine, hub)
-    daemon._reconcile_servers(ALL_SERVERS)
-    daemon._reconcile_servers(Key("server", "s1"))
+    daemon.server_keys.reconcile(ALL_SERVERS)
+    daemon.server_keys.reconcile(Key("server", "s1"))
     assert ALL_SERVERS not in waiting(daemon)
     hub.unknown = True
     with pytest.raises(HubUnknown):
-        daemon._reconcile_servers(Key("server", "s1"))
+        daemon.server_keys.reconcile(Key("server", "s1"))
     assert ALL_SERVERS not in waiting(daemon)
     hub.unknown = False
-    daemon._reconcile_servers(Key("server", "s1"))
+    daemon.server_keys.reconcile(Key("server", "s1"))
     assert waiting(daemon) == [ALL_SERVERS]
-    daemon._reconcile_servers(ALL_SERVERS)
+    daemon.server_keys.reconcile(ALL_SERVERS)
     assert ALL_SERVERS not in waiting(daemon)
 
 
@@ -316,11 +316,11 @@ def test_a_daemon_one_of_whose_threads_dies_does_not_go_on_without_it(monkeypatc
 
 def test_the_interval_between_full_passes_grows_with_what_one_costs():
     daemon = make_daemon(FakeEngine(), FakeHub())
-    assert daemon._resync_interval_s() == Settings().resync_interval_s
+    assert daemon.server_keys.resync_interval_s() == Settings().resync_interval_s
     daemon.servers.view.look_took_s = 5.0
-    assert daemon._resync_interval_s() == 500
+    assert daemon.server_keys.resync_interval_s() == 500
     daemon.servers.view.look_took_s = 60.0
-    assert daemon._resync_interval_s() == run.RESYNC_MOST_S
+    assert daemon.server_keys.resync_interval_s() == serverkeys.RESYNC_MOST_S
     daemon.servers.view.look_took_s = 5.0
     daemon._reflector.is_connected = True
     daemon.duty.take()
@@ -331,7 +331,7 @@ def test_the_interval_between_full_passes_grows_with_what_one_costs():
 def test_a_full_pass_leads_to_another_look_at_what_is_pending():
     engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user(default="stop"))
     daemon = make_daemon(engine, hub)
-    daemon._reconcile_servers(ALL_SERVERS)
+    daemon.server_keys.reconcile(ALL_SERVERS)
     hub.users = {}
     for worker in daemon._workers.values():
         worker.start()

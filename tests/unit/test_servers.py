@@ -218,9 +218,9 @@ def test_a_service_that_is_left_when_the_hub_has_given_up_its_server_goes_at_onc
     engine.ended.add("s1")
     daemon = make_daemon(engine, hub)
     daemon.duty.take()
-    daemon._reconcile_servers(Key("ended", "s1"))
+    daemon.server_keys.reconcile(Key("ended", "s1"))
     assert hub.reports == [("alice", "")]
-    daemon._reconcile_servers(daemon._workers["servers"].queue.get())
+    daemon.server_keys.reconcile(daemon.server_keys.queue.get())
     assert engine.removed == ["s1"]
 
 

@@ -105,6 +105,7 @@ def test_engines_socket_goes_and_another_comes(spares_ann: FaultSite) -> None:
     site.wait_gone(orphan)
 
 
+@pytest.mark.timeout(OUTAGE_S + 240, func_only=True)
 def test_an_outage_of_the_engine_makes_nobody_forget_a_notebook(spares_ann: FaultSite) -> None:
     site = spares_ann
     log = site.site.log_file(site.hub.log_name)

@@ -22,7 +22,7 @@ status: $(VENV)/.ready ## show how the deployment is
 	@$(BIN)/jhswarmd status
 
 test: $(VENV)/.ready-dev ## pass every test, on a real engine of its own and in a real browser
-	@$(BIN)/pytest -n 2 --dist loadgroup
+	@$(BIN)/pytest -n 2 --dist loadscope
 
 unit: $(VENV)/.ready-dev ## pass the tests that need no engine, in a minute
 	@$(BIN)/pytest tests/unit

@@ -12,6 +12,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -53,6 +54,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+#: Files of tests/engine whose tests share the deployed stack.
+STACK_FILES = {
+    "test_accounts.py",
+    "test_hygiene.py",
+    "test_prepull.py",
+    "test_rotation.py",
+    "test_stack.py",
+}
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # How long an example may take depends on what else the machine does.
     hypothesis.settings.register_profile("suite", deadline=None)
@@ -75,20 +86,35 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             has_timeout = item.get_closest_marker("timeout")
             if config.pluginmanager.hasplugin("timeout") and not has_timeout:
                 item.add_marker(pytest.mark.timeout(_ENGINE_TEST_S, func_only=True))
-        if config.pluginmanager.hasplugin("xdist"):
-            item.add_marker(pytest.mark.xdist_group(_group(item)))
+        if "stack" in getattr(item, "fixturenames", ()) and group_of(item.nodeid) != "stack":
+            raise pytest.UsageError(f"{item.nodeid}: see STACK_FILES in tests/conftest.py")
     items.sort(key=_rank)  # stable: the order within a file stays
 
 
-def _group(item: pytest.Item) -> str:
+def group_of(nodeid: str) -> str:
     """What runs in one worker when there are several: who shares an engine, a stack, a cluster.
 
     The groups take about as long as each other: two workers are enough.
     """
-    if "stack" in getattr(item, "fixturenames", ()):
-        return "stack"
-    markers = [name for name in ("cluster", "browser", "engine") if item.get_closest_marker(name)]
-    return markers[0] if markers else "unit"
+    folder, _, rest = nodeid.removeprefix("tests/").partition("/")
+    is_stacks = folder == "engine" and rest.partition("::")[0] in STACK_FILES
+    return "stack" if is_stacks or folder == "browser" else folder
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each group to one worker.
+
+    Not by '--dist loadgroup', whose groups pytest 9.2 overlooks (pytest-xdist 3.8): both workers
+    then have an engine and a stack each, and tests are in no order.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Groups(config, log)
 
 
 def _rank(item: pytest.Item) -> int:

@@ -15,8 +15,8 @@ from tests.lab import Lab
 from tests.stack import LoginRefused, Stack, Visitor, write_profile, write_users
 from tests.wait import wait_until
 
-#: The promise; the machine of the tests may be busy.
-LIVE_S = 10
+#: More than the 10 s that are promised: what a change takes is measured by the benchmark.
+LIVE_S = 30
 PASSWORD = "Canary of the account tests: $y$ '`ü"
 OTHER = "another Canary, for the same name"
 

@@ -14,6 +14,7 @@ import pytest
 import requests
 from docker.types import EndpointSpec
 
+from jhswarmd import labels
 from tests.cluster_lab import Cluster
 from tests.engine.conftest import CreateService
 from tests.lab import CommandFailed, Lab, LabError, remove_leftovers
@@ -103,7 +104,7 @@ def test_paused_engine_is_silent_and_resumes(engine: Lab) -> None:
 def test_report_of_a_failed_test_tells_services_tasks_and_logs(
     engine: Lab, small_image: str, create_service: CreateService
 ) -> None:
-    create_service(small_image, name="lab-told", labels={"a": "b"})
+    create_service(small_image, name="lab-told", labels={labels.STACK_NAMESPACE: "told"})
     wait_until(lambda: "listening on 8888" in engine.describe(), 30, what="log line")
     assert "service lab-told" in engine.describe()
     assert "state=running" in engine.describe()

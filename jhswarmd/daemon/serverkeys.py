@@ -74,6 +74,7 @@ class ServerKeys:
             return None
         again_s = self._reconcile(key)
         if self._servers.is_pass_due:
+            self._servers.is_pass_due = False  # said once, whether or not a pass is ours to do
             self._wake(ALL_SERVERS)
         return again_s
 

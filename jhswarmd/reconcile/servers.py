@@ -151,6 +151,7 @@ class Servers:
         self._seen = {service.id: service for service in services}
         for service_id in self._removing.keys() - self._seen.keys():
             self._note_removal(service_id)
+        self._removing.clear()  # the others are there: nothing has come of it
         self._left_alone = {id_: it for id_, it in self._left_alone.items() if id_ in self._seen}
         verdicts = judge_all(services, hub, users)
         counts: dict[str, int] = {}
@@ -205,6 +206,7 @@ class Servers:
         if service is None:
             return None
         self._seen[service_id] = service
+        self._removing.pop(service_id, None)  # nothing has come of it
         if service.user is None or not has_user(service):
             self._leave_alone(service, Verdict.unmarked)
             return None

@@ -297,6 +297,23 @@ def test_a_hub_that_answers_again_leads_to_a_full_pass():
     assert ALL_SERVERS not in waiting(daemon)
 
 
+def test_a_standby_for_whom_the_hub_answers_again_does_not_go_round_in_circles():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user(default=None))
+    daemon = make_daemon(engine, hub)
+    daemon.server_keys.reconcile(ALL_SERVERS)
+    hub.unknown = True
+    with pytest.raises(HubUnknown):
+        daemon.server_keys.reconcile(Key("server", "s1"))
+    hub.unknown = False
+    daemon.servers.reconcile_one("s1")  # the pass is due, and with it the duty goes
+    engine.hub_node = "node-2"
+    for key in [ALL_SERVERS, *waiting(daemon)]:
+        daemon.server_keys.reconcile(key)
+    for key in waiting(daemon):
+        daemon.server_keys.reconcile(key)
+    assert waiting(daemon) == []
+
+
 def test_who_asks_for_a_look_at_everything_gets_it_from_the_daemon_itself():
     daemon = make_daemon(FakeEngine(), FakeHub())
     daemon.look_at_everything({})

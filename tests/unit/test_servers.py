@@ -263,6 +263,23 @@ def test_a_removal_whose_answer_was_lost_is_counted_and_told_all_the_same(look, 
     assert (len(servers.view.removals), hub.reports) == (1, [])
 
 
+@pytest.mark.parametrize("look", [Servers.reconcile_all, lambda it: it.reconcile_one("s1")])
+def test_a_removal_that_was_refused_is_none_when_the_hub_has_the_server_again(look):
+    def refuse(service_id):
+        raise EngineUnavailable("500")
+
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub()
+    engine.remove_service = refuse
+    servers = reconciler(engine, hub)
+    with pytest.raises(EngineUnavailable):
+        servers.reconcile_one("s1")
+    hub.users["alice"] = make_user(default=None)
+    look(servers)
+    del engine.services["s1"]  # as its user stops it
+    servers.reconcile_one("s1")
+    assert (list(servers.view.removals), hub.reports) == ([], [("alice", "")])
+
+
 def test_what_is_left_alone_is_told_once(caplog):
     servers = reconciler(FakeEngine(make_service(id="s1", hub_id="b" * 32)), FakeHub())
     with caplog.at_level("INFO"):

@@ -86,7 +86,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             has_timeout = item.get_closest_marker("timeout")
             if config.pluginmanager.hasplugin("timeout") and not has_timeout:
                 item.add_marker(pytest.mark.timeout(_ENGINE_TEST_S, func_only=True))
-        if "stack" in getattr(item, "fixturenames", ()) and group_of(item.nodeid) != "stack":
+        has_stack = "stack" in getattr(item, "fixturenames", ())
+        if has_stack and group_of(item.nodeid) not in ("stack", "unit"):
             raise pytest.UsageError(f"{item.nodeid}: see STACK_FILES in tests/conftest.py")
     items.sort(key=_rank)  # stable: the order within a file stays
 

@@ -43,35 +43,7 @@ def self_signed(host: str, now: datetime | None = None) -> tuple[bytes, bytes]:
 
 def expires_at(certificate: bytes) -> datetime:
     """Return when a certificate in PEM form ends, in UTC. Raises ValueError."""
-    return lifetime(certificate)[1]
-
-
-def lifetime(certificate: bytes) -> tuple[datetime, datetime]:
-    """Return from when and until when a certificate in PEM form is valid. Raises ValueError."""
-    read = x509.load_pem_x509_certificate(certificate)
-    return read.not_valid_before_utc, read.not_valid_after_utc
-
-
-def is_for(certificate: bytes, host: str) -> bool:
-    """Tell whether browsers take a certificate in PEM form for ``host``. Raises ValueError.
-
-    They look at its alternative names alone (RFC 9110, 4.3.4); a ``*`` is one whole first label.
-    """
-    try:
-        names = (
-            x509.load_pem_x509_certificate(certificate)
-            .extensions.get_extension_for_class(x509.SubjectAlternativeName)
-            .value
-        )
-    except x509.ExtensionNotFound:
-        return False
-    try:
-        return ipaddress.ip_address(host) in names.get_values_for_type(x509.IPAddress)
-    except ValueError:
-        pass
-    first, _, rest = host.lower().partition(".")
-    wanted = {host.lower(), f"*.{rest}"} if first and rest else {host.lower()}
-    return not wanted.isdisjoint(map(str.lower, names.get_values_for_type(x509.DNSName)))
+    return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
 
 
 def _names(host: str) -> list[x509.GeneralName]:

@@ -39,7 +39,6 @@ USERS = {
     "alice": "wonder:land, with a colon",
     "bob": "grüße-an-bob",
     "carol": "hash-only-in-the-list",
-    "dora": "as long as a password may be: ".ljust(499, "7") + "!",
 }
 #: As an editor on another system saves it: a mark at the start, CRLF, no newline at the end.
 _USER_LIST = """\ufeff# accounts of the test suite\r
@@ -47,7 +46,6 @@ _USER_LIST = """\ufeff# accounts of the test suite\r
 testuser:{testuser}\r
 alice:{alice}\r
 bob:{bob}\r
-dora:{dora}\r
 carol:{carol}"""
 #: SHA-512 crypt of carol's password.
 _CAROL = (

@@ -241,21 +241,6 @@ def _room(client: docker.DockerClient, profile: Profile) -> Iterator[Finding]:
             yield _bad(about, str(exc), exc.remedy)
         else:
             yield _good(about, f"those of the profile '{profile.name}' are free, or its own")
-    yield from own_certificate(profile)
-
-
-def own_certificate(profile: Profile) -> list[Finding]:
-    """Judge the certificate that the profile brings, if it does. Pure but for the time."""
-    about = "certificate"
-    try:
-        warning = preflight.check_certificate(profile)
-    except JhswarmdError as exc:
-        return [_bad(about, str(exc), exc.remedy)]
-    if warning:
-        return [
-            _bad(about, warning, "Set HOST to a name that is in it, or have one made for HOST.")
-        ]
-    return []
 
 
 def _registry(client: docker.DockerClient, stack: str) -> list[Finding]:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timezone
 from ipaddress import IPv4Network, ip_network
 from typing import Any
 
 import docker
 
-from jhswarmd import labels, tls
-from jhswarmd.deploy.profile import Profile
+from jhswarmd import labels
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineNotFound, JhswarmdError
 from jhswarmd.settings import Settings
@@ -71,30 +69,6 @@ def check_subnets(client: docker.DockerClient, settings: Settings) -> None:
                 remedy=f"Set {key} in the profile to a subnet that is free, or, if the stack's own "
                 "network is to change, run 'jhswarmd down' first. Nothing was deployed.",
             )
-
-
-def check_certificate(profile: Profile) -> str:
-    """Look at the profile's own certificate, if it has one.
-
-    Returns a warning, or ''. Raises JhswarmdError when no browser would take it.
-    """
-    certificate = profile.files.get("tls_cert")
-    if certificate is None:
-        return ""
-    path = f"env/{profile.name}/ssl/cert.pem"
-    now = datetime.now(timezone.utc)
-    begins, ends = tls.lifetime(certificate)
-    if not begins <= now < ends:
-        raise JhswarmdError(
-            f"The certificate {path} is not valid",
-            why=f"it ended on {ends:%Y-%m-%d}" if now >= ends else f"it begins on {begins}",
-            remedy="Put a valid one there, with its key, or remove both: a self-signed one is made "
-            "then. Nothing was deployed.",
-        )
-    host = profile.settings.host
-    if not tls.is_for(certificate, host):
-        return f"{path} is not for HOST={host}: browsers will warn of it"
-    return ""
 
 
 def conflict(name: str, subnet: IPv4Network, networks: Iterable[Mapping[str, Any]]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import docker
 
 from jhswarmd import generations
-from jhswarmd.deploy import ask, preflight, secrets
+from jhswarmd.deploy import ask, secrets
 from jhswarmd.deploy import stack as stacks
 from jhswarmd.deploy.profile import Profile
 from jhswarmd.deploy.progress import Progress, Step
@@ -123,18 +123,11 @@ def _supply(client: docker.DockerClient, profile: Profile, step: Step) -> dict[s
     """Create the generation that the profile's own certificate is; None: it has none."""
     if not {"tls_cert", "tls_key"} <= profile.files.keys():
         return None
-    preflight.check_certificate(profile)
     existing = secrets.list_existing(client, profile.settings.stack_name)
     for creation in secrets.plan(profile, existing):
         if creation.kind is secrets.TLS:
             secrets.create(client, profile, creation, step.update)
             return {"tls": creation.generation}
-    if why := secrets.refused(profile, existing).get(secrets.TLS):
-        raise UsageError(
-            "The certificate of the profile was rolled back, and is not tried again",
-            why=why,
-            remedy=f"Put another one into env/{profile.name}/ssl, and run the command again.",
-        )
     raise UsageError(
         "The certificate of the profile is the one that is in use",
         remedy=f"Put the new one into env/{profile.name}/ssl, and run the command again.",

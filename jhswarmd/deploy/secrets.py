@@ -24,7 +24,6 @@ from jhswarmd.generations import (
     GENERATED,
     MAX_BYTES,
     Existing,
-    complete,
     marks,
     newest,
     part_names,
@@ -123,32 +122,9 @@ def plan(profile: Profile, existing: Sequence[Existing]) -> list[Create]:
             continue
         if kind.seeded and current:
             continue
-        if supplied and _rejection(existing, kind, supplied):
-            continue
         used = [each.generation for each in existing if whole(each.kind) in kind.names]
         creations.append(Create(kind, max(used, default=0) + 1, supplied))
     return creations
-
-
-def refused(profile: Profile, existing: Sequence[Existing]) -> dict[Kind, str]:
-    """Return what the profile supplies and the daemon has taken back, with its reason.
-
-    It is not created again: it would be taken back again, and restart hub and proxy twice for it.
-    """
-    found = {
-        kind: _rejection(existing, kind, supplied)
-        for kind in KINDS
-        if (supplied := _supplied(profile, kind)) is not None
-    }
-    return {kind: why for kind, why in found.items() if why}
-
-
-def _rejection(existing: Sequence[Existing], kind: Kind, supplied: Sequence[bytes]) -> str:
-    """Return why the newest generation, if it is these contents, was taken back, else ''."""
-    newest_of_all = next(iter(complete(existing, *kind.names)), None)
-    if newest_of_all is None or not newest_of_all.rejected:
-        return ""
-    return newest_of_all.rejected if source_matches(newest_of_all.source, supplied) else ""
 
 
 def changed_users(profile: Profile, existing: Sequence[Existing]) -> bytes | None:

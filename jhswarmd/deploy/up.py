@@ -42,9 +42,7 @@ def up(profile: Profile, progress: Progress) -> None:
     Raises JhswarmdError.
     """
     settings = profile.settings
-    if warning := preflight.check_certificate(profile):
-        progress.warn(warning)
-    _warn_of_accounts(profile, progress)
+    _warn_of_refused_lines(profile, progress)
     client = local_engine.ensure_engine(progress)
     _use_logins(client, profile)
     local_engine.ensure_swarm(client, progress)
@@ -154,11 +152,6 @@ def _render(
 def _create_secrets(client: docker.DockerClient, profile: Profile, progress: Progress) -> None:
     with progress.step("Secrets") as step:
         existing = secrets.list_existing(client, profile.settings.stack_name)
-        for kind, why in secrets.refused(profile, existing).items():
-            progress.warn(
-                f"{' and '.join(kind.names)} of the profile '{profile.name}' was rolled back, and "
-                f"is not tried again: {why}"
-            )
         creations = secrets.plan(profile, existing)
         for creation in creations:
             secrets.create(client, profile, creation, step.update)
@@ -194,12 +187,9 @@ def _apply_users(client: docker.DockerClient, profile: Profile, progress: Progre
         progress.note(f"Accounts: {line}")
 
 
-def _warn_of_accounts(profile: Profile, progress: Progress) -> None:
-    accounts = passwd.parse(profile.files.get("users", b""))
-    for refusal in accounts.refused:
+def _warn_of_refused_lines(profile: Profile, progress: Progress) -> None:
+    for refusal in passwd.parse(profile.files.get("users", b"")).refused:
         progress.warn(f"{profile.user_list}, {refusal}; the other lines work")
-    if "testuser" in accounts.entries and profile.name != "local":
-        progress.warn(f"{profile.user_list} has testuser, whose password is published")
 
 
 def _wait_answer(settings: Settings) -> None:

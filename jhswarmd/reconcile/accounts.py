@@ -15,7 +15,7 @@ import io
 import logging
 import tarfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from jhswarmd import labels, metrics
@@ -36,8 +36,6 @@ FOLDER = "extrausers"
 SHADOW_GID = 42
 #: Seconds of hashing after which those that are done are delivered; a starting hub waits longer.
 HASH_FOR_S = 3.0
-#: Of so many users that come or go at once each is a line of the log.
-TOLD_ONE_BY_ONE = 20
 
 
 @dataclass(frozen=True)
@@ -179,8 +177,11 @@ class Accounts:
         before = held.names if held else self._read_names(id_)
         self._engine.put_archive(id_, TARGET, self._archive)
         names = frozenset(self._list.entries)
-        _tell("Adding", [name for name in self._list.entries if name not in before])
-        _tell("Removing", sorted(before - names))
+        for name in self._list.entries:
+            if name not in before:
+                log.info("Adding user %s", name)
+        for name in sorted(before - names):
+            log.info("Removing user %s", name)
         log.info(
             event("Accounts delivered", container=id_[:12], users=len(names), left=self._pending)
         )
@@ -193,14 +194,6 @@ class Accounts:
         except EngineNotFound:
             return frozenset()
         return frozenset(line.partition(":")[0] for line in content.decode().splitlines())
-
-
-def _tell(doing: str, names: Sequence[str]) -> None:
-    """Log what becomes of users: one line for each, and one for what is left of very many."""
-    for name in names[:TOLD_ONE_BY_ONE]:
-        log.info("%s user %s", doing, name)
-    if len(names) > TOLD_ONE_BY_ONE:
-        log.info("%s %d more users", doing, len(names) - TOLD_ONE_BY_ONE)
 
 
 def pack(files: Mapping[str, bytes], pending: int = 0) -> bytes:

@@ -7,7 +7,6 @@ import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from urllib.parse import quote, quote_plus
 
 from jhswarmd import labels
 from tests.lab import Lab
@@ -31,26 +30,6 @@ def secret_words(stack: Stack) -> set[tuple[str, str]]:
                 kind = re.sub(r"_g[0-9]+$", "", kind)  # several generations may be mounted
                 words.add((kind, line.partition(":")[2] if kind == "users" else line.strip()))
     return words
-
-
-def forms(word: str) -> set[str]:
-    """Return what a word looks like where it was only wrapped: quoted, as JSON, base64 or hex.
-
-    Base64 of something longer has the word in one of three shapes, but for its first and last
-    signs, which the neighbours decide.
-    """
-    raw = word.encode()
-    shapes = (
-        base64.b64encode(b" " * before + raw).decode()[-(-before * 4 // 3) :] for before in range(3)
-    )
-    return {
-        word,
-        quote(word, safe=""),
-        quote_plus(word),
-        json.dumps(word)[1:-1],
-        raw.hex(),
-        *(shape.rstrip("=")[:-1] for shape in shapes),
-    }
 
 
 def places(lab: Lab) -> Iterator[tuple[str, str]]:

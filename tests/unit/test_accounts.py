@@ -101,17 +101,6 @@ def test_each_name_is_logged_as_it_is_added_and_no_password_is(source, caplog):
     assert "secret" not in caplog.text
 
 
-def test_of_very_many_names_some_are_logged_and_the_rest_is_counted(source, caplog):
-    many = module.TOLD_ONE_BY_ONE + 30
-    source.write_text("".join(f"user{number:03}:{HASH}\n" for number in range(many)))
-    engine = FakeEngine()
-    running(engine, "c1")
-    with caplog.at_level("INFO"):
-        make(engine, source).reconcile()
-    assert caplog.text.count("Adding user ") == module.TOLD_ONE_BY_ONE
-    assert "Adding 30 more users" in caplog.text
-
-
 def test_a_daemon_that_starts_anew_tells_only_of_what_is_new_to_the_container(source, caplog):
     engine = FakeEngine()
     running(engine, "c1")

@@ -1,6 +1,5 @@
 """Which secrets `up` creates: what is missing and what was changed, nothing else."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,24 +68,6 @@ def test_a_changed_file_becomes_the_next_generation():
         existing("oauth_client_secret", 1, secrets.source_label([b"a"], guessable=True)),
     ]
     assert planned(make_profile(oauth_client_secret=b"b"), held) == {("oauth_client_secret",): 2}
-
-
-def test_a_file_that_was_rolled_back_is_not_tried_again_until_it_is_another_one():
-    def label(content):
-        return secrets.source_label([content], guessable=False)
-
-    held = [
-        *everything(cookie_secret=label(b"good")),
-        replace(existing("cookie_secret", 2, label(b"bad")), rejected="the hub does not start"),
-    ]
-    assert planned(make_profile(cookie_secret=b"bad"), held) == {}
-    assert secrets.refused(make_profile(cookie_secret=b"bad"), held) == {
-        COOKIE: "the hub does not start"
-    }
-    assert planned(make_profile(cookie_secret=b"mended"), held) == {("cookie_secret",): 3}
-    assert secrets.refused(make_profile(cookie_secret=b"mended"), held) == {}
-    assert secrets.refused(make_profile(cookie_secret=b"good"), held) == {}
-    assert secrets.refused(make_profile(), held) == {}
 
 
 def test_a_changed_list_of_users_is_left_to_the_daemon_which_can_read_what_was_added():

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from docker.errors import APIError, NotFound
 
 from jhswarmd import generations, labels, tls
 from jhswarmd.engine import Engine
-from jhswarmd.reconcile import references
+from jhswarmd.reconcile import references, rotation
 from tests.stack import Kernel, Stack, Visitor
 from tests.wait import wait_until
 
@@ -45,9 +45,9 @@ def wait_settled(stack: Stack, least: Mapping[str, int]) -> None:
     """Return once everything works with these generations, or newer ones."""
 
     def is_settled() -> bool:
-        rotation = stack.daemon()["rotation"]
-        units = rotation["units"]
-        return not rotation["doing"] and all(
+        told = stack.daemon()["rotation"]
+        units = told["units"]
+        return not told["doing"] and all(
             name in units
             and units[name]["generation"] >= number
             and all(unit["is_settled"] for unit in units.values())
@@ -71,11 +71,14 @@ def is_logged_in(visitor: Visitor) -> bool:
     return answer.status_code == 200
 
 
-def daemon_token(stack: Stack) -> str:
-    """Return the token that the daemon uses now, out of its container."""
-    code, output = stack.container("jhswarmd").exec_run(["cat", "/run/secrets/daemon_token"])
-    assert code == 0
-    return str(output.decode().strip())
+def hub_tokens(stack: Stack) -> list[str]:
+    """Return the tokens that daemon and idle culler use now, out of their container."""
+    tokens = []
+    for kind in rotation.UNITS["daemon"]:
+        code, output = stack.container("jhswarmd").exec_run(["cat", f"/run/secrets/{kind}"])
+        assert code == 0
+        tokens.append(str(output.decode().strip()))
+    return tokens
 
 
 @contextlib.contextmanager
@@ -89,12 +92,15 @@ def paused_daemon(stack: Stack) -> Iterator[None]:
         container.unpause()
 
 
-def token_works(stack: Stack, token: str) -> bool:
+def answers(stack: Stack, tokens: Iterable[str]) -> list[int]:
+    """Return what the hub answers to each of these tokens."""
     with stack.session() as session:
-        answer = session.get(
-            f"{stack.url}/hub/api/user", headers={"Authorization": f"token {token}"}, timeout=30
-        )
-    return answer.ok
+        return [
+            session.get(
+                f"{stack.url}/hub/api/user", headers={"Authorization": f"token {token}"}, timeout=30
+            ).status_code
+            for token in tokens
+        ]
 
 
 def test_what_up_deployed_is_shown_with_generation_age_and_result(stack: Stack) -> None:
@@ -120,7 +126,8 @@ def test_dry_run_says_what_would_happen_and_changes_nothing(stack: Stack) -> Non
 def test_rotation_of_everything_costs_no_login_no_notebook_and_no_kernel(
     stack: Stack, testuser: Visitor
 ) -> None:
-    service, token = stack.notebook("testuser"), daemon_token(stack)
+    service, former = stack.notebook("testuser"), hub_tokens(stack)
+    assert answers(stack, former) == [200, 200]
     before = {name: generation(stack, name) for name in ("cookie", "proxy", "crypt", "daemon")}
     with testuser.start_kernel() as kernel:
         assert kernel.execute("x = 40; x") == "40"
@@ -142,12 +149,13 @@ def test_rotation_of_everything_costs_no_login_no_notebook_and_no_kernel(
     assert {f"cookie_secret_g{number}", f"cookie_secret_g{number + 1}"} <= hub.keys()
     newer = labels.secret_name(stack.name, "proxy_auth_token", before["proxy"] + 1)
     assert targets(stack, "proxy")["proxy_auth_token"] == newer
-    # The daemon's former token is no longer one.
-    assert daemon_token(stack) != token
-    assert token_works(stack, daemon_token(stack))
-    assert not token_works(stack, token)
+    # The former tokens of daemon and culler are none any more.
+    current = hub_tokens(stack)
+    assert not {*current} & {*former}
+    assert answers(stack, current) == [200, 200]
+    assert answers(stack, former) == [403, 403]
     assert stack.cli("status", check=False).returncode == 0
-    for secret in (token, daemon_token(stack)):
+    for secret in (*former, *current):
         for role in labels.ROLES:
             assert secret not in stack.log(role)
 

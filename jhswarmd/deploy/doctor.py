@@ -63,6 +63,8 @@ def examine(profile: Profile | None, stack: str | None) -> Iterator[Finding]:
     None: the profile's, or the only one there is.
     """
     yield from _kernel()
+    if profile:
+        yield from certificate(profile)
     try:
         client = local_engine.connect()
     except JhswarmdError as exc:
@@ -128,6 +130,20 @@ def _kernel() -> list[Finding]:
             )
         )
     return findings
+
+
+def certificate(profile: Profile) -> list[Finding]:
+    """Judge the certificate that a profile has of its own."""
+    about = "certificate"
+    if "tls_cert" not in profile.files:
+        return []
+    try:
+        warning = preflight.check_certificate(profile)
+    except UsageError as exc:
+        return [_bad(about, str(exc), exc.remedy)]
+    if warning:
+        return [_bad(about, warning, preflight.SET_HOST)]
+    return [_good(about, f"that of the profile '{profile.name}' is for {profile.settings.host}")]
 
 
 def engine(version: Mapping[str, Any]) -> list[Finding]:

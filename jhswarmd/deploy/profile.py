@@ -296,4 +296,7 @@ def _check_tls_pair(folder: Path, files: Mapping[str, bytes], faults: list[str])
         )
         return
     if certificate.public_key() != key.public_key():
-        faults.append(f"{folder / SECRET_FILES['tls_key']}: does not belong to the certificate")
+        faults.append(
+            f"{folder / SECRET_FILES['tls_key']}: does not belong to the certificate; put there "
+            f"the key of the first one in {SECRET_FILES['tls_cert']}, which must be the hub's own"
+        )

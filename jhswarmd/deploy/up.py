@@ -42,6 +42,8 @@ def up(profile: Profile, progress: Progress) -> None:
     Raises JhswarmdError.
     """
     settings = profile.settings
+    if warning := preflight.check_certificate(profile):
+        progress.warn(f"{warning}. {preflight.SET_HOST}")
     _warn_of_refused_lines(profile, progress)
     client = local_engine.ensure_engine(progress)
     _use_logins(client, profile)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
-from jhswarmd import __version__
+from jhswarmd import __version__, tls
 from jhswarmd.deploy import doctor
 from jhswarmd.deploy.doctor import Grade
+from jhswarmd.deploy.profile import Profile
+from jhswarmd.settings import Settings
 from tests.unit.test_status import make_daemon, make_report
 
 
@@ -114,3 +117,15 @@ def test_a_daemon_of_another_version_is_named():
 def test_the_published_password_is_for_the_profile_local_alone(profile, host, has_testuser, is_bad):
     report = make_report(host=host, daemon=make_daemon(accounts={"has_testuser": has_testuser}))
     assert bool(doctor.published_password(report, profile)) is is_bad
+
+
+def test_the_certificate_of_the_profile_is_judged_before_it_is_deployed():
+    good, wrong = (
+        Profile("mine", Settings(host=host), {"tls_cert": certificate}, Path("env/mine"))
+        for certificate, _ in [tls.self_signed("hub.example")]
+        for host in ("hub.example", "other.example")
+    )
+    assert doctor.certificate(Profile("mine", Settings(), {}, Path("env/mine"))) == []
+    assert not bad(doctor.certificate(good))
+    (what,) = bad(doctor.certificate(wrong))
+    assert "not for other.example" in what

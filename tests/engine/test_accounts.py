@@ -12,7 +12,7 @@ import requests
 from jhswarmd import labels
 from tests.engine.hygiene_kit import places
 from tests.lab import Lab
-from tests.stack import LoginRefused, Stack, Visitor, write_profile, write_users
+from tests.stack import LoginRefused, Stack, Visitor, write_users
 from tests.wait import wait_until
 
 #: The promise; the machine of the tests may be busy.
@@ -190,8 +190,7 @@ def test_changed_file_leaves_alone_what_was_added_and_removed(stack: Stack, adde
 def test_server_of_a_removed_user_is_stopped_when_the_profile_says_so(
     stack: Stack, added: str
 ) -> None:
-    keys = {"HOST": stack.lab.address, "RESYNC_INTERVAL_S": 5}
-    write_profile(stack.env_dir, stack.profile, **keys, REMOVED_USER_SERVERS="stop")
+    stack.write_keys(REMOVED_USER_SERVERS="stop")
     try:
         stack.up()
         with stack.login(added, PASSWORD) as visitor:
@@ -201,5 +200,5 @@ def test_server_of_a_removed_user_is_stopped_when_the_profile_says_so(
         volumes = stack.lab.client.api.volumes()["Volumes"]
         assert any(added in volume["Name"] for volume in volumes)
     finally:
-        write_profile(stack.env_dir, stack.profile, **keys)
+        stack.write_keys()
         stack.up()

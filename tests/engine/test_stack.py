@@ -164,6 +164,8 @@ def test_account_of_the_list_logs_in(stack: Stack, user: str) -> None:
     [
         pytest.param("testuser", "wrong", id="wrong password"),
         pytest.param("testuser", "", id="empty password"),
+        pytest.param("dora", USERS["dora"][:-1], id="the longest password cut off"),
+        pytest.param("dora", USERS["dora"] + "0", id="the longest password and more"),
         pytest.param("root", "", id="system account without a password"),
         pytest.param("root", "root", id="system account"),
         pytest.param("nobody", "*", id="system account whose password is locked"),

@@ -25,7 +25,7 @@ from jhswarmd.deploy import (
     stack,
     users,
 )
-from jhswarmd.deploy.profile import Profile
+from jhswarmd.deploy.profile import LOCAL, Profile
 from jhswarmd.deploy.progress import Progress
 from jhswarmd.engine import Engine
 from jhswarmd.errors import JhswarmdError
@@ -44,7 +44,7 @@ def up(profile: Profile, progress: Progress) -> None:
     settings = profile.settings
     if warning := preflight.check_certificate(profile):
         progress.warn(f"{warning}. {preflight.SET_HOST}")
-    _warn_of_refused_lines(profile, progress)
+    _warn_of_list(profile, progress)
     client = local_engine.ensure_engine(progress)
     _use_logins(client, profile)
     local_engine.ensure_swarm(client, progress)
@@ -189,9 +189,23 @@ def _apply_users(client: docker.DockerClient, profile: Profile, progress: Progre
         progress.note(f"Accounts: {line}")
 
 
-def _warn_of_refused_lines(profile: Profile, progress: Progress) -> None:
-    for refusal in passwd.parse(profile.files.get("users", b"")).refused:
+def _warn_of_list(profile: Profile, progress: Progress) -> None:
+    content = profile.files.get("users", b"")
+    for refusal in passwd.parse(content).refused:
         progress.warn(f"{profile.user_list}, {refusal}; the other lines work")
+    if profile.is_for_trying_out or profile.settings.uses_oauth:
+        return
+    if users.has_published_password(content):
+        progress.warn(
+            f"{profile.user_list} has testuser with the password that is published: everybody who "
+            "reaches the hub can log in. Remove that line, and then the account: 'jhswarmd users "
+            "remove testuser'"
+        )
+    if plain := users.count_plain(content):
+        progress.warn(
+            f"{profile.user_list} has passwords as plain text, {plain} of them: 'jhswarmd users "
+            f"convert {profile.user_list}' replaces them by hashes"
+        )
 
 
 def _wait_answer(settings: Settings) -> None:
@@ -229,7 +243,7 @@ def _tell(profile: Profile, progress: Progress) -> None:
         progress.note(
             f"Log in with an account of the provider ({settings.authenticator_type.value})."
         )
-    elif profile.name == "local":
+    elif profile.name == LOCAL:
         progress.note("Log in as testuser with the password testpassword.")
     else:
         names = passwd.parse(profile.files.get("users", b"")).entries

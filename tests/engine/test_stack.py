@@ -125,8 +125,9 @@ def test_doctor_finds_all_well_but_the_published_password_and_says_when_the_cert
 ) -> None:
     result = stack.cli("doctor", "--env", stack.profile, check=False)
     assert result.returncode == 1
-    (bad,) = [line for line in result.stdout.splitlines() if line.startswith("!!")]
-    assert "jhswarmd users remove testuser" in bad
+    bad = [line for line in result.stdout.splitlines() if line.startswith("!!")]
+    assert len(bad) == 1, result.stdout
+    assert "jhswarmd users remove testuser" in bad[0]
     for words in (
         "swarm: this node is a manager",
         "ports: those of the profile 'lab' are free, or its own",
@@ -134,6 +135,7 @@ def test_doctor_finds_all_well_but_the_published_password_and_says_when_the_cert
         "registry: gives this engine the 2 images",
         "clocks: of 1 nodes with tasks agree",
         "certificate: ends in 39",
+        f"accounts: {stack.env_dir}/lab/user_list.txt has passwords as plain text, 4 of them",
         "images: 1 for notebooks on 1 nodes",
     ):
         assert f"ok {words}" in result.stdout, result.stdout

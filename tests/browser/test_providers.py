@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Person
+from tests.engine.hygiene_kit import secret_words, shown_in
 from tests.lab import Lab
 from tests.oauth_provider import CLIENT_ID, CLIENT_SECRET, Provider
 from tests.stack import UP_S, Stack, write_profile
@@ -155,6 +156,17 @@ def test_what_the_provider_gave_is_kept_encrypted_and_in_no_log(
         assert secret.encode() not in content
         for role in ("hub", "proxy", "jhswarmd"):
             assert secret not in github.log(role)
+
+
+def test_no_secret_of_a_provider_shows_anywhere(
+    engine: Lab, github: Stack, page: Page, provider: Provider
+) -> None:
+    log_in(page, "ann")
+    expect_home(page, "ann")
+    words = secret_words(github) | {("access token", token) for token in provider.tokens}
+    assert ("oauth_client_secret", CLIENT_SECRET) in words
+    assert len(provider.tokens) > 0
+    assert shown_in(engine, github, words) == set()
 
 
 def test_openid_connect_is_a_matter_of_the_profile(oidc: Stack, page: Page) -> None:

@@ -20,7 +20,8 @@ def provider(engine: Lab) -> Iterator[Provider]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((engine.address, 9))  # sends nothing; tells our address towards the lab
         address = probe.getsockname()[0]
-    made = Provider(address, members={"physics": {"ann"}})
+    members = {"physics": {"ann"}, "biology": {"tina", "tom"}, "biology:lab-2": {"tina"}}
+    made = Provider(address, members=members)
     yield made
     made.close()
 
@@ -47,7 +48,7 @@ def github(stack: Stack, provider: Provider) -> Iterator[Stack]:
         "github",
         AUTHENTICATOR_TYPE="github",
         GITHUB_URL=provider.url,
-        GITHUB_ALLOWED_ORGANIZATIONS="physics",
+        GITHUB_ALLOWED_ORGANIZATIONS="physics, biology:lab-2",
         AUTHENTICATOR_ALLOWED_USERS="bea",
         AUTHENTICATOR_ADMIN_USERS="adam",
     )
@@ -86,8 +87,10 @@ def expect_home(page: Page, user: str) -> None:
     expect(page.get_by_text(user, exact=True).first).to_be_visible()
 
 
-@pytest.mark.parametrize("user", ["ann", "bea"])
-def test_a_member_and_a_named_user_get_in(github: Stack, page: Page, user: str) -> None:
+@pytest.mark.parametrize("user", ["ann", "bea", "tina"])
+def test_a_member_of_an_organisation_or_team_and_a_named_user_get_in(
+    github: Stack, page: Page, user: str
+) -> None:
     log_in(page, user)
     expect_home(page, user)
     expect(page.get_by_role("link", name="Admin")).to_be_hidden()
@@ -109,9 +112,16 @@ def test_an_admin_gets_the_admins_page(github: Stack, page: Page) -> None:
     expect(page.get_by_role("link", name="Admin")).to_be_visible()
 
 
-def test_who_is_not_let_in_reads_why(github: Stack, page: Page) -> None:
-    log_in(page, "mallory")
-    expect(page.get_by_text("GitHub knows you as mallory, but mallory is not")).to_be_visible()
+@pytest.mark.parametrize(
+    "user",
+    [
+        pytest.param("mallory", id="a stranger"),
+        pytest.param("tom", id="of the organisation, and not of the team"),
+    ],
+)
+def test_who_is_not_let_in_reads_why(github: Stack, page: Page, user: str) -> None:
+    log_in(page, user)
+    expect(page.get_by_text(f"GitHub knows you as {user}, but {user} is not")).to_be_visible()
     page.goto("/hub/home")
     expect(page.get_by_role("link", name="Home")).to_be_hidden()
 

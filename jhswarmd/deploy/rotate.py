@@ -126,7 +126,7 @@ def _supply(client: docker.DockerClient, profile: Profile, step: Step) -> dict[s
     if not {"tls_cert", "tls_key"} <= profile.files.keys():
         return None
     existing = secrets.list_existing(client, profile.settings.stack_name)
-    for creation in secrets.plan(profile, existing):
+    for creation in secrets.plan(profile, existing, tries_again=True):
         if creation.kind is secrets.TLS:
             secrets.create(client, profile, creation, step.update)
             return {"tls": creation.generation}

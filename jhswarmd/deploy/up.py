@@ -159,6 +159,11 @@ def _create_secrets(client: docker.DockerClient, profile: Profile, progress: Pro
             secrets.create(client, profile, creation, step.update)
         made = ", ".join(name for each in creations for name in each.kind.names)
         step.done(f"created {made}" if made else "all there")
+    for files, why in secrets.rolled_back(profile, existing).items():
+        progress.warn(
+            f"{files} of the profile was tried before, and rolled back ({why}): the older secret "
+            "stays in use. Put another one there, or remove it"
+        )
 
 
 def _apply_users(client: docker.DockerClient, profile: Profile, progress: Progress) -> None:

@@ -119,11 +119,12 @@ class Credentials:
         made = {}
         for name in names:
             kinds = UNITS[name]
-            newest = generations.newest(existing, *kinds)
             held = (each.generation for each in existing if each.kind in kinds)
             number = 1 + max(held, default=0)
-            # What 'up' finds in a file was applied once; it must not bring the older one back.
-            source = newest.source if newest and name != "tls" else GENERATED
+            # What 'up' finds in a file was applied once, even if it had to be rolled back; it must
+            # not be brought back.
+            last = next(iter(generations.complete(existing, *kinds)), None)
+            source = last.source if last and name != "tls" else GENERATED
             contents, expires_at = self._contents(name)
             for kind, content in zip(kinds, contents, strict=True):
                 marks = generations.marks(

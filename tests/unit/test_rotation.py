@@ -504,6 +504,20 @@ def test_a_rotated_secret_is_still_known_as_the_one_of_its_file(stack):
     assert stack.newest("cookie").source == "sha256:ab"
 
 
+def test_after_a_rotation_a_file_that_was_rolled_back_is_still_known_as_applied(stack):
+    contents = [b"ab" * 32]
+    rotate(stack, "cookie")
+    label = generations.source_label(contents, guessable=False)
+    held = stack.secrets["id-jupyterhub_cookie_secret_g2"]
+    stack.secrets[held.id] = Existing(**{**vars(held), "source": label})
+    stack.bad = {held.id}
+    settle(stack)
+    assert rotate(stack, "cookie", request="r2") == {"cookie": 3}
+    settle(stack)
+    assert held.id not in stack.secrets
+    assert generations.source_matches(stack.newest("cookie").source, contents)
+
+
 # ---- when -----------------------------------------------------------------------------------
 
 

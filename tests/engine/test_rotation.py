@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from subprocess import PIPE, STDOUT
 
 import pytest
 import requests
@@ -336,8 +336,7 @@ ROUNDS_MOST = 4
 
 def kill_at(stack: Stack, left: list[Point]) -> None:
     """Kill the daemon when it comes to one of the points that are left, until none is."""
-    api: Any = stack.lab.client.api
-    since_s, killed = int(time.time()), set[str]()
+    since_s, killed = str(int(time.time())), set[str]()
 
     def find_daemon() -> str | None:
         found = stack.containers(stack.service("jhswarmd"))
@@ -345,16 +344,16 @@ def kill_at(stack: Stack, left: list[Point]) -> None:
 
     while left:
         container_id = wait_until(find_daemon, 60, what="the daemon", ignoring=(NotFound,))
-        # The engine may replace the daemon by itself meanwhile.
-        with contextlib.suppress(NotFound, APIError):
-            for chunk in api.logs(container_id, stream=True, follow=True, since=since_s):
-                for point in [each for each in left if f"step={each.value} ".encode() in chunk]:
-                    api.kill(container_id, SIGNALS[point])
-                    left.remove(point)
-                    break
-                else:
-                    continue
+        follow = ["docker", "logs", "--follow", "--since", since_s, container_id]
+        process = stack.lab.popen(follow, stdout=PIPE, stderr=STDOUT, text=True)
+        for line in process.stdout or ():
+            if at := [point for point in left if f"step={point.value} " in line]:
+                # The engine may replace the daemon by itself meanwhile.
+                with contextlib.suppress(NotFound, APIError):
+                    stack.lab.client.api.kill(container_id, SIGNALS[at[0]])
+                left.remove(at[0])
                 break
+        stack.lab.end(process)
         killed.add(container_id)
 
 

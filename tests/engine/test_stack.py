@@ -538,7 +538,7 @@ def test_changed_list_names_bad_lines_by_number_and_the_good_ones_work(stack: St
     path = write_users(stack.env_dir, stack.profile, *lines)
     try:
         result = stack.cli("up", "--env", stack.profile, timeout_s=300)
-        assert "line 7" in result.stdout + result.stderr
+        assert "line 8" in result.stdout + result.stderr
         assert "no separator here" not in result.stdout + result.stderr
 
         def dave_gets_in() -> bool:
@@ -553,7 +553,7 @@ def test_changed_list_names_bad_lines_by_number_and_the_good_ones_work(stack: St
             refused = stack.daemon()["accounts"]["refused"]
             return [line.partition(":")[0] for line in refused]
 
-        wait_until(lambda: refused_lines() == ["line 7", "line 8"], 60, what="both are refused")
+        wait_until(lambda: refused_lines() == ["line 8", "line 9"], 60, what="both are refused")
         assert stack.cli("status", check=False).returncode == 1
         assert "must-not-get-in" not in stack.log("jhswarmd")
     finally:

@@ -7,6 +7,7 @@ password travels to another process. (Python's own ``crypt`` and its heirs hold 
 from __future__ import annotations
 
 import ctypes
+import hmac
 import os
 import threading
 import time
@@ -49,16 +50,12 @@ def hash_password(password: str) -> str:
 
     ``password`` has no NUL and at most 500 bytes.
     """
-    library = _libcrypt()
     setting = ctypes.create_string_buffer(_OUTPUT_SIZE)
     # No bytes of ours: libcrypt asks the kernel for random ones.
-    made = library.crypt_gensalt_rn(
+    made = _libcrypt().crypt_gensalt_rn(
         _METHOD, ctypes.c_ulong(0), None, 0, setting, ctypes.c_int(_OUTPUT_SIZE)
     )
-    scratch = ctypes.create_string_buffer(_DATA_SIZE)
-    hashed = made and library.crypt_rn(password.encode(), made, scratch, ctypes.c_int(_DATA_SIZE))
-    # What crypt has in its scratch is the password, among others.
-    ctypes.memset(scratch, 0, _DATA_SIZE)
+    hashed = made and _crypt(password, made)
     if not hashed:
         raise JhswarmdError(
             "This system cannot hash passwords",
@@ -66,6 +63,22 @@ def hash_password(password: str) -> str:
             remedy="Update it, or write hashes into the list of users.",
         )
     return str(hashed.decode())
+
+
+def is_hash_of(password: str, hashed: str) -> bool:
+    """Tell whether a hash, of any method that libcrypt knows, is one of this password."""
+    made = _crypt(password, hashed.encode())
+    return made is not None and hmac.compare_digest(made, hashed.encode())
+
+
+def _crypt(password: str, setting: bytes) -> bytes | None:
+    """Return the hash that ``setting`` asks for, which may be a hash; None: libcrypt cannot."""
+    scratch = ctypes.create_string_buffer(_DATA_SIZE)
+    size = ctypes.c_int(_DATA_SIZE)
+    hashed: bytes | None = _libcrypt().crypt_rn(password.encode(), setting, scratch, size)
+    # What crypt has in its scratch is the password, among others.
+    ctypes.memset(scratch, 0, _DATA_SIZE)
+    return hashed
 
 
 class Hasher:

@@ -1,8 +1,9 @@
-"""A self-signed certificate for a hub that was given none."""
+"""A self-signed certificate for a hub that was given none, and what one says that it was given."""
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 
 from cryptography import x509
@@ -44,6 +45,35 @@ def self_signed(host: str, now: datetime | None = None) -> tuple[bytes, bytes]:
 def expires_at(certificate: bytes) -> datetime:
     """Return when a certificate in PEM form ends, in UTC. Raises ValueError."""
     return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
+
+
+def begins_at(certificate: bytes) -> datetime:
+    """Return from when on a certificate in PEM form is valid, in UTC. Raises ValueError."""
+    return x509.load_pem_x509_certificate(certificate).not_valid_before_utc
+
+
+def names_of(certificate: bytes) -> list[str]:
+    """Return the names and addresses that a certificate in PEM form is for. Raises ValueError.
+
+    These are its alternative names: browsers look at no others.
+    """
+    extensions = x509.load_pem_x509_certificate(certificate).extensions
+    try:
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    addresses = names.get_values_for_type(x509.IPAddress)
+    return [*names.get_values_for_type(x509.DNSName), *map(str, addresses)]
+
+
+def is_for(host: str, names: Iterable[str]) -> bool:
+    """Tell whether a certificate for ``names`` is one for ``host``. Pure.
+
+    An asterisk stands for the first part of a name, and for no more.
+    """
+    host = host.lower().removesuffix(".")
+    _, _, domain = host.partition(".")
+    return not {host, f"*.{domain}"}.isdisjoint(name.lower() for name in names)
 
 
 def _names(host: str) -> list[x509.GeneralName]:

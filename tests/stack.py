@@ -39,6 +39,8 @@ USERS = {
     "alice": "wonder:land, with a colon",
     "bob": "grüße-an-bob",
     "carol": "hash-only-in-the-list",
+    # As long as a password may be: 500 bytes.
+    "dora": "0123456789" * 40 + "ü" * 50,
 }
 #: As an editor on another system saves it: a mark at the start, CRLF, no newline at the end.
 _USER_LIST = """\ufeff# accounts of the test suite\r
@@ -46,6 +48,7 @@ _USER_LIST = """\ufeff# accounts of the test suite\r
 testuser:{testuser}\r
 alice:{alice}\r
 bob:{bob}\r
+dora:{dora}\r
 carol:{carol}"""
 #: SHA-512 crypt of carol's password.
 _CAROL = (
@@ -66,9 +69,19 @@ class Stack:
         self.url = f"https://{lab.address}"
         self.first_up: subprocess.CompletedProcess[str] | None = None
         """What the first ``up`` printed."""
-        # Full passes of the daemon are what some tests wait for.
-        write_profile(env_dir, self.profile, HOST=lab.address, RESYNC_INTERVAL_S=5)
+        self.write_keys()
         write_users(env_dir, self.profile)
+
+    def write_keys(self, **more: object) -> Path:
+        """Write the keys of the profile, and ``more`` of them until this is called again."""
+        keys = {
+            "HOST": self.lab.address,
+            # Full passes of the daemon are what some tests wait for.
+            "RESYNC_INTERVAL_S": 5,
+            # No test lasts as long: the idle culler is there, and stops nothing.
+            "IDLE_TIMEOUT_S": 86400,
+        }
+        return write_profile(self.env_dir, self.profile, **keys, **more)
 
     def cli(
         self,

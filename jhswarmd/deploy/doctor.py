@@ -7,7 +7,7 @@ out is a finding too: unknown is not well.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from datetime import timedelta
 from enum import IntEnum
 from typing import Any
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from jhswarmd import __version__, labels
-from jhswarmd.deploy import local_engine, preflight, status
+from jhswarmd.deploy import local_engine, preflight, status, users
 from jhswarmd.deploy import stack as stacks
 from jhswarmd.deploy.profile import Profile
 from jhswarmd.engine_errors import translated
@@ -62,17 +62,27 @@ def examine(profile: Profile | None, stack: str | None) -> Iterator[Finding]:
     With a ``profile`` also at what its deployment needs. ``stack`` is the deployment to look at;
     None: the profile's, or the only one there is.
     """
+    report = yield from _surroundings(profile, stack)
+    if profile:
+        yield from certificate(profile)
+        yield from accounts(report, profile)
+
+
+def _surroundings(
+    profile: Profile | None, stack: str | None
+) -> Generator[Finding, None, status.Report | None]:
+    """Look at machine, swarm and deployment; returns the deployment's status, if there is one."""
     yield from _kernel()
     try:
         client = local_engine.connect()
     except JhswarmdError as exc:
         yield _bad("engine", str(exc), exc.remedy)
-        return
+        return None
     yield from _seen("engine", lambda: engine(client.version()))
     swarm = _swarm(client)
     yield swarm
     if swarm.grade is Grade.bad:
-        return
+        return None
     yield from _seen("nodes", lambda: nodes(client.api.nodes()))
     yield from _seen("clocks", lambda: clocks(client.api.nodes(), client.api.tasks()))
     if profile:
@@ -82,7 +92,7 @@ def examine(profile: Profile | None, stack: str | None) -> Iterator[Finding]:
         name = status.find_stack(client, stack)
     except UsageError as exc:
         yield _good("deployment", exc.what, exc.remedy)
-        return
+        return None
     yield from _seen("registry", lambda: _registry(client, name))
     report = None
 
@@ -92,8 +102,7 @@ def examine(profile: Profile | None, stack: str | None) -> Iterator[Finding]:
         return deployment(report)
 
     yield from _seen("deployment", look)
-    if profile and report:
-        yield from published_password(report, profile.name)
+    return report
 
 
 def _seen(about: str, look: Callable[[], list[Finding]]) -> list[Finding]:
@@ -128,6 +137,20 @@ def _kernel() -> list[Finding]:
             )
         )
     return findings
+
+
+def certificate(profile: Profile) -> list[Finding]:
+    """Judge the certificate that a profile has of its own."""
+    about = "certificate"
+    if "tls_cert" not in profile.files:
+        return []
+    try:
+        warning = preflight.check_certificate(profile)
+    except UsageError as exc:
+        return [_bad(about, str(exc), exc.remedy)]
+    if warning:
+        return [_bad(about, warning, preflight.SET_HOST)]
+    return [_good(about, f"that of the profile '{profile.name}' is for {profile.settings.host}")]
 
 
 def engine(version: Mapping[str, Any]) -> list[Finding]:
@@ -295,22 +318,31 @@ def deployment(report: status.Report) -> list[Finding]:
     return findings or [_good(about, f"{report.stack} is {report.health}")]
 
 
-def published_password(report: status.Report, profile: str) -> list[Finding]:
-    """Judge an account whose password everybody knows, by what only the profile's name tells. Pure.
+def accounts(report: status.Report | None, profile: Profile) -> list[Finding]:
+    """Judge the accounts by what the profile alone tells: its name, and its list of users.
 
-    ``localhost`` is also what a profile says that says nothing; its ports are open to all the same.
+    What status has told of the deployment already is not told again. ``report`` is None where
+    nothing is deployed yet.
     """
-    has_testuser = report.daemon is not None and report.daemon["accounts"]["has_testuser"]
-    is_told = report.host not in ("", *status.LOCAL_HOSTS)
-    if not has_testuser or is_told or profile == "local":
+    about, findings = "accounts", []
+    content = b"" if profile.settings.uses_oauth else profile.files.get("users", b"")
+    if profile.is_for_trying_out:
         return []
-    return [
-        _bad(
-            "accounts",
-            f"testuser exists, whose password is published, and the profile is '{profile}'",
-            "Remove it ('jhswarmd users remove testuser'), and from the profile's user_list.txt.",
-        )
-    ]
+    if not (report and status.warns_of_testuser(report)):
+        if report and status.has_testuser(report):
+            what = "testuser exists, whose password is published,"
+        elif users.has_published_password(content):
+            what = f"{profile.user_list} has testuser with the password that is published,"
+        else:
+            what = ""
+        if what:
+            remedy = "Remove it ('jhswarmd users remove testuser'), and from the profile's list."
+            findings.append(_bad(about, f"{what} and the profile is '{profile.name}'", remedy))
+    if plain := users.count_plain(content):
+        what = f"{profile.user_list} has passwords as plain text, {plain} of them"
+        remedy = f"'jhswarmd users convert {profile.user_list}' replaces them by hashes."
+        findings.append(_good(about, what, remedy))
+    return findings
 
 
 def show(finding: Finding, console: Console) -> None:

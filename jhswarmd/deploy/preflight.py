@@ -1,4 +1,4 @@
-"""What must be free on machine and swarm before anything is deployed, said before it is.
+"""What must be free on machine and swarm, and what must be right, said before anything is deployed.
 
 Swarm itself says nothing: the tasks of a service whose network cannot get its addresses stay 'new'
 for ever (moby#43052; measured on 20.10.24).
@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Network, ip_network
+from datetime import datetime, timezone
+from ipaddress import IPv4Network, ip_address, ip_network
 from typing import Any
 
 import docker
 
-from jhswarmd import labels
+from jhswarmd import generations, labels, tls
+from jhswarmd.deploy.profile import SECRET_FILES, Profile
 from jhswarmd.engine_errors import translated
-from jhswarmd.errors import EngineNotFound, JhswarmdError
+from jhswarmd.errors import EngineNotFound, JhswarmdError, UsageError
 from jhswarmd.settings import Settings
+
+SET_HOST = "Set HOST in the profile to the name by which people reach the hub."
 
 
 def check_ports(client: docker.DockerClient, settings: Settings) -> None:
@@ -87,3 +91,43 @@ def conflict(name: str, subnet: IPv4Network, networks: Iterable[Mapping[str, Any
             elif held.overlaps(subnet):
                 return f"the network {network['Name']} of this swarm has {held}"
     return ""
+
+
+def check_certificate(profile: Profile, now: datetime | None = None) -> str:
+    """Raise UsageError when browsers would refuse the profile's own certificate.
+
+    Returns what to warn of, with ``SET_HOST``; empty: nothing. That its key belongs to it is known
+    since the profile was read. A HOST that is an address, or that nobody set, says little of how
+    people reach the hub, so that a certificate for something else is no fault then.
+    """
+    if "tls_cert" not in profile.files:
+        return ""
+    now, host = now or datetime.now(timezone.utc), profile.settings.host
+    certificate, path = profile.files["tls_cert"], profile.folder / SECRET_FILES["tls_cert"]
+    ends, begins = tls.expires_at(certificate), tls.begins_at(certificate)
+    names = tls.names_of(certificate)
+    if ends <= now:
+        what, why = "has expired", f"it ended at {generations.spelled(ends)}"
+    elif begins > now:
+        what, why = "is not valid yet", f"it begins at {generations.spelled(begins)}"
+    elif not tls.is_for(host, names):
+        what, why = f"is not for {host}", f"it is for {', '.join(names) or 'no name at all'}"
+        if host == "localhost" or _is_address(host):
+            return f"The certificate {path} {what}: {why}"
+    else:
+        return ""
+    raise UsageError(
+        f"The certificate {path} {what}",
+        why=why,
+        remedy=f"Put one that is valid for HOST={host}, and its key, into {path.parent}. Without "
+        "the two files the certificate in use stays, or a self-signed one is made. Nothing was "
+        "changed.",
+    )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -25,6 +25,10 @@ from jhswarmd.notebook_profiles import NotebookProfile
 from jhswarmd.settings import AuthenticatorType, Settings
 
 DEFAULT = "default"
+#: Of the profiles that are tracked in git the one to try things out with.
+LOCAL = "local"
+#: Names under which nobody but this machine's own users reach the hub.
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 _KEY = re.compile(r"^(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)$")
 _MENTIONED = re.compile(r"\b[A-Z][A-Z0-9_]{3,}\b")
@@ -80,6 +84,14 @@ class Profile:
     def user_list(self) -> Path:
         """Where the list of users is, if there is one."""
         return self.folder / USER_LIST
+
+    @property
+    def is_for_trying_out(self) -> bool:
+        """Whether accounts that everybody knows do no harm.
+
+        ``localhost`` is also what a profile says that says nothing, so its name counts too.
+        """
+        return self.name == LOCAL and self.settings.host in LOCAL_HOSTS
 
     @property
     def login_file(self) -> Path | None:
@@ -296,4 +308,7 @@ def _check_tls_pair(folder: Path, files: Mapping[str, bytes], faults: list[str])
         )
         return
     if certificate.public_key() != key.public_key():
-        faults.append(f"{folder / SECRET_FILES['tls_key']}: does not belong to the certificate")
+        faults.append(
+            f"{folder / SECRET_FILES['tls_key']}: does not belong to the certificate; put there "
+            f"the key of the first one in {SECRET_FILES['tls_cert']}, which must be the hub's own"
+        )

@@ -10,7 +10,7 @@ from typing import Any
 import docker
 
 from jhswarmd import generations
-from jhswarmd.deploy import ask, secrets
+from jhswarmd.deploy import ask, preflight, secrets
 from jhswarmd.deploy import stack as stacks
 from jhswarmd.deploy.profile import Profile
 from jhswarmd.deploy.progress import Progress, Step
@@ -76,6 +76,8 @@ def rotate(
     none, a self-signed one, also in the place of one that the profile had. Raises
     JhswarmdError, also when a new generation had to be rolled back.
     """
+    if profile and list(units) == ["tls"] and (warning := preflight.check_certificate(profile)):
+        progress.warn(f"{warning}. {preflight.SET_HOST}")
     with progress.step(f"New secrets: {', '.join(units)}") as step:
         supplied = _supply(client, profile, step) if profile and list(units) == ["tls"] else None
         made = supplied or _ask(
@@ -124,7 +126,7 @@ def _supply(client: docker.DockerClient, profile: Profile, step: Step) -> dict[s
     if not {"tls_cert", "tls_key"} <= profile.files.keys():
         return None
     existing = secrets.list_existing(client, profile.settings.stack_name)
-    for creation in secrets.plan(profile, existing):
+    for creation in secrets.plan(profile, existing, tries_again=True):
         if creation.kind is secrets.TLS:
             secrets.create(client, profile, creation, step.update)
             return {"tls": creation.generation}

@@ -17,13 +17,15 @@ import docker
 
 from jhswarmd import labels, tls
 from jhswarmd.deploy import users
-from jhswarmd.deploy.profile import Profile
+from jhswarmd.deploy.profile import SECRET_FILES, Profile
 from jhswarmd.engine import Engine
 from jhswarmd.errors import EngineConflict, EngineError
 from jhswarmd.generations import (
     GENERATED,
     MAX_BYTES,
     Existing,
+    Generation,
+    complete,
     marks,
     newest,
     part_names,
@@ -106,11 +108,15 @@ class Create:
     supplied: tuple[bytes, ...] | None
 
 
-def plan(profile: Profile, existing: Sequence[Existing]) -> list[Create]:
+def plan(
+    profile: Profile, existing: Sequence[Existing], *, tries_again: bool = False
+) -> list[Create]:
     """Decide which secrets to create. Pure but for the time that comparing slow hashes takes.
 
     What exists is kept unless the profile supplies something else than what it holds. A file
-    that was removed from the profile changes nothing: the secret made from it stays.
+    that was removed from the profile changes nothing: the secret made from it stays. One with
+    which hub or proxy did not start is not applied again, unless ``tries_again``: it would cost
+    three starts each time.
     """
     creations = []
     for kind in KINDS:
@@ -122,9 +128,37 @@ def plan(profile: Profile, existing: Sequence[Existing]) -> list[Create]:
             continue
         if kind.seeded and current:
             continue
+        if supplied and not tries_again and _rolled_back(kind, supplied, existing):
+            continue
         used = [each.generation for each in existing if whole(each.kind) in kind.names]
         creations.append(Create(kind, max(used, default=0) + 1, supplied))
     return creations
+
+
+def rolled_back(profile: Profile, existing: Sequence[Existing]) -> dict[str, str]:
+    """Return why what the profile supplies was taken back by the daemon, by its files' names."""
+    found = {}
+    for kind in KINDS:
+        supplied = _supplied(profile, kind)
+        if supplied and (bad := _rolled_back(kind, supplied, existing)):
+            found[", ".join(SECRET_FILES[name] for name in kind.names)] = bad.rejected
+    return found
+
+
+def _rolled_back(
+    kind: Kind, supplied: Sequence[bytes], existing: Sequence[Existing]
+) -> Generation | None:
+    """Return the generation with these contents that was rejected; None: there is none.
+
+    Only what is later than the live one counts.
+    """
+    current = newest(existing, *kind.names)
+    for each in complete(existing, *kind.names):
+        if current and each.number <= current.number:
+            break
+        if source_matches(each.source, supplied):
+            return each
+    return None
 
 
 def changed_users(profile: Profile, existing: Sequence[Existing]) -> bytes | None:

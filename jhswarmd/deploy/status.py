@@ -26,6 +26,7 @@ from rich.text import Text
 from jhswarmd import labels
 from jhswarmd.deploy import ask, placement, prepull, secrets
 from jhswarmd.deploy import stack as stacks
+from jhswarmd.deploy.profile import LOCAL_HOSTS
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import JhswarmdError, UsageError
 from jhswarmd.generations import Existing
@@ -40,8 +41,6 @@ EXPIRES_SOON_S = 14 * 86400.0
 _RENEW = "put a new one into env/NAME/ssl and run 'jhswarmd rotate tls --env NAME'"
 #: Seconds between two looks of ``status --watch``.
 WATCH_EVERY_S = 2.0
-#: Names under which nobody but this machine's own users reach the hub.
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 class Health(IntEnum):
@@ -261,12 +260,22 @@ def _warn_of_accounts(report: Report) -> list[str]:
             f"{accounts['plain']} passwords are kept as plain text in Swarm: 'jhswarmd users set' "
             "with the same list keeps their hashes instead"
         )
-    if accounts["has_testuser"] and report.host not in ("", *LOCAL_HOSTS):
+    if warns_of_testuser(report):
         warnings.append(
             "the account testuser exists, whose password is published, and the hub is not for "
             "this machine alone: 'jhswarmd users remove testuser'"
         )
     return warnings
+
+
+def has_testuser(report: Report) -> bool:
+    """Tell whether there is the account whose password is published."""
+    return report.daemon is not None and bool(report.daemon["accounts"]["has_testuser"])
+
+
+def warns_of_testuser(report: Report) -> bool:
+    """Tell whether that account is there, and others than this machine's users reach the hub."""
+    return has_testuser(report) and report.host not in ("", *LOCAL_HOSTS)
 
 
 def _warn_of_secrets(report: Report) -> list[str]:

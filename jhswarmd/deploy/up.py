@@ -25,7 +25,7 @@ from jhswarmd.deploy import (
     stack,
     users,
 )
-from jhswarmd.deploy.profile import Profile
+from jhswarmd.deploy.profile import LOCAL, Profile
 from jhswarmd.deploy.progress import Progress
 from jhswarmd.engine import Engine
 from jhswarmd.errors import JhswarmdError
@@ -42,7 +42,9 @@ def up(profile: Profile, progress: Progress) -> None:
     Raises JhswarmdError.
     """
     settings = profile.settings
-    _warn_of_refused_lines(profile, progress)
+    if warning := preflight.check_certificate(profile):
+        progress.warn(f"{warning}. {preflight.SET_HOST}")
+    _warn_of_list(profile, progress)
     client = local_engine.ensure_engine(progress)
     _use_logins(client, profile)
     local_engine.ensure_swarm(client, progress)
@@ -157,6 +159,11 @@ def _create_secrets(client: docker.DockerClient, profile: Profile, progress: Pro
             secrets.create(client, profile, creation, step.update)
         made = ", ".join(name for each in creations for name in each.kind.names)
         step.done(f"created {made}" if made else "all there")
+    for files, why in secrets.rolled_back(profile, existing).items():
+        progress.warn(
+            f"{files} of the profile was tried before, and rolled back ({why}): the older secret "
+            "stays in use. Put another one there, or remove it"
+        )
 
 
 def _apply_users(client: docker.DockerClient, profile: Profile, progress: Progress) -> None:
@@ -187,9 +194,23 @@ def _apply_users(client: docker.DockerClient, profile: Profile, progress: Progre
         progress.note(f"Accounts: {line}")
 
 
-def _warn_of_refused_lines(profile: Profile, progress: Progress) -> None:
-    for refusal in passwd.parse(profile.files.get("users", b"")).refused:
+def _warn_of_list(profile: Profile, progress: Progress) -> None:
+    content = profile.files.get("users", b"")
+    for refusal in passwd.parse(content).refused:
         progress.warn(f"{profile.user_list}, {refusal}; the other lines work")
+    if profile.is_for_trying_out or profile.settings.uses_oauth:
+        return
+    if users.has_published_password(content):
+        progress.warn(
+            f"{profile.user_list} has testuser with the password that is published: everybody who "
+            "reaches the hub can log in. Remove that line, and then the account: 'jhswarmd users "
+            "remove testuser'"
+        )
+    if plain := users.count_plain(content):
+        progress.warn(
+            f"{profile.user_list} has passwords as plain text, {plain} of them: 'jhswarmd users "
+            f"convert {profile.user_list}' replaces them by hashes"
+        )
 
 
 def _wait_answer(settings: Settings) -> None:
@@ -227,7 +248,7 @@ def _tell(profile: Profile, progress: Progress) -> None:
         progress.note(
             f"Log in with an account of the provider ({settings.authenticator_type.value})."
         )
-    elif profile.name == "local":
+    elif profile.name == LOCAL:
         progress.note("Log in as testuser with the password testpassword.")
     else:
         names = passwd.parse(profile.files.get("users", b"")).entries

@@ -19,7 +19,7 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_exponenti
 
 from jhswarmd.deploy import ask
 from jhswarmd.errors import JhswarmdError, UsageError
-from jhswarmd.hashing import Hasher, hash_password
+from jhswarmd.hashing import Hasher, hash_password, is_hash_of
 from jhswarmd.reconcile import passwd, userlist
 from jhswarmd.reconcile.passwd import Entry
 
@@ -28,6 +28,8 @@ TAKEN_UP_WITHIN_S = 90.0
 #: Seconds between two words about how far the hashing is.
 _TELL_EVERY_S = 1.0
 
+#: testuser's in the profile that is tracked in git.
+_PUBLISHED = "testpassword"
 #: Names that are shown of many.
 _SHOWN = 20
 
@@ -60,6 +62,19 @@ def _hash_all(content: bytes, tell: Tell) -> Callable[[Entry], str]:
         return hashed
 
     return hash_of
+
+
+def has_published_password(content: bytes) -> bool:
+    """Tell whether a list lets everybody in who has read env/local/user_list.txt of ours."""
+    entry = passwd.parse(content).entries.get("testuser")
+    if entry is None or not entry.is_hashed:
+        return entry is not None and entry.password == _PUBLISHED
+    return is_hash_of(_PUBLISHED, entry.password)
+
+
+def count_plain(content: bytes) -> int:
+    """Return how many passwords of a list are plain text."""
+    return sum(not each.is_hashed for each in passwd.parse(content).entries.values())
 
 
 def convert(path: Path, tell: Tell = _silent) -> int:

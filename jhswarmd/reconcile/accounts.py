@@ -15,7 +15,7 @@ import io
 import logging
 import tarfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jhswarmd import labels, metrics
@@ -36,6 +36,8 @@ FOLDER = "extrausers"
 SHADOW_GID = 42
 #: Seconds of hashing after which those that are done are delivered; a starting hub waits longer.
 HASH_FOR_S = 3.0
+#: Names that get a line of their own in the log; a hub that starts has all accounts to be told.
+NAMED_MOST = 20
 
 
 @dataclass(frozen=True)
@@ -177,11 +179,8 @@ class Accounts:
         before = held.names if held else self._read_names(id_)
         self._engine.put_archive(id_, TARGET, self._archive)
         names = frozenset(self._list.entries)
-        for name in self._list.entries:
-            if name not in before:
-                log.info("Adding user %s", name)
-        for name in sorted(before - names):
-            log.info("Removing user %s", name)
+        _tell("Adding", [name for name in self._list.entries if name not in before])
+        _tell("Removing", sorted(before - names))
         log.info(
             event("Accounts delivered", container=id_[:12], users=len(names), left=self._pending)
         )
@@ -194,6 +193,14 @@ class Accounts:
         except EngineNotFound:
             return frozenset()
         return frozenset(line.partition(":")[0] for line in content.decode().splitlines())
+
+
+def _tell(what: str, names: Sequence[str]) -> None:
+    """Log which accounts come or go: a line for each of the first, and one for all others."""
+    for name in names[:NAMED_MOST]:
+        log.info("%s user %s", what, name)
+    if len(names) > NAMED_MOST:
+        log.info("%s users: %d more", what, len(names) - NAMED_MOST)
 
 
 def pack(files: Mapping[str, bytes], pending: int = 0) -> bytes:

@@ -17,7 +17,7 @@ from jhswarmd.hub import Hub
 from jhswarmd.log import event
 from jhswarmd.news import News
 from jhswarmd.reconcile import references, rotation
-from jhswarmd.reconcile.rotation import UNITS
+from jhswarmd.reconcile.rotation import UNITS, Point
 from jhswarmd.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -119,11 +119,12 @@ class Credentials:
         made = {}
         for name in names:
             kinds = UNITS[name]
-            newest = generations.newest(existing, *kinds)
             held = (each.generation for each in existing if each.kind in kinds)
             number = 1 + max(held, default=0)
-            # What 'up' finds in a file was applied once; it must not bring the older one back.
-            source = newest.source if newest and name != "tls" else GENERATED
+            # What 'up' finds in a file was applied once, even if it had to be rolled back; it must
+            # not be brought back.
+            last = next(iter(generations.complete(existing, *kinds)), None)
+            source = last.source if last and name != "tls" else GENERATED
             contents, expires_at = self._contents(name)
             for kind, content in zip(kinds, contents, strict=True):
                 marks = generations.marks(
@@ -141,7 +142,7 @@ class Credentials:
                 except EngineConflict:
                     raise NotNow(f"Another rotation is under way: {name}") from None
             made[name] = number
-            log.info(event("A rotation begins", unit=name, generation=number, revokes=revokes))
+            _say(Point.begin, "A rotation begins", unit=name, generation=number, revokes=revokes)
         return made
 
     def _contents(self, name: str) -> tuple[tuple[bytes, ...], str]:
@@ -208,10 +209,11 @@ class Credentials:
         names = " ".join(sorted(s.name for each in step.generations for s in each.secrets))
         self.news.tell(doing=f"{step.role} restarts with its new secrets")
         if step.is_foreign:
-            log.warning(event("Somebody led a service to older secrets or none", service=step.role))
+            what = "Somebody led a service to older secrets or none"
+            _say(step.point, what, level=logging.WARNING, service=step.role)
             self._tell_put_right(f"{step.role} had been led to older secrets or none")
         else:
-            log.info(event("A service is led to its secrets", service=step.role, secrets=names))
+            _say(step.point, "A service is led to its secrets", service=step.role, secrets=names)
             metrics.ROTATION_STEPS.labels("lead").inc()
         policy = retry.blocking(LEAD_WITHIN_S, self._stop)
         changed: bool = policy(
@@ -225,7 +227,8 @@ class Credentials:
 
     def _renew(self, step: rotation.Renew, existing: Sequence[Existing]) -> bool:
         names = ", ".join(step.units)
-        log.warning(event("Somebody removed secrets; they are made anew", units=names))
+        what = "Somebody removed secrets; they are made anew"
+        _say(Point.renew, what, level=logging.WARNING, units=names)
         with self._claim:
             self._create(step.units, existing, f"renewed-{random.token_hex(8)}")
         self._tell_put_right(f"{names} had been removed")
@@ -238,7 +241,9 @@ class Credentials:
     def _reject(self, step: rotation.Reject) -> bool:
         why = f"{step.role} does not start with it: {step.why}"[:_WHY_MOST]
         for each in step.generations:
-            log.error(event("A rotation is rolled back", secret=each.secrets[0].name, why=why))
+            name = each.secrets[0].name
+            what = "A rotation is rolled back"
+            _say(Point.reject, what, level=logging.ERROR, secret=name, why=why)
             for secret in each.secrets:
                 self._engine.mark_secret(secret.id, {labels.REJECTED: why})
             metrics.ROTATION_STEPS.labels("reject").inc()
@@ -259,7 +264,7 @@ class Credentials:
         for name, each in step.generations.items():
             for secret in each.secrets:
                 self._engine.mark_secret(secret.id, {labels.SETTLED: moment})
-            log.info(event("Everything works with a secret", unit=name, generation=each.number))
+            _say(Point.settle, "Everything works with a secret", unit=name, generation=each.number)
             metrics.ROTATION_STEPS.labels("settle").inc()
         return True
 
@@ -268,7 +273,7 @@ class Credentials:
         for secret in step.secrets:
             try:
                 self._engine.remove_secret(secret.id)
-                log.info(event("Removed a secret that nothing uses", secret=secret.name))
+                _say(Point.remove, "Removed a secret that nothing uses", secret=secret.name)
             except EngineError as exc:
                 # The engine refuses while anything mounts it, somebody else's service included.
                 log.debug("A secret stays for now: %s", exc)
@@ -303,6 +308,11 @@ class Credentials:
             if expires_at:
                 metrics.CERTIFICATE_EXPIRES.set(generations.moment(expires_at).timestamp())
         self.news.tell(units=units)
+
+
+def _say(point: Point, what: str, *, level: int = logging.INFO, **facts: Any) -> None:
+    """Log at which point of a rotation the daemon is."""
+    log.log(level, event(what, step=point.value, **facts))
 
 
 def _made_by(request: str, names: Sequence[str], existing: Sequence[Existing]) -> dict[str, int]:

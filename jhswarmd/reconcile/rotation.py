@@ -23,6 +23,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum
 
 from jhswarmd import generations
 from jhswarmd.generations import GENERATED, Existing, Generation, whole
@@ -59,6 +60,22 @@ ABANDONED = timedelta(minutes=2)
 _HOURS = re.compile(r"^([01]?\d|2[0-3])-([01]?\d|2[0-4])$")
 
 
+class Point(str, Enum):
+    """A point of a rotation at which the daemon changes something; its log says ``step=``.
+
+    It may be killed at any of them: tests/engine/test_rotation.py does that at each.
+    """
+
+    begin = "begin"
+    lead_hub = "lead-hub"
+    lead_proxy = "lead-proxy"
+    settle = "settle"
+    lead_daemon = "lead-jhswarmd"
+    remove = "remove"
+    reject = "reject"
+    renew = "renew"
+
+
 @dataclass(frozen=True)
 class Lead:
     """Make a service mount these generations. ``is_foreign``: it was led elsewhere by others."""
@@ -66,6 +83,11 @@ class Lead:
     role: str
     generations: tuple[Generation, ...]
     is_foreign: bool = False
+
+    @property
+    def point(self) -> Point:
+        """What the log calls it."""
+        return Point(f"lead-{self.role}")
 
 
 @dataclass(frozen=True)

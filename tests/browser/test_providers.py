@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Person
+from tests.engine.hygiene_kit import secret_words, shown_in
 from tests.lab import Lab
 from tests.oauth_provider import CLIENT_ID, CLIENT_SECRET, Provider
 from tests.stack import UP_S, Stack, write_profile
@@ -19,7 +20,8 @@ def provider(engine: Lab) -> Iterator[Provider]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((engine.address, 9))  # sends nothing; tells our address towards the lab
         address = probe.getsockname()[0]
-    made = Provider(address, members={"physics": {"ann"}})
+    members = {"physics": {"ann"}, "biology": {"tina", "tom"}, "biology:lab-2": {"tina"}}
+    made = Provider(address, members=members)
     yield made
     made.close()
 
@@ -46,7 +48,7 @@ def github(stack: Stack, provider: Provider) -> Iterator[Stack]:
         "github",
         AUTHENTICATOR_TYPE="github",
         GITHUB_URL=provider.url,
-        GITHUB_ALLOWED_ORGANIZATIONS="physics",
+        GITHUB_ALLOWED_ORGANIZATIONS="physics, biology:lab-2",
         AUTHENTICATOR_ALLOWED_USERS="bea",
         AUTHENTICATOR_ADMIN_USERS="adam",
     )
@@ -85,8 +87,10 @@ def expect_home(page: Page, user: str) -> None:
     expect(page.get_by_text(user, exact=True).first).to_be_visible()
 
 
-@pytest.mark.parametrize("user", ["ann", "bea"])
-def test_a_member_and_a_named_user_get_in(github: Stack, page: Page, user: str) -> None:
+@pytest.mark.parametrize("user", ["ann", "bea", "tina"])
+def test_a_member_of_an_organisation_or_team_and_a_named_user_get_in(
+    github: Stack, page: Page, user: str
+) -> None:
     log_in(page, user)
     expect_home(page, user)
     expect(page.get_by_role("link", name="Admin")).to_be_hidden()
@@ -108,9 +112,16 @@ def test_an_admin_gets_the_admins_page(github: Stack, page: Page) -> None:
     expect(page.get_by_role("link", name="Admin")).to_be_visible()
 
 
-def test_who_is_not_let_in_reads_why(github: Stack, page: Page) -> None:
-    log_in(page, "mallory")
-    expect(page.get_by_text("GitHub knows you as mallory, but mallory is not")).to_be_visible()
+@pytest.mark.parametrize(
+    "user",
+    [
+        pytest.param("mallory", id="a stranger"),
+        pytest.param("tom", id="of the organisation, and not of the team"),
+    ],
+)
+def test_who_is_not_let_in_reads_why(github: Stack, page: Page, user: str) -> None:
+    log_in(page, user)
+    expect(page.get_by_text(f"GitHub knows you as {user}, but {user} is not")).to_be_visible()
     page.goto("/hub/home")
     expect(page.get_by_role("link", name="Home")).to_be_hidden()
 
@@ -155,6 +166,17 @@ def test_what_the_provider_gave_is_kept_encrypted_and_in_no_log(
         assert secret.encode() not in content
         for role in ("hub", "proxy", "jhswarmd"):
             assert secret not in github.log(role)
+
+
+def test_no_secret_of_a_provider_shows_anywhere(
+    engine: Lab, github: Stack, page: Page, provider: Provider
+) -> None:
+    log_in(page, "ann")
+    expect_home(page, "ann")
+    words = secret_words(github) | {("access token", token) for token in provider.tokens}
+    assert ("oauth_client_secret", CLIENT_SECRET) in words
+    assert len(provider.tokens) > 0
+    assert shown_in(engine, github, words) == set()
 
 
 def test_openid_connect_is_a_matter_of_the_profile(oidc: Stack, page: Page) -> None:

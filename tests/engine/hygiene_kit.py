@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import tempfile
+import urllib.parse
 from collections.abc import Iterable, Iterator
 
 from jhswarmd import labels
@@ -30,6 +31,30 @@ def secret_words(stack: Stack) -> set[tuple[str, str]]:
                 kind = re.sub(r"_g[0-9]+$", "", kind)  # several generations may be mounted
                 words.add((kind, line.partition(":")[2] if kind == "users" else line.strip()))
     return words
+
+
+def forms(word: str) -> set[str]:
+    """Return all that a word looks like where it was encoded, alone or within something longer."""
+    raw = word.encode()
+    found = {word, raw.hex(), raw.hex().upper(), json.dumps(word)[1:-1]}
+    found |= {urllib.parse.quote(word, safe=""), urllib.parse.quote_plus(word, safe="")}
+    for before in range(3):
+        # The characters at both ends hang on what stands beside the word too.
+        first, last = (0, 2, 3)[before], (0, 3, 2)[(before + len(raw)) % 3]
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            text = encode(bytes(before) + raw).decode()
+            found.add(text[first : len(text) - last])
+    return found
+
+
+def shown_in(lab: Lab, stack: Stack, words: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return (kind, place) for each word that shows in some form.
+
+    Never the word itself: what fails here ends in a report.
+    """
+    wanted = [(kind, form) for kind, word in words for form in forms(word)]
+    everything = [*places(lab), *places_of(stack)]
+    return {(kind, place) for place, text in everything for kind, form in wanted if form in text}
 
 
 def places(lab: Lab) -> Iterator[tuple[str, str]]:
@@ -75,12 +100,12 @@ def places_of(stack: Stack) -> Iterator[tuple[str, str]]:
 
 
 def layers_with(lab: Lab, words: Iterable[str]) -> list[str]:
-    """Return the files in layers of images and containers that hold one of these words.
+    """Return the files in layers of images and containers that hold one of these in some form.
 
     The accounts that PAM reads are in the hub's own layer: hashes, for root alone.
     """
     with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
-        file.write("\n".join(words))
+        file.write("\n".join(form for word in words for form in forms(word)))
         file.flush()
         layers = [str(path) for path in lab.data_root.glob("overlay2/*/diff")]
         found = lab.run(

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine.hygiene_kit import layers_with, places, places_of, secret_words
+from tests.engine.hygiene_kit import layers_with, secret_words, shown_in
 from tests.lab import Lab
-from tests.stack import USERS, LoginRefused, Stack, write_profile
+from tests.stack import USERS, LoginRefused, Stack
 
 MISTYPED = "a canary that somebody mistyped"
-
-
-def shown_in(engine: Lab, stack: Stack, words: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Return (kind, place). Never the word itself: what fails here ends in a report."""
-    everything = [*places(engine), *places_of(stack)]
-    return {(kind, place) for place, text in everything for kind, word in words if word in text}
 
 
 def test_no_secret_shows_anywhere(engine: Lab, stack: Stack) -> None:
@@ -31,8 +25,7 @@ def test_no_secret_shows_anywhere(engine: Lab, stack: Stack) -> None:
 def test_no_secret_shows_at_debug_level_after_logins_starts_and_rotations(
     engine: Lab, stack: Stack
 ) -> None:
-    keys = {"HOST": stack.lab.address, "RESYNC_INTERVAL_S": 5}
-    write_profile(stack.env_dir, stack.profile, **keys, LOG_LEVEL="DEBUG")
+    stack.write_keys(LOG_LEVEL="DEBUG")
     try:
         stack.up()
         words = secret_words(stack) | {("mistyped", MISTYPED)}
@@ -53,5 +46,5 @@ def test_no_secret_shows_at_debug_level_after_logins_starts_and_rotations(
         assert layers_with(engine, hidden) == []
     finally:
         stack.cli("users", "remove", "ida", check=False)
-        write_profile(stack.env_dir, stack.profile, **keys)
+        stack.write_keys()
         stack.up()

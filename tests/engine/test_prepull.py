@@ -16,7 +16,7 @@ from jhswarmd.reconcile.prepull import Prepull
 from tests.engine.registry_kit import FIRST, IMAGE, PrivateRegistry
 from tests.engine.spawner_kit import drained
 from tests.lab import Lab
-from tests.stack import Stack, write_profile
+from tests.stack import Stack
 from tests.wait import wait_until
 
 STACK = "prepulltest"
@@ -183,11 +183,8 @@ def test_the_command_makes_the_nodes_pull_and_status_shows_it(stack: Stack) -> N
 def test_up_gives_daemon_and_hub_the_login_and_names_the_node_that_cannot_pull(
     stack: Stack, engine: Lab, registry: PrivateRegistry
 ) -> None:
-    keys = {"HOST": engine.address, "RESYNC_INTERVAL_S": 5}
     login_file = stack.env_dir / stack.profile / "registry_config.json"
-    write_profile(
-        stack.env_dir, stack.profile, **keys, SINGLE_USER_IMAGES=f"Own={IMAGE};No={MISSING}"
-    )
+    stack.write_keys(SINGLE_USER_IMAGES=f"Own={IMAGE};No={MISSING}")
     registry.give(FIRST)
     login_file.write_bytes(registry.logins.read_bytes())
     proxy = stack.container("proxy").id
@@ -211,6 +208,6 @@ def test_up_gives_daemon_and_hub_the_login_and_names_the_node_that_cannot_pull(
         assert FIRST not in shown
     finally:
         login_file.write_text('{"auths": {}}')
-        write_profile(stack.env_dir, stack.profile, **keys)
+        stack.write_keys()
         stack.up()
         login_file.unlink()

@@ -125,8 +125,9 @@ def test_doctor_finds_all_well_but_the_published_password_and_says_when_the_cert
 ) -> None:
     result = stack.cli("doctor", "--env", stack.profile, check=False)
     assert result.returncode == 1
-    (bad,) = [line for line in result.stdout.splitlines() if line.startswith("!!")]
-    assert "jhswarmd users remove testuser" in bad
+    bad = [line for line in result.stdout.splitlines() if line.startswith("!!")]
+    assert len(bad) == 1, result.stdout
+    assert "jhswarmd users remove testuser" in bad[0]
     for words in (
         "swarm: this node is a manager",
         "ports: those of the profile 'lab' are free, or its own",
@@ -134,6 +135,7 @@ def test_doctor_finds_all_well_but_the_published_password_and_says_when_the_cert
         "registry: gives this engine the 2 images",
         "clocks: of 1 nodes with tasks agree",
         "certificate: ends in 39",
+        f"accounts: {stack.env_dir}/lab/user_list.txt has passwords as plain text, 4 of them",
         "images: 1 for notebooks on 1 nodes",
     ):
         assert f"ok {words}" in result.stdout, result.stdout
@@ -164,6 +166,8 @@ def test_account_of_the_list_logs_in(stack: Stack, user: str) -> None:
     [
         pytest.param("testuser", "wrong", id="wrong password"),
         pytest.param("testuser", "", id="empty password"),
+        pytest.param("dora", USERS["dora"][:-1], id="the longest password cut off"),
+        pytest.param("dora", USERS["dora"] + "0", id="the longest password and more"),
         pytest.param("root", "", id="system account without a password"),
         pytest.param("root", "root", id="system account"),
         pytest.param("nobody", "*", id="system account whose password is locked"),
@@ -534,7 +538,7 @@ def test_changed_list_names_bad_lines_by_number_and_the_good_ones_work(stack: St
     path = write_users(stack.env_dir, stack.profile, *lines)
     try:
         result = stack.cli("up", "--env", stack.profile, timeout_s=300)
-        assert "line 7" in result.stdout + result.stderr
+        assert "line 8" in result.stdout + result.stderr
         assert "no separator here" not in result.stdout + result.stderr
 
         def dave_gets_in() -> bool:
@@ -549,7 +553,7 @@ def test_changed_list_names_bad_lines_by_number_and_the_good_ones_work(stack: St
             refused = stack.daemon()["accounts"]["refused"]
             return [line.partition(":")[0] for line in refused]
 
-        wait_until(lambda: refused_lines() == ["line 7", "line 8"], 60, what="both are refused")
+        wait_until(lambda: refused_lines() == ["line 8", "line 9"], 60, what="both are refused")
         assert stack.cli("status", check=False).returncode == 1
         assert "must-not-get-in" not in stack.log("jhswarmd")
     finally:

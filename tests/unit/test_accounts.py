@@ -117,6 +117,20 @@ def test_a_daemon_that_starts_anew_tells_only_of_what_is_new_to_the_container(so
     assert "user alice" not in caplog.text
 
 
+def test_of_many_names_the_first_are_logged_and_the_others_counted(source, caplog):
+    source.write_text("".join(f"user{number}:{HASH}\n" for number in range(10_000)))
+    engine = FakeEngine()
+    running(engine, "c1")
+    held = b"".join(b"old%d:x:%d:20000::/:/\n" % (n, 40_000 + n) for n in range(21))
+    engine.files["c1", "/var/lib/extrausers/passwd"] = held
+    with caplog.at_level("INFO"):
+        make(engine, source).reconcile()
+    lines = [each for each in caplog.messages if each.startswith(("Adding", "Removing"))]
+    assert lines[:20] == [f"Adding user user{number}" for number in range(20)]
+    assert lines[20] == "Adding users: 9980 more"
+    assert lines[41:] == ["Removing users: 1 more"]
+
+
 def test_without_a_secret_there_are_no_accounts_and_the_hub_is_told_so(tmp_path):
     engine = FakeEngine()
     running(engine, "c1")

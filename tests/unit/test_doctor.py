@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
-from jhswarmd import __version__
+from jhswarmd import __version__, tls
 from jhswarmd.deploy import doctor
 from jhswarmd.deploy.doctor import Grade
+from jhswarmd.deploy.profile import Profile
+from jhswarmd.deploy.status import warn
+from jhswarmd.settings import Settings
 from tests.unit.test_status import make_daemon, make_report
 
 
@@ -102,18 +106,61 @@ def test_a_daemon_of_another_version_is_named():
     assert __version__ in what
 
 
+PUBLISHED = b"testuser:testpassword\n"
+
+
+def make_profile(name="mine", host="localhost", users=b"ann:$6$saltsalt$" + b"a" * 86):
+    return Profile(name, Settings(host=host), {"users": users}, Path("env") / name)
+
+
 @pytest.mark.parametrize(
-    ("profile", "host", "has_testuser", "is_bad"),
+    ("profile", "has_testuser", "bad_ones"),
     [
-        ("local", "localhost", True, False),
-        ("mine", "localhost", True, True),
-        ("mine", "localhost", False, False),
-        ("mine", "hub.example", True, False),  # status warns of that already
+        (make_profile("local"), True, 0),
+        (make_profile(), True, 1),
+        (make_profile(), False, 0),
+        (make_profile(users=PUBLISHED), False, 1),  # the next 'up' brings it
+        (make_profile(users=PUBLISHED), True, 1),
+        (make_profile(host="hub.example", users=PUBLISHED), True, 1),
+        (make_profile("local", "hub.example", users=PUBLISHED), True, 1),
+        (make_profile(users=b"testuser:another\n"), False, 0),
     ],
 )
-def test_the_published_password_is_for_the_profile_local_alone(profile, host, has_testuser, is_bad):
-    report = make_report(host=host, daemon=make_daemon(accounts={"has_testuser": has_testuser}))
-    assert bool(doctor.published_password(report, profile)) is is_bad
+def test_the_published_password_is_for_the_profile_local_alone_and_told_once(
+    profile, has_testuser, bad_ones
+):
+    daemon = make_daemon(accounts={"has_testuser": has_testuser}, version=__version__)
+    report = make_report(host=profile.settings.host, daemon=daemon)
+    report = report.model_copy(update={"warnings": warn(report)})
+    found = bad(doctor.deployment(report)) + bad(doctor.accounts(report, profile))
+    assert len(found) == bad_ones
+    assert all("testuser" in each for each in found)
+
+
+def test_a_list_is_looked_at_before_anything_is_deployed():
+    (what,) = bad(doctor.accounts(None, make_profile(users=PUBLISHED)))
+    assert "env/mine/user_list.txt" in what
+    assert doctor.accounts(None, make_profile("local", users=PUBLISHED)) == []
+
+
+def test_plain_passwords_of_the_list_are_told_with_what_to_do_about_them():
+    (finding,) = doctor.accounts(None, make_profile(users=b"ann:a\nbea:b\n"))
+    assert finding.grade is Grade.good
+    assert "2 of them" in finding.what
+    assert "users convert env/mine/user_list.txt" in finding.remedy
+    assert doctor.accounts(None, make_profile()) == []
+
+
+def test_the_certificate_of_the_profile_is_judged_before_it_is_deployed():
+    good, wrong = (
+        Profile("mine", Settings(host=host), {"tls_cert": certificate}, Path("env/mine"))
+        for certificate, _ in [tls.self_signed("hub.example")]
+        for host in ("hub.example", "other.example")
+    )
+    assert doctor.certificate(Profile("mine", Settings(), {}, Path("env/mine"))) == []
+    assert not bad(doctor.certificate(good))
+    (what,) = bad(doctor.certificate(wrong))
+    assert "not for other.example" in what
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import threading
 
 from jhswarmd import hashing
-from jhswarmd.hashing import Hasher, hash_password
+from jhswarmd.hashing import Hasher, hash_password, is_hash_of
 from jhswarmd.reconcile import passwd
 
 
@@ -12,6 +12,17 @@ def test_a_hash_is_one_that_lists_know_and_has_a_salt_of_its_own():
     assert first.startswith("$y$")
     assert passwd.is_hash(first)
     assert first != second
+
+
+def test_a_password_is_known_again_by_its_hash_of_any_method():
+    sha512 = (
+        "$6$saltstring$svn8UoSVapNtMuq1ukKS4tPQd8iKwSMHWjl/O817G3uBnIFNjnQJuesI"
+        "68u4OTLiBFdcbYEdFCoEOfaS35inz1"
+    )
+    for hashed in (hash_password("Hello world!"), sha512):
+        assert is_hash_of("Hello world!", hashed)
+        assert not is_hash_of("Hello world", hashed)
+    assert not is_hash_of("x", "no hash")
 
 
 def test_each_entry_is_hashed_once_whatever_else_changes(monkeypatch):

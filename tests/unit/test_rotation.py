@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from datetime import datetime, timedelta, timezone
 
@@ -16,7 +17,7 @@ from jhswarmd.generations import Existing, newest
 from jhswarmd.model import StackService
 from jhswarmd.reconcile import references, rotation
 from jhswarmd.reconcile.credentials import Credentials
-from jhswarmd.reconcile.rotation import BY_AGE, UNITS
+from jhswarmd.reconcile.rotation import BY_AGE, UNITS, Point
 from jhswarmd.settings import Settings
 from tests.wait import wait_until
 
@@ -238,6 +239,19 @@ def test_a_rotation_goes_from_hub_to_proxy_to_daemon_and_logs_nobody_out(stack):
     assert stack.encrypted_with == "id-jupyterhub_crypt_key_g2"
     assert all(stack.newest(unit).is_settled for unit in UNITS)
     assert not stack.has_ended_logins
+
+
+def test_the_log_names_every_point_at_which_a_daemon_may_be_killed(stack, caplog):
+    caplog.set_level("INFO")
+    rotate(stack, *BY_AGE, revoke=True)
+    settle(stack)
+    stack.bad = {"id-jupyterhub_cookie_secret_g3"}
+    rotate(stack, "cookie", request="r2")
+    settle(stack)
+    detach(stack, "hub", "crypt_key")
+    del stack.secrets["id-jupyterhub_crypt_key_g2"]
+    settle(stack)
+    assert {*re.findall(r"step=(\S+)", caplog.text)} == {point.value for point in Point}
 
 
 def test_older_keys_leave_in_quiet_hours_when_no_cookie_lives_that_they_signed(stack):
@@ -488,6 +502,20 @@ def test_a_rotated_secret_is_still_known_as_the_one_of_its_file(stack):
     stack.secrets[held.id] = Existing(**{**vars(held), "source": "sha256:ab"})
     rotate(stack, "cookie")
     assert stack.newest("cookie").source == "sha256:ab"
+
+
+def test_after_a_rotation_a_file_that_was_rolled_back_is_still_known_as_applied(stack):
+    contents = [b"ab" * 32]
+    rotate(stack, "cookie")
+    label = generations.source_label(contents, guessable=False)
+    held = stack.secrets["id-jupyterhub_cookie_secret_g2"]
+    stack.secrets[held.id] = Existing(**{**vars(held), "source": label})
+    stack.bad = {held.id}
+    settle(stack)
+    assert rotate(stack, "cookie", request="r2") == {"cookie": 3}
+    settle(stack)
+    assert held.id not in stack.secrets
+    assert generations.source_matches(stack.newest("cookie").source, contents)
 
 
 # ---- when -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Which secrets `up` creates: what is missing and what was changed, nothing else."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,31 @@ def test_a_changed_list_of_users_is_left_to_the_daemon_which_can_read_what_was_a
 
 def test_a_supplied_secret_replaces_a_generated_one():
     assert planned(make_profile(cookie_secret=b"ab" * 32), everything()) == {("cookie_secret",): 2}
+
+
+def rejected(kind, generation, *contents):
+    label = secrets.source_label(contents, guessable=False)
+    return replace(existing(kind, generation, label), rejected="hub does not start with it: 1")
+
+
+def test_a_supplied_secret_that_was_rolled_back_is_not_created_by_each_up():
+    profile = make_profile(cookie_secret=b"ab" * 32)
+    held = [*everything(), rejected("cookie_secret", 2, b"ab" * 32)]
+    assert planned(profile, held) == {}
+    assert secrets.rolled_back(profile, held) == {"cookie_secret": "hub does not start with it: 1"}
+    # Another content is tried, and the same one when somebody asks for just that.
+    other = make_profile(cookie_secret=b"cd" * 32)
+    assert planned(other, held) == {("cookie_secret",): 3}
+    assert secrets.rolled_back(other, held) == {}
+    (creation,) = secrets.plan(profile, held, tries_again=True)
+    assert creation.generation == 3
+
+
+def test_a_certificate_that_was_rolled_back_is_not_created_by_each_up():
+    profile = make_profile(tls_cert=b"c", tls_key=b"k")
+    held = [*everything(), *(rejected(kind, 2, b"c", b"k") for kind in ("tls_cert", "tls_key"))]
+    assert planned(profile, held) == {}
+    assert "ssl/cert.pem, ssl/key.pem" in secrets.rolled_back(profile, held)
 
 
 def test_a_removed_file_changes_nothing():

@@ -33,8 +33,9 @@ class LagHandler(web.RequestHandler):
 
     In seconds, since the last time it was asked; the first request begins to watch. ``late_s``: by
     how much a timer was late at most, for whatever reason, a busy machine and many short steps in a
-    row included. ``step_s``: the longest single step of the loop, in time of its thread on a
-    processor and without Python's garbage collection, which is what code blocks by itself.
+    row included. ``step_s``: the longest single step of the loop, which is what code blocks by
+    itself: waiting for disk or network is in it; waiting for a processor, which the kernel tells,
+    and Python's garbage collection are not.
     """
 
     _watcher: ClassVar[asyncio.Task[None] | None] = None
@@ -54,9 +55,16 @@ class LagHandler(web.RequestHandler):
     def _time_steps() -> None:
         # The loop has no hook for it.
         run = asyncio.Handle._run
+        schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+
+        def passed_s() -> float:
+            """Seconds, those left out in which this thread could have run and did not."""
+            # On a processor, ready and waiting for one (both in ns), and times run (proc(5)).
+            waited_ns = int(os.pread(schedstat, 100, 0).split()[1])
+            return time.perf_counter() - waited_ns / 1e9
 
         def own_s() -> float:
-            return time.thread_time() - LagHandler._collected_s
+            return passed_s() - LagHandler._collected_s
 
         def timed(handle: asyncio.Handle) -> None:
             begun_s = own_s()
@@ -68,7 +76,7 @@ class LagHandler(web.RequestHandler):
         def collect(phase: str, info: dict[str, int]) -> None:
             if threading.get_ident() == loops:
                 sign = -1 if phase == "start" else 1
-                LagHandler._collected_s += sign * time.thread_time()
+                LagHandler._collected_s += sign * passed_s()
 
         gc.callbacks.append(collect)
         asyncio.Handle._run = timed  # type: ignore[method-assign,assignment]

@@ -14,6 +14,9 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
+#: What Swarm takes as a placement constraint (swarmkit, manager/constraint): one '=' is none.
+Constraint = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\s*(==|!=)\s*\S.*$")]
+
 #: Swarm refuses less (swarmkit, manager/controlapi, validateResources).
 LEAST_MEMORY = 4 * 1024**2
 LEAST_CORES = 0.001
@@ -73,7 +76,7 @@ class NotebookProfile(BaseModel):
         Annotated[str, Field(min_length=1)], Annotated[int, Field(gt=0, strict=True)]
     ] = {}
     """Counts by name, as ``{"NVIDIA-GPU": 1}``."""
-    constraints: _Texts = ()
+    constraints: Annotated[tuple[Constraint, ...], BeforeValidator(_tuple)] = ()
     """Placement constraints; they hold besides those of all notebooks."""
 
     @model_validator(mode="after")

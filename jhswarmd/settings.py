@@ -24,6 +24,7 @@ from jhswarmd import notebook_profiles
 from jhswarmd.notebook_profiles import (
     LEAST_CORES,
     LEAST_MEMORY,
+    Constraint,
     Limits,
     NotebookProfile,
     parse_bytes,
@@ -194,7 +195,7 @@ def _optional(value: Any) -> Any:
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Command = Annotated[tuple[str, ...], BeforeValidator(_command)]
-Lines = Annotated[tuple[str, ...], BeforeValidator(_lines)]
+Constraints = Annotated[tuple[Constraint, ...], BeforeValidator(_lines)]
 Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
 SharedVolumes = Annotated[tuple[SharedVolume, ...], BeforeValidator(_shared_volumes)]
 Size = Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(parse_bytes)]
@@ -296,7 +297,7 @@ class Settings(BaseModel):
     the engine has it for services from API 1.44 (25.0) on."""
     generic_resources: Pairs = {}
     """What a node must have to give, as ``NVIDIA-GPU=1``, in whole numbers."""
-    notebook_constraints: Lines = ()
+    notebook_constraints: Constraints = ()
     """Placement constraints as ``node.labels.x == y; node.role == worker``."""
     start_timeout_s: int = Field(300, ge=10)
     """Seconds a start may take: a first pull of a large image takes minutes."""

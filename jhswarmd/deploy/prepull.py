@@ -7,7 +7,7 @@ the profile change; here it is only asked for, or waited for.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import docker
@@ -19,6 +19,8 @@ from jhswarmd.errors import JhswarmdError
 TITLE = "Notebook images on the nodes"
 #: Seconds for which ``up`` waits; a large image may take longer, and the hub works meanwhile.
 UP_WAITS_S = 120.0
+#: Seconds for which an error may last before the command gives up.
+ERROR_WITHIN_S = 60.0
 #: Seconds that a daemon which has just started needs to know whether the hub is on its node.
 _DUTY_WITHIN_S = 15.0
 
@@ -30,10 +32,16 @@ def pull(client: docker.DockerClient, stack: str, progress: Progress) -> None:
     """
     with progress.step(TITLE) as step:
         view = ask.ask(client, stack, "prepull", {"anew": True})
-        number = view["asked"]
+        number, patience = view["asked"], _Patience()
         while view["answered"] < number:
             step.update(_words(view))
             view = ask.ask(client, stack, "prepull", {"seen": view["version"]})
+            if not view["is_active"]:
+                raise JhswarmdError(
+                    "The hub has moved meanwhile, and the daemon beside it sees to the images",
+                    remedy="'jhswarmd status' tells how far it is.",
+                )
+            patience.look(view["error"])
             if view["asked"] < number:
                 raise JhswarmdError(
                     "The daemon was restarted meanwhile", remedy="Run the command again."
@@ -47,6 +55,28 @@ def pull(client: docker.DockerClient, stack: str, progress: Progress) -> None:
                 "again by itself, too.",
             )
         step.done(_result(view))
+
+
+class _Patience:
+    """Gives up when nothing but an error was seen for ``ERROR_WITHIN_S`` seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since_s: float | None = None
+
+    def look(self, error: str) -> None:
+        """Take note of what was seen. Raises JhswarmdError."""
+        now_s = self._clock()
+        if not error:
+            self._since_s = None
+            return
+        self._since_s = now_s if self._since_s is None else self._since_s
+        if now_s - self._since_s >= ERROR_WITHIN_S:
+            raise JhswarmdError(
+                "The nodes cannot be made to pull",
+                why=error,
+                remedy="Mend what it says; the daemon tries again by itself.",
+            )
 
 
 def wait_after_up(client: docker.DockerClient, stack: str, progress: Progress) -> None:

@@ -191,12 +191,34 @@ def _unsafe(c: Any) -> Iterator[str]:
                     "older names"
                 )
                 break
+    if any(escape == "legacy" for _, escape in _set(c, "escape")):
+        yield from _alike_under_legacy(c)
     named_servers = "JupyterHub" in c and c.JupyterHub.get("allow_named_servers")
     for name, template in _set(c, "name_template"):
         if "username}" not in template:
             yield f"{name} gives all users one name: it must hold {{username}}"
         elif named_servers and "servername}" not in template:
             yield f"{name} gives all servers of a user one name: it must hold {{servername}}"
+
+
+def _alike_under_legacy(c: Any) -> Iterator[str]:
+    """Find volumes of which two users' may be one: older names keep '-', which templates hold too.
+
+    With ``{username}`` and ``{username}-data`` the data of 'ann' are the home of 'ann-data'.
+    """
+    ends: dict[str, str] = {}
+    for option in ("volumes", "read_only_volumes"):
+        for name, value in _set(c, option):
+            for template in value if isinstance(value, dict) else ():
+                begin, held, end = str(template).partition("username}")
+                if not held or begin.startswith("/"):
+                    continue
+                if ends.setdefault(begin, end) != end or "servername}" in end:
+                    yield (
+                        f"{name} and escape='legacy' may give two users one volume: "
+                        f"'{template}' for one may be another template for another. Instead: put "
+                        "what tells volumes apart before {username}"
+                    )
 
 
 def _wrong_profiles(c: Any) -> Iterator[str]:

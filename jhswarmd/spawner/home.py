@@ -77,7 +77,8 @@ class HomeSpawner(ServiceSpawner):
             yield
             return
         # Held by this frame for as long as it is needed; the dictionary holds it only weakly.
-        turn = self._turns.setdefault(names[0], asyncio.Lock())
+        # By user and not by volume: servers may have one home and scratch volumes of their own.
+        turn = self._turns.setdefault(self.user.name, asyncio.Lock())
         if turn.locked():
             self._progress.add(5, "Waiting until another server of yours has found its node")
         async with turn:

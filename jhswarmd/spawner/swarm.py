@@ -26,6 +26,7 @@ from typing import Any, ClassVar
 import docker
 import sqlalchemy as sa
 from jupyterhub.utils import AnyTimeoutError, maybe_future
+from traitlets import TraitError
 
 from jhswarmd import labels, retry
 from jhswarmd.engine_errors import translated
@@ -191,12 +192,13 @@ class SwarmSpawner(StartingSpawner):
     # ---- start ----------------------------------------------------------------------------
 
     async def _start(self) -> tuple[str, int]:
+        with _options():
+            _ = self.mounts  # what no template fills is found before anything is made
         self._count = self._count_this_spawn()
         profile = await self._apply_choice()
         if profile:
             self._progress.add(2, f"Starting '{profile.title}'")
-        with translated(f"pull {self.image}"):
-            await self.pull_image(self.image)
+        await self._pull_here()
         async with self._turn():
             await self._choose_node()
             self._progress.add(*describe_choice(self._choice))
@@ -205,6 +207,26 @@ class SwarmSpawner(StartingSpawner):
         address: tuple[str, int] = await self.get_ip_and_port()
         await self._wait_answer(*address)
         return address
+
+    async def _pull_here(self) -> None:
+        """Pull to the hub's node as well, where ``pull_policy`` asks for that."""
+        if str(self.pull_policy).lower() == "skip":
+            return
+        self._progress.add(3, f"Looking for {self.image} on the hub's node")
+        await self._use_logins()
+
+        async def once() -> None:
+            with translated(f"pull {self.image}"):
+                await self.pull_image(self.image)
+
+        try:
+            await retry.coroutine(self._left_s())(once)
+        except EngineNotFound as exc:
+            raise StartFailed(
+                f"The notebook's image {self.image} was not found. Please tell your administrator.",
+                reason="image_not_found",
+                detail=f"{self._log_name}: {exc}",
+            ) from exc
 
     def _count_this_spawn(self) -> str:
         """Return the count that the service will carry, once it is in the hub's database."""
@@ -279,7 +301,8 @@ class SwarmSpawner(StartingSpawner):
         (a left-over, removed), or somebody else (an error; nothing is removed).
         """
         node = self._choice.node
-        request = await create_request(self, self._labels(), node_id=node.id if node else "")
+        with _options():
+            request = await create_request(self, self._labels(), node_id=node.id if node else "")
         self._asked = request["task_template"]
         for _ in range(_LEFT_OVERS):
             try:
@@ -436,8 +459,11 @@ class SwarmSpawner(StartingSpawner):
     async def _left(self) -> None:
         """Wait until an earlier, failed start has removed what it created."""
         if self._leaving is not None:
-            await asyncio.shield(self._leaving)
-            self._leaving = None
+            try:
+                await asyncio.shield(self._leaving)
+            finally:
+                if self._leaving.done():
+                    self._leaving = None
 
     async def _remove_started(
         self, creating: asyncio.Future[Any] | None, service_id: str, spawn_id: str
@@ -451,7 +477,9 @@ class SwarmSpawner(StartingSpawner):
                 self.log.info("Removing service %s: its start failed", self.object_name)
                 await self._remove(service_id, spawn_id, REMOVE_WITHIN_S)
         except EngineError as exc:
-            self.log.warning("Service %s is left behind: %s", self.object_name, exc)
+            self.log.warning("Service %s is left behind for now: %s", self.object_name, exc)
+            if service_id:
+                self._in_background(self._remove_later(service_id, spawn_id))
         if self.spawn_id == spawn_id:
             self.object_id = ""
 
@@ -466,6 +494,19 @@ class SwarmSpawner(StartingSpawner):
         if holder is None or labels.of(holder).get(labels.SPAWN) != spawn_id:
             return ""
         return str(holder["ID"])
+
+
+@contextmanager
+def _options() -> Iterator[None]:
+    """Raise JhswarmdError for what makes no sense among the site's own options."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, TraitError) as exc:
+        raise JhswarmdError(
+            "An option of the spawner cannot be used",
+            why=f"{type(exc).__name__}: {exc}",
+            remedy="Change it in hub_config/conf.d; docs/spawner.md tells what each option takes.",
+        ) from exc
 
 
 def _refuse_missing_network(exc: docker.errors.APIError, network: str) -> None:

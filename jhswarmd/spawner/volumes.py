@@ -94,15 +94,36 @@ def shared_memory(size: int) -> Mount:
     return Mount("/dev/shm", None, type="tmpfs", tmpfs_size=size, tmpfs_mode=0o1777)  # noqa: S108
 
 
+def _fits(value: str) -> bool:
+    """Tell whether a name can be part of mount options, which commas separate."""
+    return value.isprintable() and "," not in value
+
+
+class _Unfit:
+    """Stands for a name that would say more than a name; whoever uses it is refused."""
+
+    def __init__(self, name: str, option: str) -> None:
+        self._name = name
+        self._option = option
+
+    def __format__(self, spec: str) -> str:
+        raise JhswarmdError(
+            f"{self._option} cannot be filled in for this user",
+            why=f"{{{self._name}}} holds a comma or a control character, and could add options",
+            remedy="Use {username}, which is escaped.",
+        )
+
+
 def render(options: Mapping[str, Any], names: Mapping[str, str], option: str) -> dict[str, Any]:
     """Return ``options`` with its templates filled in; ``option`` is its name, for the error.
 
     Raises JhswarmdError for a template that nothing fills. Left as it is, it would name one and
     the same place for all users.
     """
+    fit = {key: value if _fits(value) else _Unfit(key, option) for key, value in names.items()}
     try:
         return {
-            key: value.format(**names) if isinstance(value, str) else value
+            key: value.format(**fit) if isinstance(value, str) else value
             for key, value in options.items()
         }
     except (KeyError, IndexError, ValueError) as exc:

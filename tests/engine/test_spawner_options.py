@@ -321,11 +321,22 @@ def test_an_option_that_a_service_has_not_got_is_named(
     assert client.services() == []
 
 
+def test_a_value_that_makes_no_sense_is_a_matter_of_the_configuration(
+    make: Any, client: Flaky
+) -> None:
+    with pytest.raises(SpawnException) as caught:
+        asyncio.run(start_and_clean_up(make(ulimits={"nofile": "abc"})))
+    assert caught.value.reason == "configuration"
+    assert "abc" in caught.value.log_message
+    assert client.services() == []
+
+
 def test_an_image_that_the_site_wants_pulled_first_and_nobody_has_is_named(make: Any) -> None:
     spawner = make(image="localhost:1/none:1", pull_policy="never")
     with pytest.raises(SpawnException) as caught:
         asyncio.run(start_and_clean_up(spawner))
     assert "pull localhost:1/none:1" in caught.value.log_message
+    assert caught.value.reason == "image_not_found"
 
 
 # ---- names --------------------------------------------------------------------------------------

@@ -407,6 +407,16 @@ def test_the_older_container_spec_is_refused_with_todays_option(
         ("c.DockerSpawner.escape = lambda name: 'x'", "would share services and volumes"),
         ("c.SwarmSpawner.name_template = 'notebook'", "must hold {username}"),
         (
+            "c.DockerSpawner.escape = 'legacy'; "
+            "c.SwarmSpawner.volumes = {'{username}': '/h', '{username}-data': '/d'}",
+            "may give two users one volume",
+        ),
+        (
+            "c.DockerSpawner.escape = 'legacy'; "
+            "c.SwarmSpawner.volumes = {'{username}-{servername}': '/h'}",
+            "may give two users one volume",
+        ),
+        (
             "c.JupyterHub.allow_named_servers = True; "
             "c.DockerSpawner.name_template = '{prefix}-{username}'",
             "must hold {servername}",
@@ -439,6 +449,7 @@ c.DockerSpawner.links = {}
 c.DockerSpawner.mounts = []
 c.SwarmSpawner.post_start_cmd = False
 c.SwarmSpawner.escape = "legacy"
+c.SwarmSpawner.volumes = {"home-{username}": "/h", "data-{username}": "/d", "/x/{username}/y": "/y"}
 c.SwarmSpawner.name_template = "{prefix}-{username}"
 c.JupyterHub.internal_ssl = False
 c.SwarmSpawner.notebook_profiles = [{"slug": "x", "title": "X", "mem_limit": "1G"}]

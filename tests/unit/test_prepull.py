@@ -4,7 +4,15 @@ import threading
 
 import pytest
 
-from jhswarmd.errors import EngineConflict, EngineNotFound, EngineUnavailable, UsageError
+from jhswarmd.deploy import prepull as command
+from jhswarmd.deploy.progress import Progress
+from jhswarmd.errors import (
+    EngineConflict,
+    EngineNotFound,
+    EngineUnavailable,
+    JhswarmdError,
+    UsageError,
+)
 from jhswarmd.model import Node, Pull
 from jhswarmd.reconcile import prepull
 from jhswarmd.reconcile.prepull import Failed, Prepull, judge, pending
@@ -344,3 +352,34 @@ def test_a_daemon_that_stops_keeps_nobody_waiting(make):
     reconciler.test_stop.set()
     reconciler.close()
     assert reconciler.news(reconciler.view["version"])["answered"] == 0
+
+
+@pytest.mark.parametrize(
+    ("later", "words"),
+    [
+        ({"is_active": False}, "has moved meanwhile"),
+        ({"error": "constraint refused"}, "constraint refused"),
+    ],
+)
+def test_the_command_does_not_wait_for_what_never_comes(monkeypatch, later, words):
+    view = {"asked": 2, "answered": 1, "version": 1, "is_active": True, "error": "", "pulling": ()}
+    views = iter([view] + [{**view, **later}] * 3)
+    monkeypatch.setattr(command.ask, "ask", lambda *args: next(views))
+    monkeypatch.setattr(command, "ERROR_WITHIN_S", 0.0)
+    with pytest.raises(JhswarmdError) as caught:
+        command.pull(None, "jupyterhub", Progress())
+    assert words in str(caught.value)
+
+
+def test_an_error_that_passes_is_waited_for():
+    clock = FakeClock()
+    patience = command._Patience(clock)
+    patience.look("no answer")
+    clock.now += command.ERROR_WITHIN_S - 1
+    patience.look("no answer")
+    patience.look("")
+    clock.now += 2
+    patience.look("no answer")
+    clock.now += command.ERROR_WITHIN_S
+    with pytest.raises(JhswarmdError, match="no answer"):
+        patience.look("no answer")

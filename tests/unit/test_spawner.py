@@ -9,12 +9,13 @@ from typing import Any
 
 import docker
 import pytest
+import requests
 from hypothesis import example, given
 from hypothesis import strategies as st
 from traitlets.config import Config
 
 from jhswarmd import labels
-from jhswarmd.errors import JhswarmdError
+from jhswarmd.errors import EngineUnavailable, JhswarmdError
 from jhswarmd.spawner.base import ServiceSpawner
 from jhswarmd.spawner.failure import StartFailed
 from jhswarmd.spawner.progress import ProgressLog
@@ -245,3 +246,97 @@ def test_a_waiting_reader_gets_each_message_as_it_comes() -> None:
         return seen
 
     assert asyncio.run(follow()) == ["one", "two"]
+
+
+# ---- what ends a start --------------------------------------------------------------------------
+
+
+class Calls:
+    """Stands for the engine's client; remembers the order of things, and fails as it is told."""
+
+    def __init__(self, spawner: SwarmSpawner, *answers: Exception | None) -> None:
+        self.made: list[str] = []
+        self._answers = list(answers)
+        spawner._deadline_at = 10**12
+        spawner._use_logins = self.use_logins  # type: ignore[method-assign]
+        spawner.pull_image = self.pull
+
+    async def use_logins(self) -> None:
+        self.made.append("logins")
+
+    async def pull(self, image: str) -> None:
+        self.made.append("pull")
+        if (answer := self._answers.pop(0)) is not None:
+            raise answer
+
+
+@pytest.mark.parametrize("policy", ["always", "ifnotpresent"])
+def test_a_pull_to_the_hubs_node_goes_with_the_logins_and_again_after_a_hitch(policy: str) -> None:
+    spawner = make_spawner(pull_policy=policy)
+    calls = Calls(spawner, requests.ConnectionError(), None)
+    asyncio.run(spawner._pull_here())
+    assert calls.made == ["logins", "pull", "pull"]
+
+
+def test_an_image_that_cannot_be_pulled_is_said_to_be_missing() -> None:
+    spawner = make_spawner(pull_policy="always")
+    missing = requests.Response()
+    missing.status_code = 404
+    Calls(spawner, docker.errors.NotFound("no such image", response=missing))
+    with pytest.raises(StartFailed) as caught:
+        asyncio.run(spawner._pull_here())
+    assert caught.value.reason == "image_not_found"
+
+
+def test_nothing_is_pulled_to_the_hubs_node_unless_the_site_says_so() -> None:
+    spawner = make_spawner()
+    calls = Calls(spawner)
+    asyncio.run(spawner._pull_here())
+    assert calls.made == []
+
+
+def test_a_template_that_nothing_fills_is_a_matter_of_the_configuration() -> None:
+    spawner = make_spawner(volumes={"x-{nosuch}": "/x"})
+    with pytest.raises(StartFailed) as caught:
+        asyncio.run(spawner.start())
+    assert caught.value.reason == "configuration"
+
+
+def test_first_starts_of_a_user_take_turns_whatever_their_volumes_are() -> None:
+    volumes = {"scratch-{username}-{servername}": "/scratch", "home-{username}": "/home"}
+    one, other = (make_spawner("ann", server, volumes=volumes) for server in ("x", "y"))
+    running: list[str] = []
+
+    async def take(spawner: SwarmSpawner) -> None:
+        spawner._holders = list  # type: ignore[method-assign]
+        async with spawner._turn():
+            running.append(spawner.name)
+            assert len(running) == 1
+            await asyncio.sleep(0)
+            running.remove(spawner.name)
+
+    async def both() -> None:
+        await asyncio.gather(take(one), take(other))
+
+    asyncio.run(both())
+
+
+def test_what_a_failed_start_left_is_tried_on_when_the_engine_does_not_answer() -> None:
+    spawner = make_spawner()
+    later: list[tuple[str, str]] = []
+
+    async def remove(*args: Any, **kw: Any) -> None:
+        raise EngineUnavailable("no answer")
+
+    async def remove_later(service_id: str, spawn_id: str) -> None:
+        later.append((service_id, spawn_id))
+
+    spawner._remove = remove  # type: ignore[method-assign]
+    spawner._remove_later = remove_later  # type: ignore[method-assign]
+
+    async def leave() -> None:
+        await spawner._remove_started(asyncio.get_running_loop().create_future(), "s1", "spawn-1")
+        await asyncio.gather(*spawner._background)
+
+    asyncio.run(leave())
+    assert later == [("s1", "spawn-1")]

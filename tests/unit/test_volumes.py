@@ -177,6 +177,15 @@ def test_templates_are_filled_in() -> None:
     assert render(options, {"username": "ann"}, "x")["device"] == ":/export/ann"
 
 
+@pytest.mark.parametrize("name", ["bob,uid=0", "bob\nx", "bob\x00"])
+def test_a_name_that_could_add_mount_options_is_refused_where_it_is_used(name: str) -> None:
+    names = {"username": "bob", "raw_username": name}
+    assert render({"o": "username={username}"}, names, "x") == {"o": "username=bob"}
+    with pytest.raises(JhswarmdError, match="the_option") as caught:
+        render({"o": "username={raw_username}"}, names, "the_option")
+    assert name not in str(caught.value)
+
+
 @pytest.mark.parametrize("value", ["{user}", "{}", "{0}", "{username", "}"])
 def test_a_template_that_nothing_fills_is_an_error(value: str) -> None:
     with pytest.raises(JhswarmdError, match="the_option"):
@@ -188,6 +197,9 @@ def test_a_template_that_nothing_fills_is_an_error(value: str) -> None:
     [
         ("VOLUME_OPTIONS", "device=:/export/{user}", r"\{username\}"),
         ("VOLUME_OPTIONS", "device=:/export/{", "no template"),
+        ("NOTEBOOK_CONSTRAINTS", "nonsense", "pattern"),
+        ("NOTEBOOK_CONSTRAINTS", "node.role == worker; node.labels.a = b", "pattern"),
+        ("NOTEBOOK_CONSTRAINTS", "node.labels.a ==", "pattern"),
         ("VOLUME_OPTIONS", "device=:/{volume}", r"\{username\}"),
         ("SHARED_VOLUME_OPTIONS", "device=:/{username}", r"\{volume\}"),
         ("VOLUME_NODE_POLICY", "sometimes", "strict"),

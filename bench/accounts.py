@@ -6,15 +6,14 @@ import contextlib
 import secrets
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import requests
 
+from bench.deployed import deployed
 from bench.figures import BARE, OURS, Figure, Target
 from bench.measure import Report, timed
 from bench.site import BenchError
@@ -49,18 +48,14 @@ def accounts(lab: Lab, number: int, rounds: int, report: Report) -> tuple[list[F
     )
     facts = []
     with contextlib.ExitStack() as undo:
-        folder = Path(undo.enter_context(tempfile.TemporaryDirectory()))
-        stack = Stack(lab, folder)
-        report("a deployed stack, images included", 0)
-        stack.up()
-        undo.callback(stack.down)
+        stack = undo.enter_context(deployed(lab, report))
         hashed = hash_password("one password for all")
         others = "".join(f"user{each:05}:{hashed}\n" for each in range(number - 1))
         for turn in range(rounds):
             report(f"{number:,} hashed accounts {turn + 1}/{rounds}", 1)
             # Each turn brings one account that was not there before.
             name, password = f"probe{turn}", secrets.token_hex(8)
-            path = folder / "hashed.txt"
+            path = stack.env_dir / "hashed.txt"
             path.write_text(f"{others}{name}:{hash_password(password)}\n")
             with _FirstSecret(lab) as first:
                 begun_at = time.perf_counter()
@@ -77,7 +72,7 @@ def accounts(lab: Lab, number: int, rounds: int, report: Report) -> tuple[list[F
         with timed(plain, BARE):
             _hash_alone(passwords)
         report(f"{number:,} plain passwords", 1)
-        path = folder / "plain.txt"
+        path = stack.env_dir / "plain.txt"
         path.write_text("".join(f"user{i:05}:{each}\n" for i, each in enumerate(passwords)))
         begun_at = time.perf_counter()
         with _FirstSecret(lab) as first:

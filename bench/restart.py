@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from docker.types import ContainerSpec, Placement, TaskTemplate
 
+from bench.deployed import deployed
 from bench.figures import OURS, Figure, Target
 from bench.measure import NOWHERE, Report
 from bench.rotation import Probe
@@ -36,11 +35,7 @@ def restart(lab: Lab, rounds: int, orphans: int, report: Report) -> list[Figure]
         Target(worst_s=10.0),
     )
     with contextlib.ExitStack() as undo:
-        folder = Path(undo.enter_context(tempfile.TemporaryDirectory()))
-        stack = Stack(lab, folder)
-        report("a deployed stack, images included", 0)
-        stack.up()
-        undo.callback(stack.down)
+        stack = undo.enter_context(deployed(lab, report))
         image = lab.small_image()
         undo.enter_context(stack.login(_USER)).start_server()
         for number in range(rounds):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import requests
 
+from bench.deployed import deployed
 from bench.figures import OURS, Figure, Target
 from bench.measure import Report
 from bench.site import BenchError
@@ -84,13 +83,8 @@ def rotation(
     names = [f"user{number:02}" for number in range(notebooks)]
     lost = {"notebooks": 0, "logins": 0, "kernels": 0}
     with contextlib.ExitStack() as undo:
-        folder = Path(undo.enter_context(tempfile.TemporaryDirectory()))
-        stack = Stack(lab, folder)
         lines = "".join(f"{name}:password-of-{name}\n" for name in names)
-        (folder / stack.profile / "user_list.txt").write_text(lines)
-        report("a deployed stack, images included", 0)
-        stack.up()
-        undo.callback(stack.down)
+        stack = undo.enter_context(deployed(lab, report, users=lines))
         report(f"{notebooks} notebooks", 0)
         visitors = [
             undo.enter_context(Visitor(stack, name, f"password-of-{name}")) for name in names

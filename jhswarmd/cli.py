@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -134,7 +133,7 @@ def status(
         client = local_engine.connect()
         name = status.find_stack(client, stack)
         if watch:
-            status.watch(lambda: status.gather(client, name), console, threading.Event())
+            status.watch(lambda: status.gather(client, name), console)
         report = status.gather(client, name)
     except JhswarmdError as exc:
         exc.exit_code = status.Health.down.value

@@ -120,10 +120,9 @@ class Engine:
         Of each specification only what is needed is kept while the answer is read: those of 10,000
         notebooks would take hundreds of megabytes as docker-py's objects.
         """
-        wanted = [f"{labels.STACK}={stack}", f"{labels.ROLE}={labels.ROLE_NOTEBOOK}"]
         with translated("list the notebook services"):
             with self._get(
-                "/services", CALL_TIMEOUT_S, filters=json.dumps({"label": wanted})
+                "/services", CALL_TIMEOUT_S, filters=json.dumps({"label": _notebooks_of(stack)})
             ) as response:
                 content = response.content
             try:
@@ -160,9 +159,10 @@ class Engine:
         was removed is told something else ('remove'), so as a rule this is empty, however many
         run.
         """
-        wanted = [f"{labels.STACK}={stack}", f"{labels.ROLE}={labels.ROLE_NOTEBOOK}"]
         with translated("list the tasks that have ended"):
-            tasks = self._api.tasks(filters={"label": wanted, "desired-state": "shutdown"})
+            tasks = self._api.tasks(
+                filters={"label": _notebooks_of(stack), "desired-state": "shutdown"}
+            )
         return frozenset((task["ServiceID"], task["Status"]["State"]) for task in tasks)
 
     def remove_service(self, service_id: str) -> None:
@@ -403,6 +403,10 @@ def _raise_for_status(response: requests.Response) -> None:
 
 def _marks(wanted: Mapping[str, str]) -> list[str]:
     return [f"{key}={value}" for key, value in wanted.items()]
+
+
+def _notebooks_of(stack: str) -> list[str]:
+    return _marks({labels.STACK: stack, labels.ROLE: labels.ROLE_NOTEBOOK})
 
 
 def _stack_service(service: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> StackService:

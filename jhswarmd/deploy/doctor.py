@@ -24,6 +24,7 @@ from jhswarmd.deploy.profile import Profile
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineError, JhswarmdError, UsageError
 from jhswarmd.generations import moment
+from jhswarmd.reconcile import passwd
 
 #: The oldest API of which this was shown to work (engine 20.10).
 OLDEST_API = (1, 41)
@@ -325,20 +326,21 @@ def accounts(report: status.Report | None, profile: Profile) -> list[Finding]:
     nothing is deployed yet.
     """
     about, findings = "accounts", []
-    content = b"" if profile.settings.uses_oauth else profile.files.get("users", b"")
     if profile.is_for_trying_out:
         return []
+    content = b"" if profile.settings.uses_oauth else profile.files.get("users", b"")
+    listed = passwd.parse(content)
     if not (report and status.warns_of_testuser(report)):
         if report and status.has_testuser(report):
             what = "testuser exists, whose password is published,"
-        elif users.has_published_password(content):
+        elif users.has_published_password(listed):
             what = f"{profile.user_list} has testuser with the password that is published,"
         else:
             what = ""
         if what:
             remedy = "Remove it ('jhswarmd users remove testuser'), and from the profile's list."
             findings.append(_bad(about, f"{what} and the profile is '{profile.name}'", remedy))
-    if plain := users.count_plain(content):
+    if plain := users.count_plain(listed):
         what = f"{profile.user_list} has passwords as plain text, {plain} of them"
         remedy = f"'jhswarmd users convert {profile.user_list}' replaces them by hashes."
         findings.append(_good(about, what, remedy))

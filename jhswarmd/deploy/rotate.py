@@ -76,10 +76,11 @@ def rotate(
     none, a self-signed one, also in the place of one that the profile had. Raises
     JhswarmdError, also when a new generation had to be rolled back.
     """
-    if profile and list(units) == ["tls"] and (warning := preflight.check_certificate(profile)):
+    supplier = profile if list(units) == ["tls"] else None
+    if supplier and (warning := preflight.check_certificate(supplier)):
         progress.warn(f"{warning}. {preflight.SET_HOST}")
     with progress.step(f"New secrets: {', '.join(units)}") as step:
-        supplied = _supply(client, profile, step) if profile and list(units) == ["tls"] else None
+        supplied = _supply(client, supplier, step) if supplier else None
         made = supplied or _ask(
             client, stack, units, step, revoke=revoke, self_signed=profile is not None
         )

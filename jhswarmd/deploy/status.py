@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -293,8 +292,8 @@ def _warn_of_secrets(report: Report) -> list[str]:
     return warnings
 
 
-def watch(look: Callable[[], Report], console: Console, stop: threading.Event) -> None:
-    """Show what ``look`` returns, anew every ``WATCH_EVERY_S`` seconds, until ``stop`` or Ctrl-C.
+def watch(look: Callable[[], Report], console: Console) -> None:
+    """Show what ``look`` returns, anew every ``WATCH_EVERY_S`` seconds, until Ctrl-C.
 
     What goes wrong while looking is shown in its place. Nothing of it stays on the screen.
     """
@@ -306,8 +305,7 @@ def watch(look: Callable[[], Report], console: Console, stop: threading.Event) -
             except JhswarmdError as exc:
                 seen = Group(Text(str(exc), "red"), Text(exc.remedy))
             live.update(seen, refresh=True)
-            if stop.wait(WATCH_EVERY_S):
-                return
+            time.sleep(WATCH_EVERY_S)
 
 
 def show(report: Report, console: Console) -> None:

@@ -195,18 +195,18 @@ def _apply_users(client: docker.DockerClient, profile: Profile, progress: Progre
 
 
 def _warn_of_list(profile: Profile, progress: Progress) -> None:
-    content = profile.files.get("users", b"")
-    for refusal in passwd.parse(content).refused:
+    accounts = passwd.parse(profile.files.get("users", b""))
+    for refusal in accounts.refused:
         progress.warn(f"{profile.user_list}, {refusal}; the other lines work")
     if profile.is_for_trying_out or profile.settings.uses_oauth:
         return
-    if users.has_published_password(content):
+    if users.has_published_password(accounts):
         progress.warn(
             f"{profile.user_list} has testuser with the password that is published: everybody who "
             "reaches the hub can log in. Remove that line, and then the account: 'jhswarmd users "
             "remove testuser'"
         )
-    if plain := users.count_plain(content):
+    if plain := users.count_plain(accounts):
         progress.warn(
             f"{profile.user_list} has passwords as plain text, {plain} of them: 'jhswarmd users "
             f"convert {profile.user_list}' replaces them by hashes"

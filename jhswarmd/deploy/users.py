@@ -64,17 +64,17 @@ def _hash_all(content: bytes, tell: Tell) -> Callable[[Entry], str]:
     return hash_of
 
 
-def has_published_password(content: bytes) -> bool:
+def has_published_password(accounts: passwd.UserList) -> bool:
     """Tell whether a list lets everybody in who has read env/local/user_list.txt of ours."""
-    entry = passwd.parse(content).entries.get("testuser")
+    entry = accounts.entries.get("testuser")
     if entry is None or not entry.is_hashed:
         return entry is not None and entry.password == _PUBLISHED
     return is_hash_of(_PUBLISHED, entry.password)
 
 
-def count_plain(content: bytes) -> int:
+def count_plain(accounts: passwd.UserList) -> int:
     """Return how many passwords of a list are plain text."""
-    return sum(not each.is_hashed for each in passwd.parse(content).entries.values())
+    return sum(not each.is_hashed for each in accounts.entries.values())
 
 
 def convert(path: Path, tell: Tell = _silent) -> int:

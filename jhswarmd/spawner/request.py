@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from docker.errors import InvalidArgument
@@ -17,6 +18,7 @@ from docker.types import (
 )
 from jupyterhub.traitlets import ByteSpecification
 from jupyterhub.utils import maybe_future
+from traitlets import TraitError
 
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import JhswarmdError
@@ -65,9 +67,23 @@ def _make(kind: Callable[..., Any], option: str, arguments: Mapping[str, Any]) -
         raise _unusable(option, str(exc)) from exc
 
 
+@contextmanager
+def using_options() -> Iterator[None]:
+    """Raise JhswarmdError for what makes no sense among the site's own options."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, TraitError) as exc:
+        why = f"{type(exc).__name__}: {exc}"
+        raise _cannot_be_used("An option of the spawner", why) from exc
+
+
 def _unusable(option: str, why: str) -> JhswarmdError:
+    return _cannot_be_used(f"c.SwarmSpawner.{option}", why)
+
+
+def _cannot_be_used(what: str, why: str) -> JhswarmdError:
     return JhswarmdError(
-        f"c.SwarmSpawner.{option} cannot be used",
+        f"{what} cannot be used",
         why=why,
         remedy="Change it in hub_config/conf.d; docs/spawner.md tells what each option takes.",
     )

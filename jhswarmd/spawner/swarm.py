@@ -26,7 +26,6 @@ from typing import Any, ClassVar
 import docker
 import sqlalchemy as sa
 from jupyterhub.utils import AnyTimeoutError, maybe_future
-from traitlets import TraitError
 
 from jhswarmd import labels, retry
 from jhswarmd.engine_errors import translated
@@ -35,7 +34,7 @@ from jhswarmd.spawner import tasks
 from jhswarmd.spawner.base import LOOK_WITHIN_S, REMOVE_WITHIN_S, Pause
 from jhswarmd.spawner.failure import StartFailed
 from jhswarmd.spawner.progress import ProgressLog, describe_choice
-from jhswarmd.spawner.request import create_request, dropped
+from jhswarmd.spawner.request import create_request, dropped, using_options
 from jhswarmd.spawner.starting import StartingSpawner
 from jhswarmd.spawner.tasks import Task
 
@@ -192,7 +191,7 @@ class SwarmSpawner(StartingSpawner):
     # ---- start ----------------------------------------------------------------------------
 
     async def _start(self) -> tuple[str, int]:
-        with _options():
+        with using_options():
             _ = self.mounts  # what no template fills is found before anything is made
         self._count = self._count_this_spawn()
         profile = await self._apply_choice()
@@ -222,11 +221,7 @@ class SwarmSpawner(StartingSpawner):
         try:
             await retry.coroutine(self._left_s())(once)
         except EngineNotFound as exc:
-            raise StartFailed(
-                f"The notebook's image {self.image} was not found. Please tell your administrator.",
-                reason="image_not_found",
-                detail=f"{self._log_name}: {exc}",
-            ) from exc
+            await self._fail(tasks.image_not_found(self.image, str(exc)))
 
     def _count_this_spawn(self) -> str:
         """Return the count that the service will carry, once it is in the hub's database."""
@@ -301,7 +296,7 @@ class SwarmSpawner(StartingSpawner):
         (a left-over, removed), or somebody else (an error; nothing is removed).
         """
         node = self._choice.node
-        with _options():
+        with using_options():
             request = await create_request(self, self._labels(), node_id=node.id if node else "")
         self._asked = request["task_template"]
         for _ in range(_LEFT_OVERS):
@@ -494,19 +489,6 @@ class SwarmSpawner(StartingSpawner):
         if holder is None or labels.of(holder).get(labels.SPAWN) != spawn_id:
             return ""
         return str(holder["ID"])
-
-
-@contextmanager
-def _options() -> Iterator[None]:
-    """Raise JhswarmdError for what makes no sense among the site's own options."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, TraitError) as exc:
-        raise JhswarmdError(
-            "An option of the spawner cannot be used",
-            why=f"{type(exc).__name__}: {exc}",
-            remedy="Change it in hub_config/conf.d; docs/spawner.md tells what each option takes.",
-        ) from exc
 
 
 def _refuse_missing_network(exc: docker.errors.APIError, network: str) -> None:

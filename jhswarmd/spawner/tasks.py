@@ -192,11 +192,9 @@ def _ended(task: Task, *, image: str, node: str) -> Failure:
     words = task.error
     detail = f"task {task.id} {task.state} on node {node or 'none'}: {words or 'no reason given'}"
     if "No such image" in words or "manifest unknown" in words:
-        return Failure(
-            reason="image_not_found",
-            message=f"The notebook's image {image} was not found. {_TELL}",
-            # The engine says the same when it cannot reach the registry.
-            detail=f"{detail}. There is no such image, or that node cannot reach its registry",
+        # The engine says the same when it cannot reach the registry.
+        return image_not_found(
+            image, f"{detail}. There is no such image, or that node cannot reach its registry"
         )
     if _MISSING_NETWORK.search(words):
         return Failure(
@@ -237,6 +235,15 @@ def _ended(task: Task, *, image: str, node: str) -> Failure:
         message=f"The cluster could not start the notebook. {_TELL}",
         detail=detail,
         has_log=task.exit_code is not None,
+    )
+
+
+def image_not_found(image: str, detail: str) -> Failure:
+    """Return the failure of an image that somebody looked for in vain."""
+    return Failure(
+        reason="image_not_found",
+        message=f"The notebook's image {image} was not found. {_TELL}",
+        detail=detail,
     )
 
 

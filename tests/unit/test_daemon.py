@@ -263,6 +263,17 @@ def test_a_standby_reports_a_death_that_it_alone_hears_of_and_removes_nothing():
     assert (engine.removed, daemon.snapshot()["servers"]["held"]) == ([], [])
 
 
+def test_a_service_that_is_left_when_the_hub_has_given_up_its_server_goes_at_once():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user())
+    engine.ended.add("s1")
+    daemon = make_daemon(engine, hub)
+    daemon.duty.take()
+    daemon.server_keys.reconcile(Key("ended", "s1"))
+    assert hub.reports == [("alice", "")]
+    daemon.server_keys.reconcile(daemon.server_keys.queue.get())
+    assert engine.removed == ["s1"]
+
+
 def test_a_task_that_ends_on_another_node_is_reported_once_by_who_has_the_duty():
     engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user(default=None))
     daemon = make_daemon(engine, hub)

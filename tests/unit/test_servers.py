@@ -3,7 +3,6 @@
 import pytest
 
 from jhswarmd import metrics
-from jhswarmd.daemon.reflector import Key
 from jhswarmd.errors import EngineUnavailable, HubUnknown
 from jhswarmd.reconcile.servers import (
     ENDED_AGAIN_S,
@@ -16,7 +15,6 @@ from jhswarmd.reconcile.servers import (
 )
 from tests.factories import make_identity, make_service, make_user
 from tests.fakes import FakeClock, FakeEngine, FakeHub
-from tests.unit.test_daemon import make_daemon
 
 
 def reconciler(engine, hub):
@@ -211,17 +209,6 @@ def test_a_task_that_has_ended_is_reported_and_one_that_has_not_yet_is_looked_at
     assert servers.reconcile_ended("s1") is None
     assert hub.reports == [("alice", "gpu")]
     assert engine.removed == []
-
-
-def test_a_service_that_is_left_when_the_hub_has_given_up_its_server_goes_at_once():
-    engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user())
-    engine.ended.add("s1")
-    daemon = make_daemon(engine, hub)
-    daemon.duty.take()
-    daemon.server_keys.reconcile(Key("ended", "s1"))
-    assert hub.reports == [("alice", "")]
-    daemon.server_keys.reconcile(daemon.server_keys.queue.get())
-    assert engine.removed == ["s1"]
 
 
 def test_a_task_that_never_ends_is_not_looked_at_for_ever():

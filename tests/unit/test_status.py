@@ -1,7 +1,6 @@
 """What status makes of what it sees."""
 
 import io
-import threading
 import time
 
 import pytest
@@ -251,7 +250,7 @@ def test_older_secrets_that_somebody_brought_back_are_told_of():
     assert "hub had been led to older secrets" in warning
 
 
-def test_watching_shows_each_look_and_goes_on_after_one_that_failed():
+def test_watching_shows_each_look_and_goes_on_after_one_that_failed(monkeypatch):
     looks = [
         JhswarmdError("The engine is away", remedy="Wait."),
         make_report(health="healthy"),
@@ -264,14 +263,12 @@ def test_watching_shows_each_look_and_goes_on_after_one_that_failed():
             raise one
         return one
 
-    class Soon(threading.Event):
-        def wait(self, timeout=None):
-            assert timeout == status.WATCH_EVERY_S
-            return False
-
+    waited = []
+    monkeypatch.setattr(status.time, "sleep", waited.append)
     out = io.StringIO()
-    status.watch(look, Console(file=out, force_terminal=True, width=100), Soon())
+    status.watch(look, Console(file=out, force_terminal=True, width=100))
     assert looks == []
+    assert waited == [status.WATCH_EVERY_S] * 2
     assert "The engine is away" in out.getvalue()
     assert "Wait." in out.getvalue()
     assert "healthy" in out.getvalue()

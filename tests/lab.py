@@ -38,6 +38,7 @@ from typing import Any
 import docker
 import docker.errors
 import requests
+from docker.models.services import Service, ServiceCollection
 
 from tests.wait import wait_until
 
@@ -628,6 +629,24 @@ def _describe(client: docker.DockerClient) -> Iterator[str]:
         )
         lines = b"".join(log).decode(errors="replace").splitlines()
         yield from (f"    | {line[:_LINE_LENGTH]}" for line in lines[-_LOG_LINES:])
+
+
+class Services(ServiceCollection):
+    """docker-py's services, but that one which is gone right after it was made is no error.
+
+    ``create`` looks at what it has made, and the daemon may have removed an orphan by then.
+    """
+
+    def get(
+        self, service_id: str | Mapping[str, str], insert_defaults: bool | None = None
+    ) -> Service:
+        """Return the service; of one that is gone no more than its id is known."""
+        # 'create' hands over the engine's whole answer.
+        id_ = service_id if isinstance(service_id, str) else service_id["ID"]
+        try:
+            return super().get(id_, insert_defaults)
+        except docker.errors.NotFound:
+            return self.prepare_model({"ID": id_, "Spec": {"Name": ""}})
 
 
 @contextlib.contextmanager

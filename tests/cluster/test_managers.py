@@ -30,7 +30,7 @@ from jhswarmd.spawner.base import ServiceSpawner
 from tests.cluster_lab import Cluster
 from tests.engine.conftest import CreateService
 from tests.engine.spawner_kit import HUB_ID, STACK, Flaky, the_container
-from tests.lab import SMALL_IMAGE, Lab
+from tests.lab import SMALL_IMAGE, Lab, Services
 from tests.wait import wait_until
 
 NODES = {"managers": 3}
@@ -276,7 +276,7 @@ def test_the_instance_beside_the_hub_acts_and_no_other_wherever_the_hub_moves(
     first, second, third = cluster.nodes
 
     def make_orphan(through: Lab) -> str:
-        service = through.client.services.create(
+        service = Services(client=through.client).create(
             SMALL_IMAGE,
             name=f"{STACK}-gone",
             labels=labels.notebook_labels(

@@ -11,7 +11,7 @@ from docker.errors import APIError, NotFound
 from docker.models.services import Service
 
 from tests.engine import registry_kit, spawner_kit
-from tests.lab import Lab
+from tests.lab import Lab, Services
 from tests.wait import wait_until
 
 CreateService = Callable[..., Service]
@@ -33,7 +33,7 @@ def create_service(engine: Lab) -> Iterator[CreateService]:
     made: list[Service] = []
 
     def create(image: str, **kw: Any) -> Service:
-        service = engine.client.services.create(image, **kw)
+        service = Services(client=engine.client).create(image, **kw)
         made.append(service)
         return service
 

@@ -640,13 +640,14 @@ class Services(ServiceCollection):
     def get(
         self, service_id: str | Mapping[str, str], insert_defaults: bool | None = None
     ) -> Service:
-        """Return the service; of one that is gone no more than its id is known."""
-        # 'create' hands over the engine's whole answer.
-        id_ = service_id if isinstance(service_id, str) else service_id["ID"]
+        """Return the service; one that was just made and is gone has an id and no name."""
         try:
-            return super().get(id_, insert_defaults)
+            return super().get(service_id, insert_defaults)
         except docker.errors.NotFound:
-            return self.prepare_model({"ID": id_, "Spec": {"Name": ""}})
+            if isinstance(service_id, str):
+                raise
+            # 'create' hands over the engine's whole answer.
+            return self.prepare_model({"ID": service_id["ID"], "Spec": {"Name": ""}})
 
 
 @contextlib.contextmanager

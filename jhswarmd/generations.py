@@ -51,6 +51,8 @@ class Existing:
     """Whether older generations stop working because of it."""
     expires_at: str = ""
     """When the certificate in it ends, if there is one."""
+    put_right: str = ""
+    """``MOMENT WHAT``: what others had done to it, and when that was put right; empty: nothing."""
 
     @property
     def created(self) -> datetime:
@@ -84,6 +86,11 @@ class Generation:
     def rejected(self) -> str:
         """Why it was taken back; empty: it was not."""
         return next((each.rejected for each in self.secrets if each.rejected), "")
+
+    @property
+    def put_right(self) -> str:
+        """``MOMENT WHAT`` of the last time that others' doings were put right; empty: never."""
+        return max(each.put_right for each in self.secrets)
 
     @property
     def revokes(self) -> bool:
@@ -125,6 +132,7 @@ def read(secret: Mapping[str, Any]) -> Existing | None:
         rejected=marks.get(labels.REJECTED, ""),
         revokes=marks.get(labels.REVOKES) == "true",
         expires_at=marks.get(labels.EXPIRES, ""),
+        put_right=marks.get(labels.PUT_RIGHT, ""),
     )
 
 
@@ -138,6 +146,7 @@ def marks(
     request: str = "",
     revokes: bool = False,
     expires_at: str = "",
+    put_right: str = "",
 ) -> dict[str, str]:
     """Return the labels from which ``read`` makes an ``Existing``."""
     found = {
@@ -154,6 +163,8 @@ def marks(
         found[labels.REVOKES] = "true"
     if expires_at:
         found[labels.EXPIRES] = expires_at
+    if put_right:
+        found[labels.PUT_RIGHT] = put_right
     return found
 
 

@@ -36,11 +36,13 @@ SOURCE = "jhswarmd.source"
 PARTS = "jhswarmd.parts"
 REQUEST = "jhswarmd.request"
 #: On a generation: from when on everything worked with it; why it was taken back; that older ones
-#: stop working with it; when its certificate ends. Moments are ISO 8601 in UTC.
+#: stop working with it; when its certificate ends; ``MOMENT WHAT`` of others' doings that were put
+#: right. Moments are ISO 8601 in UTC.
 SETTLED = "jhswarmd.settled"
 REJECTED = "jhswarmd.rejected"
 REVOKES = "jhswarmd.revokes"
 EXPIRES = "jhswarmd.expires"
+PUT_RIGHT = "jhswarmd.put_right"
 
 #: Which start of the hub made the notebook, and its how manyeth it was: ``START.NUMBER``.
 COUNT = "jhswarmd.count"

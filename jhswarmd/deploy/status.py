@@ -37,6 +37,8 @@ from jhswarmd.settings import Settings
 ADDRESSES_FULL = 0.8
 #: A certificate that ends within so many seconds is warned of; a self-signed one is renewed before.
 EXPIRES_SOON_S = 14 * 86400.0
+#: For so long ``status`` tells of secrets that others had changed.
+PUT_RIGHT_SHOWN_S = 7 * 86400.0
 _RENEW = "put a new one into env/NAME/ssl and run 'jhswarmd rotate tls --env NAME'"
 #: Seconds between two looks of ``status --watch``.
 WATCH_EVERY_S = 2.0
@@ -285,10 +287,13 @@ def _warn_of_secrets(report: Report) -> list[str]:
     left_s = expires_at_s - time.time() if expires_at_s else EXPIRES_SOON_S
     if 0 <= left_s < EXPIRES_SOON_S:
         warnings.append(f"the certificate ends in {_ago(left_s)}: {_RENEW}")
-    if rotation["put_right"]:
-        warnings.append(
-            f"{rotation['put_right']}, and was put right: an older stack file was deployed?"
-        )
+    for name, unit in rotation["units"].items():
+        ago_s = time.time() - unit["put_right_at_s"] if unit["put_right"] else PUT_RIGHT_SHOWN_S
+        if ago_s < PUT_RIGHT_SHOWN_S:
+            warnings.append(
+                f"{name}: {unit['put_right']}, which was put right {_ago(ago_s)} ago: was an older "
+                "stack file deployed?"
+            )
     return warnings
 
 

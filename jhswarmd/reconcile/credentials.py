@@ -62,7 +62,7 @@ class Credentials:
         self._stop = stop
         self._clock = clock
         self._claim = threading.Lock()
-        self.news = News(stop, doing="", units={}, put_right="")
+        self.news = News(stop, doing="", units={})
 
     # ---- what is asked --------------------------------------------------------------------
 
@@ -115,6 +115,7 @@ class Credentials:
         request: str,
         *,
         revokes: bool = False,
+        put_right: str = "",
     ) -> dict[str, int]:
         made = {}
         for name in names:
@@ -135,6 +136,7 @@ class Credentials:
                     request=request,
                     revokes=revokes,
                     expires_at=expires_at,
+                    put_right=put_right,
                 )
                 try:
                     secret_name = labels.secret_name(self._stack, kind, number)
@@ -208,10 +210,13 @@ class Credentials:
     def _lead(self, step: rotation.Lead, existing: Sequence[Existing]) -> bool:
         names = " ".join(sorted(s.name for each in step.generations for s in each.secrets))
         self.news.tell(doing=f"{step.role} restarts with its new secrets")
-        if step.is_foreign:
+        if step.misled:
             what = "Somebody led a service to older secrets or none"
             _say(step.point, what, level=logging.WARNING, service=step.role)
-            self._tell_put_right(f"{step.role} had been led to older secrets or none")
+            # Before that is put right: to lead the daemon ends this one.
+            told = self._put_right(f"{step.role} had been led to older secrets or none")
+            for each in step.misled:
+                self._engine.mark_secret(each.secrets[0].id, {labels.PUT_RIGHT: told})
         else:
             _say(step.point, "A service is led to its secrets", service=step.role, secrets=names)
             metrics.ROTATION_STEPS.labels("lead").inc()
@@ -230,13 +235,18 @@ class Credentials:
         what = "Somebody removed secrets; they are made anew"
         _say(Point.renew, what, level=logging.WARNING, units=names)
         with self._claim:
-            self._create(step.units, existing, f"renewed-{random.token_hex(8)}")
-        self._tell_put_right(f"{names} had been removed")
+            self._create(
+                step.units,
+                existing,
+                f"renewed-{random.token_hex(8)}",
+                put_right=self._put_right("its secrets had been removed"),
+            )
         return True
 
-    def _tell_put_right(self, what: str) -> None:
-        self.news.tell(put_right=f"{what}, {generations.spelled(self._clock())}")
+    def _put_right(self, what: str) -> str:
+        """Count what others did, and return the label by which it is remembered."""
         metrics.ROTATION_STEPS.labels("put_right").inc()
+        return f"{generations.spelled(self._clock())} {what}"
 
     def _reject(self, step: rotation.Reject) -> bool:
         why = f"{step.role} does not start with it: {step.why}"[:_WHY_MOST]
@@ -295,6 +305,7 @@ class Credentials:
             ]
             next_at = rotation.next_at(newest, name, self._stack, self._settings.rotate_after_days)
             expires_at = newest.secrets[0].expires_at
+            put_right_at, _, put_right = newest.put_right.partition(" ")
             units[name] = {
                 "generation": newest.number,
                 "created_at_s": newest.created.timestamp(),
@@ -302,6 +313,10 @@ class Credentials:
                 "next_at_s": next_at.timestamp() if next_at else None,
                 "expires_at_s": generations.moment(expires_at).timestamp() if expires_at else None,
                 "rejected": {str(each.number): each.rejected for each in later},
+                "put_right": put_right,
+                "put_right_at_s": (
+                    generations.moment(put_right_at).timestamp() if put_right else None
+                ),
             }
             metrics.SECRET_GENERATION.labels(name).set(newest.number)
             metrics.SECRET_CREATED.labels(name).set(newest.created.timestamp())

@@ -78,11 +78,11 @@ class Point(str, Enum):
 
 @dataclass(frozen=True)
 class Lead:
-    """Make a service mount these generations. ``is_foreign``: it was led elsewhere by others."""
+    """Make a service mount these generations; from ``misled`` others had led it away."""
 
     role: str
     generations: tuple[Generation, ...]
-    is_foreign: bool = False
+    misled: tuple[Generation, ...] = ()
 
     @property
     def point(self) -> Point:
@@ -286,25 +286,26 @@ def _lead(
     target = wanted(existing, role, service.mounts, proxy_mounts, now)
     tidy = wanted(existing, role, service.mounts, proxy_mounts, now, is_tidy=True)
     if differs(target):
-        return Lead(role, tidy, _is_foreign(existing, target, service.mounts))
+        return Lead(role, tidy, _misled(existing, target, service.mounts))
     # Once a day at most, and not right after the rotation that made it needless.
     if is_quiet and differs(tidy) and _is_lapsed(existing, service.mounts, now):
         return Lead(role, tidy)
     return None
 
 
-def _is_foreign(
-    existing: Iterable[Existing], target: Sequence[Generation], mounts: Collection[str]
-) -> bool:
-    """Tell whether a service had settled generations before, and mounts older ones or none."""
+def _misled(
+    existing: Iterable[Existing], target: Iterable[Generation], mounts: Collection[str]
+) -> tuple[Generation, ...]:
+    """Return the settled generations of which a service mounts older ones or none."""
     numbers: dict[str, list[int]] = {}
     for each in existing:
         if each.id in mounts:
             numbers.setdefault(each.kind, []).append(each.generation)
-    return any(
-        generation.is_settled and max(numbers.get(secret.kind, [0])) < secret.generation
-        for generation in target
-        for secret in generation.secrets
+    return tuple(
+        each
+        for each in target
+        if each.is_settled
+        and any(max(numbers.get(it.kind, [0])) < it.generation for it in each.secrets)
     )
 
 

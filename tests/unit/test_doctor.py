@@ -91,7 +91,7 @@ def test_what_status_complains_of_and_a_certificates_end_are_findings():
         "expires_at_s": in_days,
         "rejected": {},
     }
-    rotation = {"doing": "", "put_right": "", "units": {"tls": unit}, "version": 1}
+    rotation = {"doing": "", "units": {"tls": unit}, "version": 1}
     daemon = make_daemon(version=__version__, rotation=rotation)
     report = make_report(daemon=daemon, problems=["no good"], warnings=["no matter"])
     findings = doctor.deployment(report)

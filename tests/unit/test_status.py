@@ -40,7 +40,7 @@ def make_daemon(**facts):
         "servers": servers,
         "accounts": {**accounts, **facts.pop("accounts", {})},
         "routes": {"restored_at_s": None},
-        "rotation": {"doing": "", "put_right": "", "units": {}, "version": 1},
+        "rotation": {"doing": "", "units": {}, "version": 1},
         "prepull": {
             "images": ["i"],
             "nodes": 1,
@@ -202,14 +202,14 @@ def make_unit(**facts):
         "next_at_s": time.time() + 80 * day_s,
         "expires_at_s": None,
         "rejected": {},
+        "put_right": "",
+        "put_right_at_s": None,
     }
     return {**unit, **facts}
 
 
-def make_rotation(put_right="", doing="", **units):
-    return make_daemon(
-        rotation={"doing": doing, "put_right": put_right, "units": units, "version": 1}
-    )
+def make_rotation(doing="", **units):
+    return make_daemon(rotation={"doing": doing, "units": units, "version": 1})
 
 
 def test_each_secret_that_rotates_has_a_line_with_generation_age_next_rotation_and_result(capsys):
@@ -244,10 +244,13 @@ def test_a_certificate_is_warned_of_before_it_ends_and_a_problem_after():
     assert warn(make_report(daemon=later)) == []
 
 
-def test_older_secrets_that_somebody_brought_back_are_told_of():
-    daemon = make_rotation(put_right="hub had been led to older secrets or none, 2026-03-01")
-    (warning,) = warn(make_report(daemon=daemon))
-    assert "hub had been led to older secrets" in warning
+def test_older_secrets_that_somebody_brought_back_are_told_of_for_a_week():
+    what = "hub had been led to older secrets or none"
+    unit = make_unit(put_right=what, put_right_at_s=time.time() - 3 * 86400 - 60)
+    (warning,) = warn(make_report(daemon=make_rotation(cookie=unit)))
+    assert warning.startswith(f"cookie: {what}, which was put right 3 d ago")
+    unit = make_unit(put_right=what, put_right_at_s=time.time() - 8 * 86400)
+    assert warn(make_report(daemon=make_rotation(cookie=unit))) == []
 
 
 def test_watching_shows_each_look_and_goes_on_after_one_that_failed(monkeypatch):

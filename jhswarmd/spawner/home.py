@@ -48,6 +48,7 @@ class HomeSpawner(ServiceSpawner):
     _turns: ClassVar[WeakValueDictionary[str, asyncio.Lock]] = WeakValueDictionary()
 
     _choice = Choice()
+    _awaits_turn = False
     _remembered: Task | None = None
 
     def __init__(self, **kwargs: Any) -> None:
@@ -81,7 +82,9 @@ class HomeSpawner(ServiceSpawner):
         turn = self._turns.setdefault(self.user.name, asyncio.Lock())
         if turn.locked():
             self._progress.add(5, "Waiting until another server of yours has found its node")
+        self._awaits_turn = True
         async with turn:
+            self._awaits_turn = False
             yield
 
     async def _choose_node(self) -> None:

@@ -87,6 +87,7 @@ class SwarmSpawner(StartingSpawner):
         self._task = None
         self._deadline_at = self._now() + self.start_timeout
         self._is_starting = True
+        self._awaits_turn = False
         has_started = False
         try:
             # Before the hub's own timeout, which leaves the user without a word.
@@ -96,7 +97,11 @@ class SwarmSpawner(StartingSpawner):
             has_started = True
         except asyncio.TimeoutError as exc:
             raise StartFailed(
-                "The cluster did not answer in time. Please try again, or tell your administrator.",
+                "Another server of yours has not found its node yet, to which this one has to go "
+                "too. Please try again when that one runs."
+                if self._awaits_turn
+                else "The cluster did not answer in time. Please try again, or tell your "
+                "administrator.",
                 reason="timeout",
                 detail=f"{self._log_name}: not started within {self.start_timeout} s "
                 "(START_TIMEOUT_S)",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import secrets as random
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
 from docker.types import ContainerSpec, Placement, SecretReference, TaskTemplate
 
-from jhswarmd import generations, labels
+from jhswarmd import generations, labels, retry
 from jhswarmd.daemon.run import Daemon
 from jhswarmd.engine import Engine
 from jhswarmd.errors import EngineConflict, EngineError, EngineUnavailable
@@ -69,6 +71,30 @@ def test_a_service_is_led_to_the_next_generation_and_loses_nothing(
     view.remove_secret(first.id)
     service.remove()
     view.remove_secret(newest.secrets[0].id)
+
+
+def test_a_change_that_meets_somebody_elses_is_made_to_what_that_one_left(
+    engine: Lab, view: Engine, small_image: str, create_service: CreateService
+) -> None:
+    name = f"view-{random.token_hex(4)}"
+    service = create_service(small_image, name=name, endpoint_spec={"Mode": "dnsrr"})
+    seen: list[dict[str, str]] = []
+
+    def add(spec: Mapping[str, Any], label: str) -> Mapping[str, Any]:
+        return {**spec, "Labels": {**spec["Labels"], label: "1"}}
+
+    def add_late(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+        seen.append(dict(spec["Labels"]))
+        if len(seen) < 3:
+            assert view.change_service(name, lambda newer: add(newer, f"theirs-{len(seen)}"))
+        return add(spec, "ours")
+
+    with pytest.raises(EngineUnavailable, match="out of sequence"):
+        view.change_service(name, add_late)
+    assert retry.blocking(10, threading.Event())(view.change_service, name, add_late)
+    assert seen == [{}, {"theirs-1": "1"}, {"theirs-1": "1", "theirs-2": "1"}]
+    service.reload()
+    assert service.attrs["Spec"]["Labels"] == {"theirs-1": "1", "theirs-2": "1", "ours": "1"}
 
 
 def test_the_node_of_a_service_is_not_that_of_one_whose_name_begins_alike(

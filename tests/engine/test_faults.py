@@ -11,7 +11,7 @@ spawner and hub in an outage           test_spawner.py, test_spawner_hub.py, and
 more than a few orphans at once        tests/unit/test_orphans.py (30 of 100), test_stack.py
 two hubs on one swarm                  test_stack.py (services of another hub)
 hub's container, proxy's, daemon's     test_stack.py, with the deployed stack
-update out of sequence                 tests/unit/test_engine_errors.py
+update out of sequence                 test_engine_view.py
 a start that is slow, lost, cancelled  test_spawner.py, test_spawner_failures.py
 malformed answers of the hub, each     tests/unit/test_hub_client.py
 managers and workers that are lost     tests/cluster

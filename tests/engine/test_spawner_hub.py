@@ -259,6 +259,25 @@ def test_a_server_is_ready_each_time_right_after_it_was_stopped(
         assert engine.client.services.list() == []
 
 
+def progress(hub: HubProcess) -> list[dict[str, Any]]:
+    """Return what the page of ann's pending server is told, from the first to the last."""
+    _, events = hub.call("GET", "/users/ann/server/progress")
+    return [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: ")]
+
+
+def test_the_hubs_page_follows_the_task_to_its_node(stopped: HubProcess, engine: Lab) -> None:
+    assert stopped.call("POST", "/users/ann/server")[0] == 202
+    told = progress(stopped)
+    (node,) = engine.client.nodes.list()
+    on_node = f" on {node.attrs['Description']['Hostname']}"
+    messages = [each["message"] for each in told]
+    assert any(message.startswith("Waiting for ") for message in messages[:-1])
+    assert f"Running{on_node}, waiting for the notebook to answer" in messages
+    assert told[-1]["ready"] is True
+    percents = [each["progress"] for each in told]
+    assert percents == sorted(percents)
+
+
 def test_the_notebook_gets_the_hubs_address(stopped: HubProcess, engine: Lab) -> None:
     start(stopped)
     (service,) = engine.client.services.list()
@@ -357,8 +376,7 @@ def test_a_user_reads_why_a_start_failed_and_the_administrator_reads_more(
     wait_until(stopped.is_stopped, 60)
     with drained(engine):
         assert stopped.call("POST", "/users/ann/server")[0] == 202
-        _, events = stopped.call("GET", "/users/ann/server/progress")
-    told = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: ")]
+        told = progress(stopped)
     assert told[-1]["failed"] is True
     assert told[-1]["message"].startswith("Spawn failed: Your files are on node ")
     assert "VOLUME_NODE_POLICY" not in told[-1]["message"]

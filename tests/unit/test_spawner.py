@@ -321,6 +321,27 @@ def test_first_starts_of_a_user_take_turns_whatever_their_volumes_are() -> None:
     asyncio.run(both())
 
 
+def test_a_start_whose_turn_does_not_come_says_what_it_waits_for() -> None:
+    home = {"home-{username}": "/home"}
+    one, other = (make_spawner("ann", server, volumes=home) for server in ("x", "y"))
+    other.start_timeout = 1
+
+    async def find_node() -> tuple[str, int]:
+        async with other._turn():
+            return "10.0.0.1", 8888
+
+    async def start_behind() -> None:
+        one._holders = other._holders = list  # type: ignore[method-assign]
+        other._start = find_node  # type: ignore[method-assign]
+        async with one._turn():
+            await other.start()
+
+    with pytest.raises(StartFailed) as caught:
+        asyncio.run(start_behind())
+    assert caught.value.reason == "timeout"
+    assert caught.value.jupyterhub_message.startswith("Another server of yours")
+
+
 def test_what_a_failed_start_left_is_tried_on_when_the_engine_does_not_answer() -> None:
     spawner = make_spawner()
     later: list[tuple[str, str]] = []

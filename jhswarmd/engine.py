@@ -480,7 +480,5 @@ def _notebook(service: Mapping[str, Any]) -> NotebookService:
         hub_id=marks.get(labels.HUB),
         user=marks.get(labels.USER),
         server=marks.get(labels.SERVER),
-        spawn_id=marks.get(labels.SPAWN),
-        created_at=service.get("CreatedAt", ""),
         count=marks.get(labels.COUNT),
     )

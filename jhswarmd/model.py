@@ -39,8 +39,8 @@ def is_local_volume(driver: str | None, options: Mapping[str, str] | None) -> bo
 class NotebookService:
     """A Swarm service whose labels say that it is a notebook of our stack.
 
-    ``hub_id``, ``user``, ``server``, ``spawn_id`` and ``count`` come from its labels; None: the
-    label is not there. ``server`` is empty for a user's default server.
+    ``hub_id``, ``user``, ``server`` and ``count`` come from its labels; None: the label is not
+    there. ``server`` is empty for a user's default server.
     """
 
     id: str
@@ -48,8 +48,6 @@ class NotebookService:
     hub_id: str | None
     user: str | None
     server: str | None
-    spawn_id: str | None
-    created_at: str = ""
     count: str | None = None
 
 

@@ -16,8 +16,6 @@ def make_service(**facts: Any) -> NotebookService:
         "hub_id": HUB_ID,
         "user": "alice",
         "server": "",
-        "spawn_id": "spawn-1",
-        "created_at": "2026-01-01T00:00:00Z",
     }
     return NotebookService(**{**values, **facts})
 

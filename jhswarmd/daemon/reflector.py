@@ -110,12 +110,12 @@ class Reflector:
         lost = True  # at first nothing is known
         since_s = time.time()
         while not self._stop.is_set():
-            until_s = time.time() + SESSION_S
+            begun_s = time.time()
+            until_s = begun_s + SESSION_S
             try:
                 for event in self._engine.events(since_s, until_s):
                     if event.type == "subscribed":
                         self.is_connected = True
-                        wait_s = RECONNECT_FIRST_S
                         if lost:
                             self._look_at_everything()
                             lost = False
@@ -125,12 +125,15 @@ class Reflector:
                     for key in keys:
                         self._wake(key)
                 since_s = until_s
+                wait_s = RECONNECT_FIRST_S
             except Exception as exc:
                 if not isinstance(exc, EngineError):
                     # A daemon without ears must not look as if it had some.
                     log.exception("Reading the engine's events failed in a way nobody foresaw")
                 self.is_connected = False
                 lost = True
+                if time.time() - begun_s > RECONNECT_MOST_S:
+                    wait_s = RECONNECT_FIRST_S  # it was well until now
                 since_s = time.time()
                 self.reconnects += 1
                 metrics.RECONNECTS.inc()
@@ -140,5 +143,5 @@ class Reflector:
 
     def _look_at_everything(self) -> None:
         """Look at what may have changed while nobody listened."""
-        for key in (ACCOUNTS, ROUTES, ALL_SERVERS, PREPULL, CREDENTIALS):
+        for key in (ACCOUNTS, ROUTES, ALL_SERVERS, ENDED, PREPULL, CREDENTIALS):
             self._wake(key)

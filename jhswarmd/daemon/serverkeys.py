@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Callable
 
 from jhswarmd.daemon.duty import Duty
@@ -25,6 +24,8 @@ PASS_SHARE = 100
 RESYNC_MOST_S = 900.0
 #: Seconds between two looks for tasks that have ended on other nodes, which is no event here.
 ENDED_EVERY_S = 3.0
+#: It may cost one part in ``PASS_SHARE``, too, and comes after so many seconds at the latest.
+ENDED_MOST_S = 30.0
 #: So many services waiting to be looked at one by one are looked at in one full pass instead, ...
 BURST = 300
 #: ... after so many seconds, in which the burst may go on.
@@ -121,11 +122,11 @@ class ServerKeys:
             self.queue.put(Key("server", service_id), PENDING_AGAIN_S)
 
     def _report_ended(self) -> float:
-        begun_s = time.monotonic()
         for service_id in self._servers.report_ended():
             # The hub has looked by now, and its spawner removed what was left, if it could.
             self._wake(Key("server", service_id))
-        return max(ENDED_EVERY_S, PASS_SHARE * (time.monotonic() - begun_s))
+        costs_s = PASS_SHARE * self._servers.view.ended_took_s
+        return min(max(ENDED_EVERY_S, costs_s), ENDED_MOST_S)
 
     def _resync_s(self) -> float:
         # Jitter: several daemons must not list in step.

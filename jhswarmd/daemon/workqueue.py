@@ -115,6 +115,7 @@ class WorkQueue(Generic[Key]):
             meant = [key for key in self._due if is_meant(key)]
             for key in meant:
                 del self._due[key]
+                self._failures.pop(key, None)
             return len(meant)
 
     def count_due(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 from jupyterhub import orm
 from jupyterhub.apihandlers.base import APIHandler
@@ -61,6 +61,8 @@ class UserHandler(IdentityHandler):
         self.write(json.dumps(answer))
 
 
+#: Seconds for which the daemon waits for what came of its report: others stand behind it.
+LOOK_WITHIN_S = 2.0
 #: What the daemon's token must have to report a server.
 REPORT_SCOPE = "custom:jhswarmd:report"
 # A handler may only ask for a scope that is defined; the hub defines a site's own ones later.
@@ -71,17 +73,31 @@ class ReportHandler(APIHandler):  # type: ignore[misc]
     """``POST /hub/api/jhswarmd/users/NAME/servers/[SERVER]``: this server may have vanished.
 
     A report is never an order: the hub looks for itself, now instead of at its next round. A late
-    or wrong one harms nothing.
+    or wrong one harms nothing. What the hub then has to do for the server's end may take long (a
+    site's ``post_stop_hook``), so it goes on behind an answer that comes in time.
     """
+
+    #: The event loop itself holds tasks only weakly.
+    _looks: ClassVar[set[asyncio.Task[Any]]] = set()
 
     @needs_scope(REPORT_SCOPE)  # type: ignore[untyped-decorator]
     async def post(self, user_name: str, server_name: str) -> None:
-        """Poll the server, and write ``{"status": ...}``; null: it is alive, or is pending."""
+        """Poll the server, and write ``{"status": ...}``.
+
+        Null: it is alive, something is pending for it, or that takes longer than
+        ``LOOK_WITHIN_S``.
+        """
         user = self.find_user(user_name)
         if user is None or server_name not in user.spawners:
             raise web.HTTPError(404)
         spawner = user.spawners[server_name]
-        status = await spawner.poll_and_notify() if spawner.ready else None
+        status = None
+        if spawner.ready:
+            look = asyncio.ensure_future(spawner.poll_and_notify())
+            self._looks.add(look)
+            look.add_done_callback(self._looks.discard)
+            done, _ = await asyncio.wait({look}, timeout=LOOK_WITHIN_S)
+            status = look.result() if done else None
         self.write(json.dumps({"status": status}))
 
 

@@ -195,6 +195,7 @@ class Prepull:
         if not self._may_act() or not self._images:
             # Whoever acts then knows nothing of what was done here.
             self._known.clear()
+            self._note_failures((), is_over=True)
             return None
         with self._asking:
             asked = self._news.now["asked"]

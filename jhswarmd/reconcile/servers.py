@@ -78,6 +78,8 @@ class ServersView:
     last_pass_s: float | None = None
     look_took_s: float = 0.0
     """What the last full pass needed to look at everything; what it removed is not in it."""
+    ended_took_s: float = 0.0
+    """What the last listing of ended tasks took."""
 
 
 class Servers:
@@ -129,7 +131,9 @@ class Servers:
         return [service.name for service in held.values()]
 
     def stand_by(self) -> None:
-        """Forget what was found: another instance acts from now on, and tells of it."""
+        """Forget findings and approvals: another instance acts from now on, and tells of it."""
+        with self._approving:
+            self._approved = frozenset()
         self.view.held = {}
         self.view.why_held = {}
         metrics.ORPHANS_HELD.set(0)
@@ -154,29 +158,35 @@ class Servers:
         self._removing.clear()  # the others are there: nothing has come of it
         self._left_alone = {id_: it for id_, it in self._left_alone.items() if id_ in self._seen}
         verdicts = judge_all(services, hub, users)
+        failed: list[str] = []
+        self._failed_in_a_row = 0
+        for service in services:
+            # What is held was asked about when that began, and is again before it may go.
+            if verdicts[service.id] in _GONE and service.id not in self.view.held:
+                self._try(failed, service.id, self._look_for_another_name, service, verdicts)
         counts: dict[str, int] = {}
         for verdict in verdicts.values():
             counts[verdict.name] = counts.get(verdict.name, 0) + 1
         for service in services:
             if verdicts[service.id] in (Verdict.foreign, Verdict.unmarked):
                 self._leave_alone(service, verdicts[service.id])
-        orphans = [each for each in services if verdicts[each.id] in _GONE]
-        self._counted &= {each.id for each in orphans}
+        # Of which the hub says nothing definite is none for now.
+        orphans = [
+            each for each in services if verdicts[each.id] in _GONE and each.id not in failed
+        ]
+        ids = {each.id for each in orphans}
+        self._counted &= ids
         with self._approving:
             # What the hub has again was approved for a reason that is no more.
-            self._approved &= {each.id for each in orphans}
+            self._approved &= ids
         self.view.tracked = len(services)
         self._ours = sum(each.hub_id == hub.hub_id for each in services)
         self.view.by_verdict = counts
-        self.view.held = {
-            id_: held for id_, held in self.view.held.items() if id_ in {o.id for o in orphans}
-        }
+        self.view.held = {id_: held for id_, held in self.view.held.items() if id_ in ids}
         self.view.why_held = {
             id_: why for id_, why in self.view.why_held.items() if id_ in self.view.held
         }
         self.view.look_took_s = self._clock() - begun_s
-        self._failed_in_a_row = 0
-        failed: list[str] = []
         self._remove(orphans, verdicts, lambda it: self._try(failed, it.id, self._remove_one, it))
         for user, server in vanished(services, hub, users.values()):
             self._try(failed, "", self._report, user, server, "no service")
@@ -197,11 +207,13 @@ class Servers:
             self._let_go(service_id)
             self._pending_looks.pop(service_id, None)
             self._left_alone.pop(service_id, None)
-            gone = self._seen.pop(service_id, None)
+            gone = self._seen.get(service_id)
             if service_id in self._removing:
                 self._note_removal(service_id)
             elif gone is not None and gone.user:
-                self._report(gone.user, gone.server or "", "its service was removed")
+                with self._asking_hub():
+                    self._report(gone.user, gone.server or "", "its service was removed")
+            self._seen.pop(service_id, None)  # not before the hub has heard of it
             return None
         if service is None:
             return None
@@ -212,14 +224,18 @@ class Servers:
             return None
         with self._asking_hub():
             hub, user = self._hub.read_user(service.user)
-        verdict = judge(service, hub, user)
+        verdicts = {service_id: judge(service, hub, user)}
+        if verdicts[service_id] in _GONE:
+            self._look_for_another_name(service, verdicts)
+        verdict = verdicts[service_id]
         if verdict in _GONE:
-            self._remove([service], {service_id: verdict}, self._remove_one)
+            self._remove([service], verdicts, self._remove_one)
         elif verdict is Verdict.pending:
             self._let_go(service_id)
             looks = self._pending_looks.get(service_id, 0)
             self._pending_looks[service_id] = looks + 1
-            return float(min(PENDING_AGAIN_S * 2**looks, PENDING_AGAIN_MOST_S))
+            # Cap the exponent too: a stop that hangs for hours is looked at a thousand times.
+            return float(min(PENDING_AGAIN_S * 2 ** min(looks, 16), PENDING_AGAIN_MOST_S))
         else:
             self._let_go(service_id)
             if verdict is not Verdict.known:
@@ -263,17 +279,32 @@ class Servers:
 
         Only its own node hears of a container's death. Returns the ids of these services.
         """
+        begun_s = self._clock()
         ended = self._engine.list_ended(self._stack)
+        self.view.ended_took_s = self._clock() - begun_s
         self._ended &= ended
+        self._failed_in_a_row = 0
         reported = []
         for service_id, state in sorted(ended - self._ended):
             service = self._seen.get(service_id)
             if service is None or service.user is None or not has_user(service):
                 continue
-            self._report(service.user, service.server or "", "its task has ended")
-            self._ended |= {(service_id, state)}
-            reported.append(service_id)
+            failed: list[str] = []
+            server = service.server or ""
+            self._try(failed, service_id, self._report, service.user, server, "its task has ended")
+            if not failed:
+                self._ended |= {(service_id, state)}
+                reported.append(service_id)
         return reported
+
+    def _look_for_another_name(
+        self, service: NotebookService, verdicts: dict[str, Verdict]
+    ) -> None:
+        """Change the verdict if any server of the hub is this service: its user was renamed."""
+        assert service.user is not None
+        _, user = self._hub.read_user(service.user, service.id)
+        if user is not None and user.holds_asked:
+            verdicts[service.id] = Verdict.known
 
     def _report(self, user: str, server: str, why: str) -> None:
         """Let the hub look for itself. It ignores a server that is pending, as in a stop."""
@@ -297,9 +328,11 @@ class Servers:
         self._counted |= new
         metrics.ORPHANS_SEEN.inc(len(new))
         # What is held already counts: one event about one of many must not slip through. So does
-        # a removal that may have been made.
-        ids = {each.id for each in orphans}
-        waiting = (ids | self.view.held.keys() | self._removing.keys()) - self._approved
+        # a removal that may have been made. What goes by approval alone does not: somebody may
+        # want to keep it, and it says nothing about the others.
+        ids = {each.id for each in orphans if verdicts[each.id] is Verdict.orphan}
+        held = {id_ for id_ in self.view.held if self.view.why_held[id_] != OLDER}
+        waiting = (ids | held | self._removing.keys()) - self._approved
         tracked = self._ours - len(self._approved)  # those are as good as gone
         ordinary = self._breaker.allows(len(waiting), tracked, self._clock())
         for service in orphans:
@@ -354,6 +387,8 @@ class Servers:
         verdict = judge(service, hub, user)
         if verdict not in _GONE or (user is not None and user.holds_asked):
             self._let_go(service.id)
+            with self._approving:
+                self._approved -= {service.id}  # for a reason that is no more
             log.info(event("Keeping after all", service=service.name, user=service.user))
             return
         if verdict is Verdict.forgotten and service.id not in self._approved:
@@ -393,7 +428,7 @@ class Servers:
             self._breaker = self._breaker.after_removal(self._clock())
         metrics.ORPHANS_REMOVED.inc()
         with self._approving:
-            self._approved = self._approved - {service_id}
+            self._approved -= {service_id}
         self.view.removals.append(removal)
         log.warning(event("Removed an orphan", **_facts(removal)))
 

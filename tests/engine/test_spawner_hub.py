@@ -35,6 +35,7 @@ TOKENS = {
 ADMIN = "admin-token-of-the-test"
 
 SITE = """
+import asyncio, os
 from jupyterhub.proxy import Proxy
 
 class MemoryProxy(Proxy):
@@ -47,6 +48,10 @@ class MemoryProxy(Proxy):
     async def get_all_routes(self):
         return self.routes
 
+async def linger(spawner):
+    await asyncio.sleep(float(os.environ.get("LINGER_S", "0")))
+
+c.Spawner.post_stop_hook = linger
 c.JupyterHub.proxy_class = MemoryProxy
 c.JupyterHub.authenticator_class = "dummy"
 c.DummyAuthenticator.allow_all = True
@@ -406,6 +411,35 @@ def test_a_notebook_that_its_user_shut_down_is_gone_from_hub_and_cluster(
     wait_until(lambda: stopped.call("DELETE", "/users/ann/server")[0] in (204, 404, 400), 30)
     wait_until(stopped.is_stopped, 30)
     wait_until(lambda: not engine.client.services.list(), 30)
+
+
+def test_a_report_is_answered_in_time_whatever_the_site_does_for_a_servers_end(
+    stopped: HubProcess, engine: Lab
+) -> None:
+    path = "/jhswarmd/users/ann/servers/"
+
+    def report() -> tuple[int, Any]:
+        return stopped.call("POST", path, TOKENS["daemon_token"])
+
+    start(stopped)
+    assert report() == (200, {"status": None})
+    stopped.kill()
+    stopped.environ["LINGER_S"] = "8"
+    try:
+        stopped.start()
+        wait_until(stopped.is_ready, 30)
+        (container,) = engine.client.containers.list(filters={"label": labels.SPAWN})
+        container.kill()
+        wait_until(lambda: container.reload() or container.status == "exited", 10)
+        begun_at = time.monotonic()
+        # The node tells the managers a moment after the death.
+        wait_until(lambda: report()[0] == 200 and not stopped.is_ready(), 20)
+        assert time.monotonic() - begun_at < 8
+        wait_until(stopped.is_stopped, 30)
+    finally:
+        stopped.kill()
+        del stopped.environ["LINGER_S"]
+        stopped.start()
 
 
 def test_no_secret_is_in_the_hubs_log(hub: HubProcess) -> None:

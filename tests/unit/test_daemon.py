@@ -17,7 +17,7 @@ from jhswarmd.daemon.workqueue import WorkQueue
 from jhswarmd.errors import HubUnknown, JhswarmdError
 from jhswarmd.settings import Settings
 from tests.factories import make_service, make_user
-from tests.fakes import FakeEngine, FakeHub
+from tests.fakes import FakeClock, FakeEngine, FakeHub
 from tests.wait import wait_until
 
 
@@ -289,6 +289,32 @@ def test_a_task_that_ends_on_another_node_is_reported_once_by_who_has_the_duty()
     daemon.server_keys.reconcile(DUTY)
     assert daemon.server_keys.reconcile(ENDED) > serverkeys.ENDED_EVERY_S
     assert engine.calls == []
+
+
+@pytest.mark.parametrize(
+    ("took_s", "again_s"),
+    [(0.001, serverkeys.ENDED_EVERY_S), (0.1, 10.0), (29.0, serverkeys.ENDED_MOST_S)],
+)
+def test_the_next_look_for_ended_tasks_comes_later_when_it_is_costly_but_comes(took_s, again_s):
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user(default=None))
+    clock = FakeClock()
+    daemon = make_daemon(engine, hub)
+    daemon.servers._clock = clock
+    daemon.server_keys.reconcile(ALL_SERVERS)
+    listed, report = engine.list_ended, hub.report_vanished
+
+    def list_slowly(stack):
+        clock.now += took_s
+        return listed(stack)
+
+    def report_slowly(user, server):
+        clock.now += 60
+        return report(user, server)
+
+    engine.list_ended, hub.report_vanished = list_slowly, report_slowly
+    engine.ended.add("s1")
+    assert daemon.server_keys.reconcile(ENDED) == pytest.approx(again_s)
+    assert hub.reports == [("alice", "")]
 
 
 def test_a_hub_that_answers_again_leads_to_a_full_pass():

@@ -11,6 +11,8 @@ from jhswarmd.daemon.reflector import (
     DUTY,
     ENDED,
     PREPULL,
+    RECONNECT_FIRST_S,
+    RECONNECT_MOST_S,
     REMOVED_USERS,
     ROUTES,
     Key,
@@ -81,9 +83,11 @@ class ScriptedEngine:
             yield item
 
 
-def play(sessions):
+def play(sessions, waited=None):
+    """Play all sessions; notes in ``waited`` how long it would have waited before each next one."""
     stop = threading.Event()
-    stop.wait = lambda timeout=None: stop.is_set()  # no waiting between reconnects
+    waits = [] if waited is None else waited
+    stop.wait = waits.append
     engine, woken = ScriptedEngine(sessions, stop), []
     reflector = Reflector(engine, "jupyterhub", woken.append, stop)
     reflector._run()
@@ -92,7 +96,15 @@ def play(sessions):
 
 def test_everything_is_looked_at_only_after_the_first_subscription():
     _, woken, _ = play([[Event("service", "create", "s1", {})]])
-    assert woken == [ACCOUNTS, ROUTES, ALL_SERVERS, PREPULL, CREDENTIALS, Key("server", "s1")]
+    assert woken == [
+        ACCOUNTS,
+        ROUTES,
+        ALL_SERVERS,
+        ENDED,
+        PREPULL,
+        CREDENTIALS,
+        Key("server", "s1"),
+    ]
 
 
 def test_a_session_begins_where_the_one_before_ended():
@@ -106,6 +118,17 @@ def test_a_broken_stream_is_taken_up_again_and_everything_is_looked_at():
     _, woken, reflector = play([[EngineUnavailable("cut")], []])
     assert woken.count(ALL_SERVERS) == 2
     assert reflector.reconnects == 1
+
+
+def test_a_stream_that_opens_and_is_lost_again_and_again_is_taken_up_ever_more_slowly():
+    waited = []
+    play([[EngineUnavailable("cut")]] * 8, waited)
+    assert all(RECONNECT_FIRST_S * 2**n / 2 <= waited[n] for n in range(5))
+    assert waited[-1] >= RECONNECT_MOST_S / 2
+    # One that was well for a whole session begins anew.
+    waited.clear()
+    play([[EngineUnavailable("cut")]] * 5 + [[], [EngineUnavailable("cut")]], waited)
+    assert waited[-1] <= RECONNECT_FIRST_S
 
 
 def test_what_nobody_foresaw_is_a_lost_stream_and_not_the_end_of_listening():

@@ -331,6 +331,102 @@ def test_the_notebook_of_a_user_who_was_renamed_is_kept():
     assert servers.view.held == {}
 
 
+def test_notebooks_of_users_who_were_renamed_make_nothing_suspicious():
+    renamed = [make_service(id=f"r{n}", user=f"old{n}") for n in range(4)]
+    engine, hub = FakeEngine(*renamed), FakeHub()
+    hub.held_services = {each.id for each in renamed}
+    servers = reconciler(engine, hub)
+    servers.reconcile_all()
+    for each in renamed:
+        servers.reconcile_one(each.id)
+    assert servers.view.held == {}
+    assert servers.view.by_verdict == {"known": 4}
+    engine.services["s1"] = make_service(id="s1")
+    servers.reconcile_one("s1")
+    assert engine.removed == ["s1"]
+
+
+def test_what_was_approved_and_kept_after_all_is_not_approved_later(restored):
+    engine, hub = restored
+    servers = reconciler(engine, hub)
+    servers.reconcile_all()
+    servers.approve()
+    hub.held_services = {"s1"}
+    servers.reconcile_all()
+    hub.held_services = set()
+    servers.reconcile_all()
+    assert engine.removed == []
+    assert list(servers.view.held) == ["s1"]
+
+
+def test_an_approval_ends_with_the_duty(restored):
+    engine, hub = restored
+    servers = reconciler(engine, hub)
+    servers.reconcile_all()
+    servers.approve()
+    servers.stand_by()
+    servers.reconcile_all()
+    assert engine.removed == []
+
+
+def test_what_goes_by_approval_alone_makes_no_other_suspicious():
+    forgotten = [make_service(id=f"f{n}", user=f"user{n}", count="start-1.9") for n in range(4)]
+    engine = FakeEngine(*forgotten)
+    servers = reconciler(engine, FakeHub(identity=make_identity(spawns={"start-1": 7})))
+    servers.reconcile_all()
+    assert len(servers.view.held) == 4
+    engine.services["late"] = make_service(id="late", user="late", count="start-1.7")
+    servers.reconcile_one("late")
+    assert engine.removed == ["late"]
+    engine.services["later"] = make_service(id="later", user="later", count="start-1.7")
+    servers.reconcile_all()
+    assert engine.removed == ["late", "later"]
+    assert len(servers.view.held) == 4
+
+
+def test_a_report_that_the_hub_did_not_hear_is_made_again():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user(default=None))
+    servers = reconciler(engine, hub)
+    servers.reconcile_all()
+    del engine.services["s1"]
+    hub.unknown = True
+    with pytest.raises(HubUnknown):
+        servers.reconcile_one("s1")
+    hub.unknown = False
+    servers.reconcile_one("s1")
+    assert hub.reports == [("alice", "")]
+    assert servers.is_pass_due  # it was away
+    servers.reconcile_one("s1")
+    assert hub.reports == [("alice", "")]
+
+
+def test_a_report_of_an_end_that_fails_hinders_no_other_and_is_made_again():
+    engine = FakeEngine(*(make_service(id=f"s{n}", user=f"user{n}") for n in range(3)))
+    hub = FakeHub(*(make_user(f"user{n}", default=None) for n in range(3)))
+    servers = reconciler(engine, hub)
+    servers.reconcile_all()
+    engine.ended = {"s0", "s1", "s2"}
+    report = hub.report_vanished
+    ill = {"user0"}
+
+    def ill_for_one(user, server):
+        if user in ill:
+            raise HubUnknown("500")
+        return report(user, server)
+
+    hub.report_vanished = ill_for_one
+    assert servers.report_ended() == ["s1", "s2"]
+    ill.clear()
+    assert servers.report_ended() == ["s0"]
+    assert servers.report_ended() == []
+
+
+def test_a_server_that_stays_pending_for_days_is_looked_at_as_often():
+    engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user(default="stop"))
+    servers = reconciler(engine, hub)
+    assert {servers.reconcile_one("s1") for _ in range(2000)} == {1.0, 2.0, 4.0, 8.0, 15.0}
+
+
 def test_a_fifth_of_many_means_many_of_this_hub():
     orphans = [make_service(id=f"s{n}", user=f"user{n}") for n in range(10)]
     others = [make_service(id=f"o{n}", user=f"other{n}", hub_id="b" * 32) for n in range(200)]

@@ -63,6 +63,7 @@ class ServersMachine(RuleBasedStateMachine):
     def check_removal(self, service):
         """Look at what must hold in the moment in which a removal is asked for."""
         user = self.hub.users.get(service.user)
+        assert service.id not in self.hub.held_services, "the hub has it under another name"
         assert service.hub_id == self.hub.identity.hub_id, "another hub's"
         assert user is None or service.server not in user.servers, "the hub knows it"
         if service.id not in self.approved:
@@ -107,6 +108,15 @@ class ServersMachine(RuleBasedStateMachine):
     def forget_everybody(self):
         """Make the hub forget all its users, whoever did that."""
         self.hub.users.clear()
+        self.hub.held_services.clear()
+
+    @rule(user=st.sampled_from(USERS))
+    def rename(self, user):
+        """Rename a user whose servers run on: their labels say the old name."""
+        for id_, service in self.engine.services.items():
+            if self.knows(service) and service.user == user:
+                self.hub.held_services.add(id_)
+        self.hub.users.pop(user, None)
 
     @rule(target=services, user=st.sampled_from(USERS))
     def foreign_hand(self, user):
@@ -147,6 +157,7 @@ class ServersMachine(RuleBasedStateMachine):
         for service in self.engine.services.values():
             if not self.hub.identity.has_counted(service.count):
                 self.hub.users.pop(service.user, None)
+                self.hub.held_services.discard(service.id)
 
     @rule(is_ill=st.booleans())
     def sicken_hub(self, is_ill):
@@ -178,6 +189,16 @@ class ServersMachine(RuleBasedStateMachine):
     def look_at_all(self):
         """Do a full pass."""
         self.try_to(self.daemon.reconcile_all)
+        if not self.hub.unknown and not self.engine.mishap:
+            # What was approved and is known by now needs another approval when it is forgotten.
+            known = {id_ for id_, it in self.engine.services.items() if self.knows(it)}
+            self.approved -= known | self.hub.held_services
+
+    def knows(self, service):
+        """Tell whether the hub has the service's server, under the name that its labels say."""
+        user = self.hub.users.get(service.user)
+        is_its_own = service.hub_id == self.hub.identity.hub_id
+        return is_its_own and user is not None and service.server in user.servers
 
     @precondition(lambda self: not self.hub.unknown and not self.engine.mishap)
     @rule()
@@ -187,9 +208,9 @@ class ServersMachine(RuleBasedStateMachine):
         self.approve()
         self.daemon.reconcile_all()
         hub_id = self.hub.identity.hub_id
-        for service in self.engine.services.values():
-            user = self.hub.users.get(service.user)
-            assert service.hub_id != hub_id or (user is not None and "" in user.servers)
+        for id_, service in self.engine.services.items():
+            is_known = self.knows(service) or id_ in self.hub.held_services
+            assert service.hub_id != hub_id or is_known
         assert self.daemon.view.held == {}
 
     def try_to(self, act):

@@ -186,7 +186,9 @@ def reconcile(
         return
     client = local_engine.connect()
     ask.ask(client, status.find_stack(client, None), "reconcile")
-    typer.echo("The daemon looks at everything now: its log and 'jhswarmd status' tell the rest.")
+    typer.echo(
+        "A full pass has begun: see the daemon's log and 'jhswarmd status' for what it finds."
+    )
 
 
 def _settings_of_container() -> Settings:

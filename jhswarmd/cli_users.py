@@ -129,7 +129,8 @@ def set_(file: FileArgument, dry_run: DryRunOption = False, stack: StackOption =
         raise UsageError(
             f"{file} has no account that can be used",
             why="with it nobody could log in",
-            remedy=f"See 'jhswarmd users check {file}'; single ones go by 'jhswarmd users remove'.",
+            remedy=f"See 'jhswarmd users check {file}'. To remove single accounts: 'jhswarmd users "
+            "remove'.",
         )
     for refusal in passwd.parse(content).refused:
         typer.echo(f"{file}, {refusal}; the other lines work", err=True)

@@ -61,7 +61,7 @@ def answer(handlers: Mapping[str, Handler], line: bytes) -> dict[str, Any]:
         return {"error": {**error, "is_now": False} if isinstance(exc, NotNow) else error}
     except Exception as exc:  # noqa: BLE001 - an error in one must not end the connection unanswered
         # Neither its text nor its traceback: they may hold an argument.
-        log.error("A command failed in a way that nobody foresaw: %s", type(exc).__name__)
+        log.error("A command failed unexpectedly: %s", type(exc).__name__)
         return {"error": {"what": "The command failed", "why": type(exc).__name__}}
 
 

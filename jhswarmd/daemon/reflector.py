@@ -129,7 +129,7 @@ class Reflector:
             except Exception as exc:
                 if not isinstance(exc, EngineError):
                     # A daemon without ears must not look as if it had some.
-                    log.exception("Reading the engine's events failed in a way nobody foresaw")
+                    log.exception("Reading the engine's events failed unexpectedly")
                 self.is_connected = False
                 lost = True
                 if time.time() - begun_s > RECONNECT_MOST_S:

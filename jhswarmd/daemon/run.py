@@ -191,11 +191,11 @@ class Daemon:
     def unready(self) -> str:
         """Return why this daemon is not ready, or an empty text."""
         if not self._reflector.is_connected:
-            return "it does not hear the engine"
+            return "it gets no events from the engine"
         last_s = self.servers.view.last_pass_s
         old_s = max(PASS_OLD_S, 3 * self.server_keys.resync_interval_s())
         if self.duty.is_active and (last_s is None or time.time() - last_s > old_s):
-            return "it has not done a full pass lately"
+            return "its last full pass is too long ago"
         return ""
 
     def approve(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -246,8 +246,8 @@ class Daemon:
         if arguments.get("anew"):
             if not self.duty.is_active:
                 raise JhswarmdError(
-                    "The daemon of this node stands by",
-                    remedy="Run the command on the node of the hub: 'docker service ps' tells it.",
+                    "The daemon on this node stands by",
+                    remedy="Run the command on the hub's node; 'docker service ps' shows it.",
                 )
             self.prepull.ask()
             self.wake(PREPULL)
@@ -353,6 +353,6 @@ def run(settings: Settings, *, dry_run: bool = False) -> None:
     daemon.stop()
     if dead:
         raise JhswarmdError(
-            f"A part of the daemon has died: {', '.join(dead)}",
-            remedy="Swarm begins it anew. The log above says what it died of.",
+            f"A thread of the daemon has died: {', '.join(dead)}",
+            remedy="Swarm restarts the daemon. The log above says why.",
         )

@@ -49,7 +49,7 @@ class Worker(Generic[Key]):
             except JhswarmdError as exc:
                 self._failed(key, exc, str(exc))
             except Exception as exc:  # see the class
-                log.exception("A pass failed in a way that nobody foresaw")
+                log.exception("A look failed unexpectedly")
                 self._failed(key, exc, type(exc).__name__)
             else:
                 self.last_error = ""
@@ -69,4 +69,7 @@ class Worker(Generic[Key]):
         # The same failure, again and again, is one line.
         level = logging.DEBUG if why == self.last_error else logging.WARNING
         self.last_error = why
-        log.log(level, event("Unknown for now", key=key, why=why, again_s=round(again_s, 1)))
+        log.log(
+            level,
+            event("No definite answer; looking again", key=key, why=why, again_s=round(again_s, 1)),
+        )

@@ -332,7 +332,7 @@ def accounts(report: status.Report | None, profile: Profile) -> list[Finding]:
     listed = passwd.parse(content)
     if not (report and status.warns_of_testuser(report)):
         if report and status.has_testuser(report):
-            what = "testuser exists, whose password is published,"
+            what = "testuser exists with its published password,"
         elif users.has_published_password(listed):
             what = f"{profile.user_list} has testuser with the password that is published,"
         else:

@@ -87,7 +87,7 @@ def conflict(name: str, subnet: IPv4Network, networks: Iterable[Mapping[str, Any
             held = ip_network(pool["Subnet"])
             if network["Name"] == name:
                 if held != subnet:
-                    return f"the network {name} has {held} already, which a deployment keeps"
+                    return f"the network {name} has {held} already, which 'up' cannot change"
             elif held.overlaps(subnet):
                 return f"the network {network['Name']} of this swarm has {held}"
     return ""

@@ -38,8 +38,8 @@ def pull(client: docker.DockerClient, stack: str, progress: Progress) -> None:
             view = ask.ask(client, stack, "prepull", {"seen": view["version"]})
             if not view["is_active"]:
                 raise JhswarmdError(
-                    "The hub has moved meanwhile, and the daemon beside it sees to the images",
-                    remedy="'jhswarmd status' tells how far it is.",
+                    "The hub has moved to another node, whose daemon now takes care of the images",
+                    remedy="'jhswarmd status' shows how far it is.",
                 )
             patience.look(view["error"])
             if view["asked"] < number:
@@ -51,7 +51,7 @@ def pull(client: docker.DockerClient, stack: str, progress: Progress) -> None:
                 f"{len({each['node'] for each in view['failed']})} of {view['nodes']} nodes cannot "
                 "pull every image",
                 output=describe_failures(view),
-                remedy="Mend what the engine says, and run the command again; the daemon tries "
+                remedy="Fix what the engine says, and run the command again; the daemon tries "
                 "again by itself, too.",
             )
         step.done(_result(view))
@@ -75,7 +75,7 @@ class _Patience:
             raise JhswarmdError(
                 "The nodes cannot be made to pull",
                 why=error,
-                remedy="Mend what it says; the daemon tries again by itself.",
+                remedy="Fix what it says; the daemon tries again by itself.",
             )
 
 

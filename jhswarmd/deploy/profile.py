@@ -59,7 +59,7 @@ class ProfileError(UsageError):
     def __init__(self, name: str, faults: list[str]) -> None:
         super().__init__(
             f"Profile '{name}' has {len(faults)} fault{'s' if len(faults) > 1 else ''}",
-            remedy="Mend them and run the command again; nothing was changed.",
+            remedy="Fix them and run the command again; nothing was changed.",
         )
         self.faults = faults
 

@@ -173,7 +173,7 @@ def _raise_for_rejected(made: Mapping[str, int], units: Mapping[str, Any]) -> No
             raise JhswarmdError(
                 f"The rotation of {name} was rolled back",
                 why=why,
-                remedy="The older secret is in use again. Mend what the reason says, and rotate "
+                remedy="The older secret is in use again. Fix what the reason says, and rotate "
                 "again.",
             )
 

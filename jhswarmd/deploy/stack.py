@@ -176,7 +176,7 @@ def deploy(stack: str, rendered: str, login_file: Path | None = None) -> None:
         raise JhswarmdError(
             f"'docker stack deploy' failed for the stack {stack}",
             output=result.stderr.splitlines(),
-            remedy="Mend what it names and run the command again; it goes on where it stopped.",
+            remedy="Fix what it names and run the command again; it goes on where it stopped.",
         )
 
 

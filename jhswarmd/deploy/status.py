@@ -225,7 +225,7 @@ def judge(report: Report) -> tuple[Health, list[str]]:
         for number, why in unit["rejected"].items():
             worse(
                 Health.degraded,
-                f"the rotation of {name} to g{number} was rolled back ({why}): mend that and run "
+                f"the rotation of {name} to g{number} was rolled back ({why}): fix that and run "
                 f"'jhswarmd rotate {name}'",
             )
         if unit["expires_at_s"] and unit["expires_at_s"] < time.time():
@@ -245,9 +245,9 @@ def warn(report: Report) -> list[str]:
         names = ", ".join(report.scattered_over)
         warnings.append(
             f"files of users are kept on {len(report.scattered_over)} nodes ({names}), each user's "
-            "on one of them alone: whoever has theirs on a node that is down must wait for it. "
-            "Share them by VOLUME_DRIVER or VOLUME_OPTIONS (docs/spawner.md, NFS), or choose one "
-            "node by NOTEBOOK_CONSTRAINTS"
+            "on one of them only: if that node is down, the user has to wait for it. Share them "
+            "with VOLUME_DRIVER or VOLUME_OPTIONS (docs/spawner.md, NFS), or choose one node with "
+            "NOTEBOOK_CONSTRAINTS"
         )
     return warnings
 
@@ -263,8 +263,8 @@ def _warn_of_accounts(report: Report) -> list[str]:
         )
     if warns_of_testuser(report):
         warnings.append(
-            "the account testuser exists, whose password is published, and the hub is not for "
-            "this machine alone: 'jhswarmd users remove testuser'"
+            "the account testuser exists with its published password, and others than this "
+            "machine's users reach the hub: 'jhswarmd users remove testuser'"
         )
     return warnings
 
@@ -291,8 +291,8 @@ def _warn_of_secrets(report: Report) -> list[str]:
         ago_s = time.time() - unit["put_right_at_s"] if unit["put_right"] else PUT_RIGHT_SHOWN_S
         if ago_s < PUT_RIGHT_SHOWN_S:
             warnings.append(
-                f"{name}: {unit['put_right']}, which was put right {_ago(ago_s)} ago: was an older "
-                "stack file deployed?"
+                f"{name}: {unit['put_right']}, corrected {_ago(ago_s)} ago. Was an older stack "
+                "file deployed?"
             )
     return warnings
 
@@ -368,9 +368,7 @@ def _add_daemon_rows(
     )
     if accounts["removed_with_servers"]:
         names = ", ".join(accounts["removed_with_servers"])
-        table.add_row(
-            "", f"removed, with a server that runs: {names} (REMOVED_USER_SERVERS={policy})"
-        )
+        table.add_row("", f"removed, server still running: {names} (REMOVED_USER_SERVERS={policy})")
 
 
 def _add_secret_rows(table: Table, report: Report) -> None:
@@ -393,7 +391,7 @@ def _describe_unit(name: str, unit: Mapping[str, Any], doing: str, now_s: float)
         parts.append(f"ends in {_ago(unit['expires_at_s'] - now_s)}")
     next_s = unit["next_at_s"]
     # Due, and waiting for quiet hours, is 0 s.
-    parts.append(f"next rotation in {_ago(next_s - now_s)}" if next_s else "no rotation by itself")
+    parts.append(f"next rotation in {_ago(next_s - now_s)}" if next_s else "no automatic rotation")
     if unit["rejected"]:
         parts.append("g{} was rolled back".format(", g".join(unit["rejected"])))
     elif unit["is_settled"]:

@@ -179,8 +179,8 @@ def _apply_users(client: docker.DockerClient, profile: Profile, progress: Progre
         # Cut off, or in another encoding: everybody's login would end.
         progress.warn(
             f"{profile.user_list} has no account that can be used: the accounts stay as they are. "
-            f"'jhswarmd users check {profile.user_list}' tells why; single ones go by 'jhswarmd "
-            "users remove'"
+            f"'jhswarmd users check {profile.user_list}' tells why. To remove single accounts: "
+            "'jhswarmd users remove'"
         )
         return
     with progress.step(f"Accounts of {profile.user_list}") as step:
@@ -202,8 +202,8 @@ def _warn_of_list(profile: Profile, progress: Progress) -> None:
         return
     if users.has_published_password(accounts):
         progress.warn(
-            f"{profile.user_list} has testuser with the password that is published: everybody who "
-            "reaches the hub can log in. Remove that line, and then the account: 'jhswarmd users "
+            f"{profile.user_list} has testuser with its published password: everybody who reaches "
+            "the hub can log in. Remove that line, and then the account: 'jhswarmd users "
             "remove testuser'"
         )
     if plain := users.count_plain(accounts):

@@ -25,7 +25,7 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 _ERROR_CODE = re.compile(r"^[a-z_]{1,40}$")
 
 _NO_ANSWER = "does not answer at the moment. Please try again in a few minutes."
-_NO_LOGIN = "answered something else than a login. Please tell your administrator."
+_NO_LOGIN = "gave no valid login. Please tell your administrator."
 
 
 def _refusal(status_code: int, words: str) -> web.HTTPError:
@@ -57,7 +57,8 @@ class ClearCallback(OAuthCallbackHandler):  # type: ignore[misc]  # untyped
         service = self.authenticator.login_service
         if error == "access_denied":
             raise _refusal(
-                403, f"You did not allow this hub to ask {service} who you are. Log in again to."
+                403,
+                f"You did not allow this hub to ask {service} who you are. Log in again to do so.",
             )
         self.log.error(
             "%s refused a login: %s", service, error if _ERROR_CODE.match(error) else "unreadable"
@@ -72,7 +73,7 @@ class ClearCallback(OAuthCallbackHandler):  # type: ignore[misc]  # untyped
             super().check_state()
         except web.HTTPError:
             raise _refusal(
-                400, "This login was begun elsewhere, or too long ago. Please log in again."
+                400, "This login was started elsewhere, or too long ago. Please log in again."
             ) from None
 
 
@@ -120,8 +121,8 @@ class ClearLogin(OAuthenticator):  # type: ignore[misc]  # untyped
         self.log.warning("Not letting in %s: the profile allows it in no way", username)
         raise _refusal(
             403,
-            f"{self.login_service} knows you as {username}, but {username} is not among those whom "
-            "this hub lets in. Ask its administrator to add you.",
+            f"{self.login_service} knows you as {username}, but {username} is not allowed to "
+            "use this hub. Ask its administrator to add you.",
         )
 
     async def refresh_user(self, user: Any, handler: Any = None, **kwargs: Any) -> Any:

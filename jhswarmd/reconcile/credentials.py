@@ -180,7 +180,7 @@ class Credentials:
                     return LOOK_EVERY_S
             elif not self._do(step, existing):
                 return LOOK_AGAIN_S
-        raise JhswarmdError("The secrets do not come to rest", why=f"{MOST_STEPS} steps were taken")
+        raise JhswarmdError("The secrets do not settle", why=f"{MOST_STEPS} steps were taken")
 
     def _begin_what_is_due(
         self, existing: Sequence[Existing], now: datetime, *, is_quiet: bool
@@ -211,14 +211,19 @@ class Credentials:
         names = " ".join(sorted(s.name for each in step.generations for s in each.secrets))
         self.news.tell(doing=f"{step.role} restarts with its new secrets")
         if step.misled:
-            what = "Somebody led a service to older secrets or none"
+            what = "A service used older secrets or none: somebody else changed it"
             _say(step.point, what, level=logging.WARNING, service=step.role)
             # Before that is put right: to lead the daemon ends this one.
-            told = self._put_right(f"{step.role} had been led to older secrets or none")
+            told = self._put_right(f"{step.role} used older secrets or none")
             for each in step.misled:
                 self._engine.mark_secret(each.secrets[0].id, {labels.PUT_RIGHT: told})
         else:
-            _say(step.point, "A service is led to its secrets", service=step.role, secrets=names)
+            _say(
+                step.point,
+                "Switching a service to its current secrets",
+                service=step.role,
+                secrets=names,
+            )
             metrics.ROTATION_STEPS.labels("lead").inc()
         policy = retry.blocking(LEAD_WITHIN_S, self._stop)
         changed: bool = policy(
@@ -232,14 +237,14 @@ class Credentials:
 
     def _renew(self, step: rotation.Renew, existing: Sequence[Existing]) -> bool:
         names = ", ".join(step.units)
-        what = "Somebody removed secrets; they are made anew"
+        what = "Somebody removed secrets; creating new ones"
         _say(Point.renew, what, level=logging.WARNING, units=names)
         with self._claim:
             self._create(
                 step.units,
                 existing,
                 f"renewed-{random.token_hex(8)}",
-                put_right=self._put_right("its secrets had been removed"),
+                put_right=self._put_right("its secrets were removed"),
             )
         return True
 

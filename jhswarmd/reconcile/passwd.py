@@ -153,7 +153,7 @@ def check_password(password: str) -> None:
     if len(password.encode()) > MAX_PASSWORD_BYTES:
         raise ValueError(f"the password is longer than {MAX_PASSWORD_BYTES} bytes")
     if _BROKEN_HASH.match(password):
-        raise ValueError("a hash by MD5 or SHA-1, which hide nothing: hash the password anew")
+        raise ValueError("an MD5 or SHA-1 hash, which is not safe: hash the password again")
 
 
 def is_hash(password: str) -> bool:

@@ -357,7 +357,9 @@ class Servers:
             if self._failed_in_a_row >= FAILURES:
                 raise
             metrics.UNKNOWN.labels("server", type(exc).__name__).inc()
-            log.warning(event("Unknown for now", service=id_ or "none", why=str(exc)))
+            log.warning(
+                event("No definite answer; looking again", service=id_ or "none", why=str(exc))
+            )
             failed.append(id_)
         else:
             self._failed_in_a_row = 0

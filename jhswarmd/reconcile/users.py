@@ -206,7 +206,7 @@ class Users:
         if changed and not self._is_whole:
             log.warning(
                 event(
-                    "Somebody took the list of users from this daemon: it is mounted again",
+                    "Somebody took the list of users from this daemon; mounting it again",
                     generation=newest.number,
                 )
             )

@@ -24,10 +24,10 @@ from jhswarmd.spawner.options import OptionsSpawner
 
 #: What a user reads whose choice is refused.
 _REFUSED = {
-    "profile_refused": "What was asked for is none of the servers that you may choose here. "
+    "profile_refused": "The server that was asked for is not one that you may choose here. "
     "Please choose again.",
-    "image_refused": "The image that was asked for is none of those that may be chosen here.",
-    "no_profile": "There is no server here that you may choose. Please ask your administrator.",
+    "image_refused": "The image that was asked for is not one that may be chosen here.",
+    "no_profile": "There is no server here for you to choose. Please ask your administrator.",
 }
 
 

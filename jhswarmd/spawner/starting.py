@@ -218,7 +218,7 @@ class StartingSpawner(HomeSpawner):
                     LOG_WITHIN_S,
                 )
         except (EngineError, asyncio.TimeoutError) as exc:
-            self.log.info("%s: its log is not to be had: %s", self._log_name, exc)
+            self.log.info("%s: its log is not available: %s", self._log_name, exc)
             return ()
         return notebook_log.last_lines(
             text, {self.api_token or "", *notebook_log.secrets_of(self.get_env())} - {""}

@@ -97,8 +97,8 @@ class SwarmSpawner(StartingSpawner):
             has_started = True
         except asyncio.TimeoutError as exc:
             raise StartFailed(
-                "Another server of yours has not found its node yet, to which this one has to go "
-                "too. Please try again when that one runs."
+                "Another server of yours still waits for a node, and this one has to run on the "
+                "same node. Please try again when that one runs."
                 if self._awaits_turn
                 else "The cluster did not answer in time. Please try again, or tell your "
                 "administrator.",

@@ -261,7 +261,7 @@ def why_no_image(failure: Failure, *, image: str, words: str) -> Failure:
         failure,
         reason="registry_refused",
         message=f"The cluster may not pull the notebook's image {image}. {_TELL}",
-        detail=f"{detail}. Its login belongs into registry_config.json of the profile",
+        detail=f"{detail}. Its login belongs in registry_config.json of the profile",
     )
 
 
@@ -269,13 +269,15 @@ def _no_node(task: Task, home_node: str) -> Failure:
     is_full = "insufficient resources" in task.error
     if home_node and is_full:
         what = (
-            f"Your files are on node {home_node}, which has not enough free memory or processors "
-            "for your notebook."
+            f"Your files are on node {home_node}, which has not enough free memory, processors or "
+            "GPUs for your notebook."
         )
     elif home_node:
         what = f"Your files are on node {home_node}, which may not run your notebook at the moment."
     elif is_full:
-        what = "No node of the cluster has enough free memory or processors for your notebook."
+        what = (
+            "No node of the cluster has enough free memory, processors or GPUs for your notebook."
+        )
     else:
         what = "No node of the cluster may run your notebook at the moment."
     return Failure(

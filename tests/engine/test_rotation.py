@@ -273,8 +273,8 @@ def test_older_secrets_that_an_old_stack_file_brings_back_are_put_right_and_name
     assert is_logged_in(testuser)
     # The daemon that did it may have been replaced since.
     told = stack.cli("status", check=False).stdout
-    assert "hub had been led to older secrets or none, which was put right" in told
-    assert "Somebody led a service to older secrets" in stack.log("jhswarmd")
+    assert "hub used older secrets or none, corrected" in told
+    assert "A service used older secrets" in stack.log("jhswarmd")
 
 
 def test_secret_that_somebody_took_from_the_hub_and_removed_is_made_anew_and_named(
@@ -294,7 +294,7 @@ def test_secret_that_somebody_took_from_the_hub_and_removed_is_made_anew_and_nam
     wait_settled(stack, {"cookie": 1})
     stack.wait_healthy(120)
     assert stack.notebook("testuser").id == service.id
-    assert "cookie: its secrets had been removed" in stack.cli("status", check=False).stdout
+    assert "cookie: its secrets were removed" in stack.cli("status", check=False).stdout
     assert "Somebody removed secrets" in stack.log("jhswarmd")
     with stack.login("testuser") as again:
         assert is_logged_in(again)

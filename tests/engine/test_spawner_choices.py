@@ -123,7 +123,7 @@ def test_a_link_to_what_is_not_on_the_list_shows_the_form_and_why(
 ) -> None:
     status, page = ready.browse(f"/hub/spawn?{link}")
     assert status == 400
-    assert "is none of the servers that you may choose here" in page
+    assert "is not one that you may choose here" in page
     assert 'name="profile"' in page
     assert not engine.client.services.list()
 
@@ -133,7 +133,7 @@ def test_a_form_that_was_tampered_with_is_shown_again_with_the_reason(
 ) -> None:
     status, page = ready.browse("/hub/spawn", {"profile": "hidden"})
     assert status == 400
-    assert "is none of the servers that you may choose here" in page
+    assert "is not one that you may choose here" in page
     assert 'name="profile"' in page
     assert not engine.client.services.list()
 

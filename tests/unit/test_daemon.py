@@ -412,8 +412,8 @@ def ask(site, path):
 
 def test_ready_says_why_it_is_not(site):
     assert ask(site, "/ready") == ("200", "ready\n")
-    site.reasons.append("it does not hear the engine")
-    assert ask(site, "/ready") == ("503", "it does not hear the engine\n")
+    site.reasons.append("it gets no events from the engine")
+    assert ask(site, "/ready") == ("503", "it gets no events from the engine\n")
     assert ask(site, "/health")[0] == "200"
 
 

@@ -357,7 +357,7 @@ def test_a_daemon_that_stops_keeps_nobody_waiting(make):
 @pytest.mark.parametrize(
     ("later", "words"),
     [
-        ({"is_active": False}, "has moved meanwhile"),
+        ({"is_active": False}, "has moved to another node"),
         ({"error": "constraint refused"}, "constraint refused"),
     ],
 )

@@ -443,7 +443,7 @@ def test_what_was_taken_from_a_service_by_hand_is_mounted_again_and_named(stack,
     daemon = settle(stack)
     (unit,) = [name for name, kinds in UNITS.items() if kind in kinds]
     told = daemon.news.now["units"][unit]["put_right"]
-    assert told == f"{role} had been led to older secrets or none"
+    assert told == f"{role} used older secrets or none"
     newest_of_kind = max(each.generation for each in stack.secrets.values() if each.kind == kind)
     assert newest_of_kind in stack.numbers(role, kind)
     assert stack.mounts(role) <= before
@@ -456,7 +456,7 @@ def test_what_was_removed_altogether_is_made_anew_and_named(stack, kind):
     daemon = settle(stack)
     assert [
         each["put_right"] for each in daemon.news.now["units"].values() if each["put_right"]
-    ] == ["its secrets had been removed"]
+    ] == ["its secrets were removed"]
     assert stack.numbers("hub", kind) == {1}
     assert all(stack.newest(unit).is_settled for unit in UNITS)
 

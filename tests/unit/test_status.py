@@ -109,9 +109,9 @@ def services(**running):
             id="an unknown answer",
         ),
         pytest.param(
-            {"daemon": make_daemon(unready="it does not hear the engine")},
+            {"daemon": make_daemon(unready="it gets no events from the engine")},
             Health.degraded,
-            "it does not hear the engine",
+            "it gets no events from the engine",
             id="a deaf daemon",
         ),
         pytest.param(
@@ -188,7 +188,7 @@ def test_servers_of_removed_users_are_shown_with_what_happens_to_them(capsys):
     daemon = make_daemon(accounts={"removed_with_servers": ["bob"]})
     report = make_report(health="healthy", daemon=daemon, removed_user_servers="keep")
     show(report, Console(width=200))
-    assert "removed, with a server that runs: bob (REMOVED_USER_SERVERS=keep)" in (
+    assert "removed, server still running: bob (REMOVED_USER_SERVERS=keep)" in (
         capsys.readouterr().out
     )
 
@@ -222,7 +222,7 @@ def test_each_secret_that_rotates_has_a_line_with_generation_age_next_rotation_a
     show(make_report(daemon=daemon, health="healthy"), Console(width=200))
     shown = capsys.readouterr().out
     assert "cookie g2, 3 d old, next rotation in 80 d, works" in shown
-    assert "proxy g2, 3 d old, no rotation by itself, being rotated: waiting for hub" in shown
+    assert "proxy g2, 3 d old, no automatic rotation, being rotated: waiting for hub" in shown
     assert "tls g2, 3 d old, ends in 90 d, next rotation in 80 d, g3 was rolled back" in shown
 
 
@@ -245,10 +245,10 @@ def test_a_certificate_is_warned_of_before_it_ends_and_a_problem_after():
 
 
 def test_older_secrets_that_somebody_brought_back_are_told_of_for_a_week():
-    what = "hub had been led to older secrets or none"
+    what = "hub used older secrets or none"
     unit = make_unit(put_right=what, put_right_at_s=time.time() - 3 * 86400 - 60)
     (warning,) = warn(make_report(daemon=make_rotation(cookie=unit)))
-    assert warning.startswith(f"cookie: {what}, which was put right 3 d ago")
+    assert warning.startswith(f"cookie: {what}, corrected 3 d ago")
     unit = make_unit(put_right=what, put_right_at_s=time.time() - 8 * 86400)
     assert warn(make_report(daemon=make_rotation(cookie=unit))) == []
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextvars import ContextVar
 from http.client import responses
 from importlib.metadata import entry_points
 from typing import Any, NoReturn
@@ -35,6 +36,11 @@ def _refusal(status_code: int, words: str) -> web.HTTPError:
 
 class ProviderUnclear(Exception):
     """The provider gave no definite answer; unknown is neither yes nor no."""
+
+
+#: Whether the refresh that goes on met an answer that is not definite: oauthenticator takes any
+#: error at a new token for a no.
+_is_refresh_unclear: ContextVar[bool] = ContextVar("is_refresh_unclear", default=False)
 
 
 def _is_unclear(code: int, headers: Any) -> bool:
@@ -127,8 +133,11 @@ class ClearLogin(OAuthenticator):  # type: ignore[misc]  # untyped
 
     async def refresh_user(self, user: Any, handler: Any = None, **kwargs: Any) -> Any:
         """Return what is new about a user, True for nothing, False when they must log in again."""
+        _is_refresh_unclear.set(False)
         try:
             model = await super().refresh_user(user, handler, **kwargs)
+            if not model and _is_refresh_unclear.get():
+                raise ProviderUnclear("no definite answer to a refresh token")
             if (
                 not isinstance(model, dict)
                 or self.allow_all
@@ -145,14 +154,27 @@ class ClearLogin(OAuthenticator):  # type: ignore[misc]  # untyped
         user.db.commit()
         return False
 
+    async def get_token_info(self, handler: Any, params: Any) -> Any:
+        """Return what a code or a refresh token gives. Raises as ``fetch``, or HTTPError."""
+        try:
+            return await super().get_token_info(handler, params)
+        except web.HTTPError as exc:
+            # Its text repeats what the provider sent, and oauthenticator logs it.
+            raise web.HTTPError(exc.status_code) from None
+
     async def fetch(
         self, req: HTTPRequest, label: str = "fetching", parse_json: bool = True, **kwargs: Any
     ) -> Any:
-        """Ask the provider. Raises ProviderUnclear, or HTTPClientError for a definite refusal.
+        """Ask the provider. Raises ProviderUnclear, or HTTPClientError for a definite refusal."""
+        try:
+            return await self._fetch(req, parse_json=parse_json, **kwargs)
+        except ProviderUnclear:
+            _is_refresh_unclear.set(True)
+            raise
 
-        oauthenticator's own logs what a failed request was answered, and takes a failing provider's
-        500 about a membership for 'no member'.
-        """
+    async def _fetch(self, req: HTTPRequest, *, parse_json: bool, **kwargs: Any) -> Any:
+        # oauthenticator's own logs what a failed request was answered, and takes a failing
+        # provider's 500 about a membership for 'no member'.
         where = f"{req.method} {urlsplit(req.url)._replace(query='').geturl()}"
         try:
             response = await self.http_client.fetch(req, **kwargs)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
+from weakref import WeakSet
 
 import docker
 from docker.types import Mount
@@ -84,8 +85,16 @@ class ServiceSpawner(ChoosingSpawner):
 
     _count = ""
 
+    #: All spawners of this hub.
+    _all: ClassVar[WeakSet[ServiceSpawner]] = WeakSet()
+
     _pool: ClassVar[ThreadPoolExecutor | None] = None
     _engine_client: ClassVar[docker.APIClient | None] = None
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._named_after = self.user.name
+        self._all.add(self)
 
     # ---- names ----------------------------------------------------------------------------
 
@@ -98,6 +107,13 @@ class ServiceSpawner(ChoosingSpawner):
     @default("object_name")
     def _object_name_default(self) -> str:
         return _fit(str(self._render_templates(self.name_template)), MAX_NAME)
+
+    def _follow_rename(self) -> None:
+        """Name things after what the user is called now: dockerspawner keeps the first names."""
+        if self.user.name != self._named_after:
+            self._named_after = self.user.name
+            self._escaped_name = None
+            self.object_name = self._object_name_default()
 
     @default("format_volume_name")
     def _format_volume_name_default(self) -> Any:
@@ -124,6 +140,14 @@ class ServiceSpawner(ChoosingSpawner):
         return all(
             held.get(key) == mine[key]
             for key in (labels.STACK, labels.ROLE, labels.HUB, labels.USER, labels.SERVER)
+        )
+
+    def _is_anothers(self, service_id: str) -> bool:
+        """Tell whether another server of this hub runs as this service, whatever its labels say."""
+        own = (self.user.name, self.name)
+        return any(
+            each.object_id == service_id and (each.user.name, each.name) != own
+            for each in self._all
         )
 
     @property

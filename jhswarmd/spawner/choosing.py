@@ -84,6 +84,16 @@ class ChoosingSpawner(OptionsSpawner):
         await self._judge(options)
         return options
 
+    async def options_from_query(self, query_data: Any) -> dict[str, Any]:
+        """Return what a link chooses. Raises StartFailed where a form can show it.
+
+        Where there is nothing to choose JupyterHub would go on without what was asked for, and
+        without a word; so there the start refuses it.
+        """
+        if self.render_form():
+            return await self._read_form(query_data)
+        return choices.from_form(query_data, self.offered_profiles)
+
     @default("apply_user_options")
     def _apply_user_options_default(self) -> Any:
         # ``start`` does. Without a hook here JupyterHub warns that nobody reads them.

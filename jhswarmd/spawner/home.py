@@ -72,19 +72,24 @@ class HomeSpawner(ServiceSpawner):
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """Let one start at a time find a node for a volume that has none yet."""
-        names = self._local_volumes
-        if not names or self._holders():
+        """Let one start at a time find a node for a volume that has none, or none it can use.
+
+        Who comes next chooses anew: it goes to where the one before has made the volume.
+        """
+        if not self._local_volumes or self._choice.node is not None:
             yield
             return
         # Held by this frame for as long as it is needed; the dictionary holds it only weakly.
         # By user and not by volume: servers may have one home and scratch volumes of their own.
         turn = self._turns.setdefault(self.user.name, asyncio.Lock())
-        if turn.locked():
+        has_waited = turn.locked()
+        if has_waited:
             self._progress.add(5, "Waiting until another server of yours has found its node")
         self._awaits_turn = True
         async with turn:
             self._awaits_turn = False
+            if has_waited:
+                await self._choose_node()
             yield
 
     async def _choose_node(self) -> None:

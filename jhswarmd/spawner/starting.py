@@ -8,6 +8,7 @@ is in either.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from jhswarmd.engine_errors import translated
@@ -28,7 +29,9 @@ START_PAUSE_S = 0.25
 
 _CONNECT_WITHIN_S = 1.0
 #: Seconds before the hub's own timeout, which has no words for the user.
-_BEFORE_TIMEOUT_S = 1.0
+_BEFORE_TIMEOUT_S = 1.5
+#: Of these, the ones in which the words must be said.
+_LAST_WORDS_S = 0.7
 #: Bytes of a log that are read: its last lines may be endless.
 _LOG_BYTES = 64 * 1024
 
@@ -215,14 +218,18 @@ class StartingSpawner(HomeSpawner):
             with translated(f"read the log of service {self.object_name}"):
                 text = await asyncio.wait_for(
                     loop.run_in_executor(self.executor, self._read_log, self.object_id),
-                    LOG_WITHIN_S,
+                    min(LOG_WITHIN_S, self._deadline_at - self._now() - _LAST_WORDS_S),
                 )
         except (EngineError, asyncio.TimeoutError) as exc:
             self.log.info("%s: its log is not available: %s", self._log_name, exc)
             return ()
-        return notebook_log.last_lines(
-            text, {self.api_token or "", *notebook_log.secrets_of(self.get_env())} - {""}
-        )
+        return notebook_log.last_lines(text, {self.api_token or ""} - {""} | self._secrets())
+
+    def _secrets(self) -> set[str]:
+        """Return the values of the notebook's variables that look secret by their names."""
+        own = self.extra_container_spec.get("env") or {}
+        environ = own if isinstance(own, Mapping) else dict(_pair(each) for each in own)
+        return notebook_log.secrets_of(self.get_env()) | notebook_log.secrets_of(environ)
 
     def _read_log(self, service_id: str) -> str:
         """Return the end of the log. Blocks."""
@@ -239,3 +246,9 @@ class StartingSpawner(HomeSpawner):
             if sum(map(len, chunks)) > _LOG_BYTES:
                 break
         return b"".join(chunks).decode("utf-8", errors="replace")
+
+
+def _pair(variable: str) -> tuple[str, str]:
+    """Return name and value of ``NAME=VALUE``, as the engine takes it."""
+    name, _, value = variable.partition("=")
+    return name, value

@@ -196,6 +196,7 @@ class SwarmSpawner(StartingSpawner):
     # ---- start ----------------------------------------------------------------------------
 
     async def _start(self) -> tuple[str, int]:
+        self._follow_rename()
         with using_options():
             _ = self.mounts  # what no template fills is found before anything is made
         self._count = self._count_this_spawn()
@@ -203,8 +204,8 @@ class SwarmSpawner(StartingSpawner):
         if profile:
             self._progress.add(2, f"Starting '{profile.title}'")
         await self._pull_here()
+        await self._choose_node()
         async with self._turn():
-            await self._choose_node()
             self._progress.add(*describe_choice(self._choice))
             with self._lookout.watch():
                 self._task = await self._create_until_it_runs()
@@ -291,6 +292,7 @@ class SwarmSpawner(StartingSpawner):
             service_id, self.object_id = self.object_id, ""
             await self._remove(service_id, self.spawn_id, self._left_s())
             await pause.wait()
+            await self._choose_node()  # the one before may have made the volume
         raise AssertionError("the last one returns or raises")
 
     async def _create(self) -> str:
@@ -298,7 +300,8 @@ class SwarmSpawner(StartingSpawner):
 
         Names are unique in a swarm, so a repeated request doubles nothing; who holds the name is
         told by labels: this very start (its answer was lost), an earlier one of the same server
-        (a left-over, removed), or somebody else (an error; nothing is removed).
+        (a left-over, removed), or somebody else (an error; nothing is removed). A user who was
+        renamed goes on with a service whose labels name another one by now.
         """
         node = self._choice.node
         with using_options():
@@ -309,13 +312,16 @@ class SwarmSpawner(StartingSpawner):
                 return await retry.coroutine(self._left_s())(self._create_once, request)
             except EngineConflict as exc:
                 holder = await self.get_object(self._left_s())
-                if holder is not None and not self._is_ours(holder):
+                if holder is not None and (
+                    not self._is_ours(holder) or self._is_anothers(holder["ID"])
+                ):
                     raise StartFailed(
                         "Another service of the cluster has the name that your notebook needs. "
                         "Please tell your administrator.",
                         reason="name_taken",
                         detail=f"Service {self.object_name} (id: {holder['ID']}) is in the "
-                        f"way of {self._log_name} and is not this hub's: remove or rename it",
+                        f"way of {self._log_name} and is not its own: another hub's, somebody "
+                        "else's, or the running notebook of a user who was renamed since",
                     ) from exc
             if holder is None:
                 continue
@@ -391,13 +397,21 @@ class SwarmSpawner(StartingSpawner):
             reason = str(exc) or f"no answer within {LOOK_WITHIN_S:g} s"
             self.log.warning("Service %s counts as alive: %s", self.object_name, reason)
             return False, None
+        except Exception:
+            # JupyterHub takes a poll that raises for the end of a notebook, and stops it.
+            self.log.exception("Service %s counts as alive: its poll failed", self.object_name)
+            return False, None
 
     async def _exit_status(self) -> int | str | None:
         """Return what ``poll`` says to the newest task. Raises EngineError."""
         task = await self._newest_task(self.object_id, LOOK_WITHIN_S)
         if task is None:
             return None
-        await self._remember(task)
+        try:
+            await self._remember(task)
+        except Exception:
+            # An option of the site's that cannot be used says nothing about the notebook.
+            self.log.exception("%s: its node is not remembered", self._log_name)
         status = tasks.exit_status(task)
         if status is None and task.is_told_to_end and await self._is_down(task.node_id):
             # Its state is 'running' for a day to come, but Swarm has given it up: nobody reaches

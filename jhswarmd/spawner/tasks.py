@@ -128,8 +128,8 @@ def _local_volumes(container_spec: Mapping[str, Any]) -> frozenset[str]:
         if mount.get("Type") == "volume" and is_local_volume(
             driver.get("Name"), driver.get("Options")
         ):
-            found.add(str(mount["Source"]))
-    return frozenset(found)
+            found.add(str(mount.get("Source") or ""))  # an anonymous volume has none
+    return frozenset(found - {""})
 
 
 def _addresses(attachments: Iterable[Mapping[str, Any]]) -> dict[str, str]:

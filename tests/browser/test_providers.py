@@ -137,7 +137,7 @@ def test_who_cancels_reads_how_to_go_on(github: Stack, page: Page) -> None:
         ("access_token", "bad code", "GitHub did not accept this login"),
         ("access_token", "500", "GitHub does not answer at the moment"),
         ("user", "slow", "GitHub does not answer at the moment"),
-        ("access_token", "no token", "something else than a login"),
+        ("access_token", "no token", "gave no valid login"),
     ],
 )
 def test_a_provider_that_fails_gives_a_clear_page(

@@ -129,7 +129,7 @@ def test_who_is_not_let_in_reads_why(github, provider):
         ("access_token", "bad code", 403, "did not accept this login"),
         ("access_token", "401", 403, "did not accept this login"),
         ("access_token", "no json", 503, "does not answer at the moment"),
-        ("access_token", "no token", 502, "something else than a login"),
+        ("access_token", "no token", 502, "gave no valid login"),
         ("user", "500", 503, "does not answer at the moment"),
         ("user", "401", 403, "did not accept this login"),
     ],
@@ -188,6 +188,23 @@ def test_a_login_ends_when_its_token_was_revoked(github, provider):
     model = log_in(github, provider, "ann")
     provider.tokens.clear()
     assert refresh(github, model) is False
+
+
+@pytest.mark.parametrize(
+    ("fault", "goes_on"), [("500", True), ("no json", True), ("no token", False), ("400", False)]
+)
+def test_a_refresh_token_ends_a_login_only_by_a_definite_no(
+    github, provider, caplog, fault, goes_on
+):
+    model = log_in(github, provider, "ann")
+    model["auth_state"]["refresh_token"] = "canary-refresh-token"
+    provider.tokens.clear()
+    provider.faults = {"access_token": fault}
+    with caplog.at_level("DEBUG"):
+        assert refresh(github, model) is goes_on
+    assert "Error using refresh_token" in caplog.text
+    for canary in ("canary-refresh-token", CLIENT_SECRET):
+        assert canary not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -185,30 +185,51 @@ def forger(client: Flaky, monkeypatch: pytest.MonkeyPatch) -> Forger:
     return forger
 
 
-@pytest.mark.parametrize(("times", "succeeds"), [(3, True), (4, False)])
+@pytest.mark.parametrize(
+    ("times", "succeeds", "volumes"),
+    [(3, True, {}), (4, False, {}), (1, True, {f"{STACK}-user-{{username}}": "/home/jovyan"})],
+)
 def test_a_node_that_does_not_know_the_network_yet_is_tried_three_times_more(
-    make: Any, client: Flaky, forger: Forger, times: int, succeeds: bool
+    make: Any,
+    client: Flaky,
+    forger: Forger,
+    engine: Lab,
+    times: int,
+    succeeds: bool,
+    volumes: dict[str, str],
 ) -> None:
     # Real rejections need a second node, and luck.
     seen: list[str] = []
 
     def reject(task: dict[str, Any]) -> None:
+        if not task.get("NodeID"):
+            return
         if task["ServiceID"] not in seen:
             seen.append(task["ServiceID"])
         if seen.index(task["ServiceID"]) < times:
-            task["Status"] = {"State": "rejected", "Err": "network spawnertest_notebooks not found"}
+            task["Status"] = {
+                "State": "rejected",
+                "Err": "network spawnertest_notebooks not found",
+                # It got as far as to make the container, and with it the volume.
+                "ContainerStatus": {"ContainerID": "c1"} if volumes else {},
+            }
 
     forger.forge = reject
-    spawner = make(volumes={})
+    spawner = make(volumes=volumes)
     if succeeds:
         asyncio.run(spawner.start())
-        assert [spawner.object_id] == [service["ID"] for service in client.services()]
+        (service,) = client.services()
+        assert spawner.object_id == service["ID"]
+        # The next try goes to where the volume is by now.
+        placement = service["Spec"]["TaskTemplate"].get("Placement") or {}
+        (node,) = engine.client.nodes.list()
+        assert placement.get("Constraints", []) == ([f"node.id == {node.id}"] if volumes else [])
     else:
         with pytest.raises(SpawnException) as caught:
             asyncio.run(start_and_clean_up(spawner))
         assert caught.value.reason == "network_missing"
         assert client.services() == []
-    assert len(seen) == 4
+    assert len(seen) == min(times + 1, 4)
 
 
 def test_that_the_node_of_the_files_is_lost_before_the_notebook_runs_is_told(

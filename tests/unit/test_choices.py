@@ -254,6 +254,22 @@ def test_a_form_that_chooses_what_is_not_on_the_list_is_refused_at_once(form: An
         read_form(spawner_of(SMALL, FOR_ADMINS, allowed_images=IMAGES), form)
 
 
+def read_link(spawner: SwarmSpawner, query: dict[str, list[str]]) -> dict[str, Any]:
+    return dict(asyncio.run(spawner.options_from_query(query)))
+
+
+def test_a_link_to_what_is_not_on_the_list_is_refused_by_the_form_or_by_the_start() -> None:
+    with pytest.raises(StartFailed, match="profile_refused"):
+        read_link(spawner_of(SMALL, GPU, FOR_GROUP), {"profile": ["vision"]})
+    # With nothing to choose there is no form, and JupyterHub would start the default in its place.
+    spawner = spawner_of(SMALL, FOR_GROUP)
+    asked = read_link(spawner, {"profile": ["vision"]})
+    assert asked == {"profile": "vision"}
+    with pytest.raises(StartFailed, match="profile_refused"):
+        choose(spawner, asked)
+    assert read_link(spawner_of(SMALL, GPU), {"profile": ["gpu"]}) == {"profile": "gpu"}
+
+
 def test_jupyterhub_does_not_warn_that_nobody_reads_the_choice() -> None:
     spawner = spawner_of(SMALL)
     spawner.log = Mock(spec=logging.Logger)

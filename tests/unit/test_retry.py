@@ -156,6 +156,30 @@ def test_no_number_of_polls_in_an_outage_ends_a_notebook(
     assert spawner.get_state()["object_id"] == "1"
 
 
+class Runs:
+    """An engine with one task, which runs."""
+
+    def tasks(self, **_: Any) -> Any:
+        mounts = [{"Type": "volume", "Source": "home-ann", "Target": "/home"}]
+        return [
+            {
+                "ID": "t1",
+                "NodeID": "n1",
+                "Status": {"State": "running"},
+                "Spec": {"ContainerSpec": {"Mounts": mounts}},
+            }
+        ]
+
+
+def test_no_option_that_cannot_be_used_ends_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ServiceSpawner, "_engine_client", Runs())
+    state = {"object_id": "1", "spawn_id": "b" * 32}
+    wrong = make_spawner(state=state, volumes={"home-{username}-{project}": "/home"})
+    assert asyncio.run(wrong.poll()) is None
+    monkeypatch.setattr(Runs, "tasks", lambda *_, **__: 1 / 0)
+    assert asyncio.run(make_spawner(state=state).poll()) is None
+
+
 def test_only_the_engines_definite_answer_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ServiceSpawner, "_engine_client", Away(refusal(404, "not found")))
     spawner = make_spawner(state={"object_id": "1", "spawn_id": "b" * 32})

@@ -20,6 +20,7 @@ from jhswarmd.spawner.base import ServiceSpawner
 from jhswarmd.spawner.failure import StartFailed
 from jhswarmd.spawner.progress import ProgressLog
 from jhswarmd.spawner.swarm import SwarmSpawner
+from jhswarmd.spawner.whereabouts import Holder
 
 #: What swarmkit accepts as the name of a service.
 DNS_NAME = re.compile(r"[a-zA-Z0-9]+(?:[a-zA-Z0-9-_]*?[a-zA-Z0-9])?")
@@ -319,6 +320,56 @@ def test_first_starts_of_a_user_take_turns_whatever_their_volumes_are() -> None:
         await asyncio.gather(take(one), take(other))
 
     asyncio.run(both())
+
+
+def test_who_has_waited_for_a_turn_goes_where_the_volume_is_by_then() -> None:
+    home = {"home-{username}": "/home"}
+    one, other = (make_spawner("ann", server, volumes=home) for server in ("x", "y"))
+    chosen: list[str] = []
+
+    async def choose(spawner: SwarmSpawner) -> None:
+        chosen.append(spawner.name)
+
+    async def take(spawner: SwarmSpawner) -> None:
+        # As with 'relaxed': somebody holds the home, and cannot be used.
+        spawner._holders = lambda: [Holder("n1", "one")]  # type: ignore[method-assign]
+        spawner._choose_node = lambda: choose(spawner)  # type: ignore[method-assign]
+        async with spawner._turn():
+            await asyncio.sleep(0)
+
+    async def both() -> None:
+        await asyncio.gather(take(one), take(other))
+
+    asyncio.run(both())
+    assert chosen == ["y"]
+
+
+def test_a_user_who_was_renamed_starts_under_the_new_name() -> None:
+    spawner = make_spawner("ann", volumes={"home-{username}": "/home"})
+    assert (spawner.object_name, spawner.escaped_name) == ("lab-ann", "ann")
+    spawner.user.name = "bea"
+    spawner._follow_rename()
+    assert spawner.object_name == "lab-bea"
+    assert [mount["Source"] for mount in spawner.mounts] == ["home-bea"]
+
+
+def test_a_service_that_another_server_of_the_hub_runs_as_is_nobody_elses_left_over() -> None:
+    renamed = make_spawner("ann", state={"object_id": "s1"})
+    renamed.user.name = "bea"
+    newcomer = make_spawner("ann")
+    assert newcomer._is_anothers("s1")
+    assert not renamed._is_anothers("s1")
+    renamed.clear_state()
+    assert not newcomer._is_anothers("s1")
+
+
+@pytest.mark.parametrize("env", [{"MY_TOKEN": "sesame-1"}, ["MY_TOKEN=sesame-1", "LANG"]])
+def test_secrets_of_the_sites_own_environment_are_hidden_in_a_log(env: Any) -> None:
+    spawner = make_spawner(
+        extra_container_spec={"env": env}, environment={"A_PASSWORD": "swordfish"}
+    )
+    spawner.get_env = lambda: spawner.environment  # type: ignore[method-assign]
+    assert spawner._secrets() == {"sesame-1", "swordfish"}
 
 
 def test_a_start_whose_turn_does_not_come_says_what_it_waits_for() -> None:

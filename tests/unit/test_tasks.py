@@ -79,6 +79,12 @@ def test_a_task_that_the_engine_has_not_filled_in_is_alive(raw: dict[str, Any]) 
     assert exit_status(read_task(raw)) is None
 
 
+def test_an_anonymous_volume_has_no_source() -> None:
+    mounts = [{"Type": "volume", "Target": "/data"}, {"Type": "volume", "Source": "home"}]
+    task = read_task({**make_raw(), "Spec": {"ContainerSpec": {"Mounts": mounts}}})
+    assert task.local_volumes == {"home"}
+
+
 @pytest.mark.parametrize(
     ("desired", "is_told_to_end"),
     [("running", False), ("shutdown", True), ("remove", True), ("of a later engine", False)],

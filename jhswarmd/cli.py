@@ -29,6 +29,9 @@ orphans_app = typer.Typer(help="Notebook services that the hub does not have.")
 app.add_typer(orphans_app, name="orphans", no_args_is_help=True)
 app.add_typer(cli_users.app, name="users", no_args_is_help=True)
 
+#: Exit code for Ctrl-C, as shells have it.
+INTERRUPTED = 130
+
 EnvOption = Annotated[
     Optional[str],  # noqa: UP045 - typer reads annotations at run time, on Python 3.10 too
     typer.Option("--env", metavar="NAME", help="Profile; default: JHSWARMD_ENV, else 'default'."),
@@ -42,9 +45,10 @@ def main() -> None:
     except JhswarmdError as exc:
         _show_error(exc)
         sys.exit(exc.exit_code)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted. Run the command again: it goes on from here.")
-        sys.exit(130)
+    except SystemExit as exc:
+        if exc.code == INTERRUPTED:  # typer's, for Ctrl-C
+            Console(stderr=True).print("Interrupted. Run the command again: it goes on from here.")
+        raise
 
 
 def _show_error(exc: JhswarmdError) -> None:
@@ -107,7 +111,7 @@ def down(
     client = local_engine.connect()
     if env and not stack:
         stack = profile.load(env).settings.stack_name
-    name = status.find_stack(client, stack)
+    name = status.find_stack(client, stack, with_remains=True)
     stacks.take_down(client, name, Progress())
     if purge and (
         yes

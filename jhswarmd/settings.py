@@ -54,6 +54,11 @@ _ULIMITS = (
     *("rss", "rtprio", "rttime", "sigpending", "stack"),
 )
 _ULIMIT = re.compile(r"^(-1|\d+)(?::(-1|\d+))?$")
+#: Labels of letters, digits and dashes, which an IPv4 address is made of, too (RFC 1123).
+_HOST = re.compile(
+    r"^(?=.{1,253}\Z)[a-zA-Z0-9](?:[a-zA-Z0-9_-]*[a-zA-Z0-9])?"
+    r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9_-]*[a-zA-Z0-9])?)*\Z"
+)
 _IMAGE = re.compile(r"^[a-zA-Z0-9][^\s;=]*$")
 _CAPABILITY = re.compile(r"^(CAP_)?[A-Z][A-Z_]+$")
 
@@ -327,6 +332,16 @@ class Settings(BaseModel):
     log_format: LogFormat = LogFormat.text
     engine_socket: str = Field("/var/run/docker.sock", pattern=r"^/")
     """Path of the engine's socket on the nodes that run hub and daemon."""
+
+    @field_validator("host")
+    @classmethod
+    def _is_host(cls, value: str) -> str:
+        if not _HOST.match(value):
+            raise ValueError(
+                f"'{value}' must be a host's name or IPv4 address alone, in ASCII (no https://, no "
+                "port: HTTPS_PORT)"
+            )
+        return value
 
     @field_validator("notebooks_subnet", "control_subnet")
     @classmethod

@@ -72,7 +72,7 @@ def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
                 return (ACCOUNTS, DUTY)
             if event.action == "health_status: healthy":
                 # What waits in a backoff for the hub need not wait any longer.
-                return (ALL_SERVERS, ROUTES, REMOVED_USERS, CREDENTIALS)
+                return (ACCOUNTS, ALL_SERVERS, ROUTES, REMOVED_USERS, CREDENTIALS)
             return (DUTY, CREDENTIALS) if event.action == "die" else ()
         if service == labels.service_name(stack, "proxy"):
             if event.action == "health_status: healthy":

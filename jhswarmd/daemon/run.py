@@ -136,7 +136,9 @@ class Daemon:
         if key == REMOVED_USERS:
             may_act = bool(self.accounts.view.delivered_to) and not self._dry_run
             return self.removed_users.reconcile() if may_act else None
-        return self.accounts.reconcile()
+        again_s = self.accounts.reconcile()
+        # That a new container of the hub came is told by an event, and events may be lost.
+        return self._settings.resync_interval_s if again_s is None else again_s
 
     def _reconcile_routes(self, key: Key) -> float | None:
         # Nor is this: only the proxy's own node hears that it started.

@@ -41,6 +41,8 @@ def check_ports(client: docker.DockerClient, settings: Settings) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("", port))
+            except PermissionError:
+                continue  # not root, who alone may try: the engine will tell
             except OSError as exc:
                 raise JhswarmdError(
                     f"Port {port} is in use",

@@ -262,6 +262,16 @@ def _read_secret_files(folder: Path, faults: list[str]) -> dict[str, bytes]:
     return files
 
 
+#: What the content of a file must be. A token is the second word of a header (RFC 9110).
+_FORMS = {
+    "cookie_secret": (
+        rb"(?:[0-9a-fA-F]{2}){32,}",
+        "an even number of hexadecimal digits, at least 64 (openssl rand -hex 32)",
+    ),
+    "proxy_auth_token": (rb"[\x21-\x7e]+", "ASCII without blanks (openssl rand -hex 32)"),
+}
+
+
 def _check_files(
     name: str,
     folder: Path,
@@ -281,9 +291,9 @@ def _check_files(
         if one in files and other not in files:
             path = folder / name / SECRET_FILES[other]
             faults.append(f"{path}: is missing, but {SECRET_FILES[one]} is there")
-    if "cookie_secret" in files and not re.fullmatch(rb"[0-9a-fA-F]{64,}", files["cookie_secret"]):
-        path = folder / name / SECRET_FILES["cookie_secret"]
-        faults.append(f"{path}: must be at least 64 hexadecimal digits (openssl rand -hex 32)")
+    for kind, (pattern, what) in _FORMS.items():
+        if kind in files and not re.fullmatch(pattern, files[kind]):
+            faults.append(f"{folder / name / SECRET_FILES[kind]}: must be {what}")
     if "registry_login" in files:
         path = folder / name / REGISTRY_CONFIG
         wrong = registry_login.faults(files["registry_login"])

@@ -164,14 +164,7 @@ def deploy(stack: str, rendered: str, login_file: Path | None = None) -> None:
             # A link: the login itself is written nowhere else.
             Path(folder, "config.json").symlink_to(login_file.resolve())
             environment["DOCKER_CONFIG"] = folder
-        result = subprocess.run(
-            [*command, stack],
-            input=rendered,
-            text=True,
-            capture_output=True,
-            check=False,
-            env=environment,
-        )
+        result = _run_docker([*command, stack], input=rendered, env=environment)
     if result.returncode != 0:
         raise JhswarmdError(
             f"'docker stack deploy' failed for the stack {stack}",
@@ -280,9 +273,7 @@ def take_down(client: docker.DockerClient, stack: str, progress: Progress) -> No
     with progress.step(f"Removing the stack {stack}") as step:
         # The engine refuses to remove a network that a task still uses.
         _remove_and_wait(client, list_services(client, stack), step)
-        result = subprocess.run(
-            ["docker", "stack", "rm", stack], capture_output=True, text=True, check=False
-        )
+        result = _run_docker(["docker", "stack", "rm", stack])
         if result.returncode != 0:
             raise JhswarmdError(
                 f"'docker stack rm {stack}' failed",
@@ -303,6 +294,18 @@ def purge(client: docker.DockerClient, stack: str, progress: Progress) -> None:
             with translated("take the node's label away"):
                 _update_node_labels(client, node, {labels.hub_node_label(stack): None})
         step.done(f"{len(held)} secrets")
+
+
+def _run_docker(argv: list[str], **kw: Any) -> subprocess.CompletedProcess[str]:
+    """Run the docker command; what it answers is the caller's. Raises JhswarmdError without it."""
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, check=False, **kw)
+    except FileNotFoundError:
+        raise JhswarmdError(
+            "The command 'docker' is not there",
+            why="it is what deploys a stack, and newer systems have it in a package of its own",
+            remedy="Install it ('apt-get install docker-cli'), and run the command again.",
+        ) from None
 
 
 def list_services(client: docker.DockerClient, stack: str) -> list[dict[str, Any]]:

@@ -104,16 +104,22 @@ class Report(BaseModel):
     """What works, and is likely to surprise somebody some day; no part of ``health``."""
 
 
-def find_stack(client: docker.DockerClient, wanted: str | None) -> str:
+def find_stack(
+    client: docker.DockerClient, wanted: str | None, *, with_remains: bool = False
+) -> str:
     """Return the name of the one stack of ours on this swarm, or ``wanted``.
 
-    Raises UsageError when there is none, or more than one.
+    Any service of it tells, for 'down' may have been interrupted; ``with_remains`` its secrets do,
+    too. Raises UsageError when there is none, or more than one.
     """
     if wanted:
         return wanted
     with translated("list the services"):
-        found = client.api.services(filters={"label": f"{labels.ROLE}=hub"})
-    names: list[str] = sorted({each["Spec"]["Labels"].get(labels.STACK, "") for each in found})
+        found = client.api.services(filters={"label": labels.ROLE})
+    if not found and with_remains:
+        with translated("list the secrets"):
+            found = client.api.secrets(filters={"label": labels.GENERATION})
+    names = sorted({name for each in found if (name := labels.of(each).get(labels.STACK))})
     if len(names) == 1:
         return names[0]
     if names:
@@ -218,6 +224,12 @@ def judge(report: Report) -> tuple[Health, list[str]]:
             Health.degraded,
             f"{len(servers['held'])} orphans are held: look at them with 'jhswarmd orphans list' "
             "and allow their removal with 'jhswarmd orphans approve'",
+        )
+    if not accounts["delivered_to"] and "hub" in states and states["hub"].running:
+        worse(
+            Health.degraded,
+            "the hub has not been given its accounts, and nobody can log in by password: see "
+            f"'docker service logs {report.stack}_jhswarmd'",
         )
     if report.daemon["unready"]:
         worse(Health.degraded, f"the daemon is not ready: {report.daemon['unready']}")

@@ -28,12 +28,15 @@ from jhswarmd.deploy import (
 from jhswarmd.deploy.profile import LOCAL, Profile
 from jhswarmd.deploy.progress import Progress
 from jhswarmd.engine import Engine
+from jhswarmd.engine_errors import translated
 from jhswarmd.errors import JhswarmdError
 from jhswarmd.reconcile import passwd
 from jhswarmd.settings import PublishMode, Settings
 
 #: Seconds in which a healthy hub is to answer through the published port.
 ANSWERS_WITHIN_S = 60.0
+#: Where this machine reaches its own published ports.
+LOCAL_ADDRESS = "127.0.0.1"
 
 
 def up(profile: Profile, progress: Progress) -> None:
@@ -70,9 +73,10 @@ def up(profile: Profile, progress: Progress) -> None:
         )
     with progress.step("Waiting for hub, proxy and daemon") as step:
         stack.wait_healthy(client, settings.stack_name, step)
-        _wait_answer(settings)
     _apply_users(client, profile, progress)
     secrets.retire_unused(client, settings.stack_name)
+    with progress.step("Asking the hub through its published port") as step:
+        step.done(_wait_answer(_published_at(client, settings, mode)))
     prepull.wait_after_up(client, settings.stack_name, progress)
     _tell(profile, progress)
 
@@ -213,9 +217,21 @@ def _warn_of_list(profile: Profile, progress: Progress) -> None:
         )
 
 
-def _wait_answer(settings: Settings) -> None:
-    """Return once the hub answers through the proxy's published port."""
-    url = f"https://127.0.0.1:{settings.https_port}/hub/health"
+def _published_at(client: docker.DockerClient, settings: Settings, mode: PublishMode) -> str:
+    """Return where the proxy's port is published: on all nodes, or on that of its task alone."""
+    address = LOCAL_ADDRESS
+    if mode is PublishMode.host:
+        engine = Engine(client)
+        node = engine.read_newest_task_node(labels.service_name(settings.stack_name, "proxy"))
+        if node and node != engine.read_node_id():
+            with translated("look at the proxy's node"):
+                address = client.api.inspect_node(node)["Status"]["Addr"]
+    return f"https://{address}:{settings.https_port}"
+
+
+def _wait_answer(base_url: str) -> str:
+    """Return where the hub answers, once it does. Raises JhswarmdError when it does not."""
+    url = f"{base_url}/hub/health"
 
     def ask() -> None:
         # The certificate is for the profile's host, and often self-signed: whether the hub
@@ -235,9 +251,10 @@ def _wait_answer(settings: Settings) -> None:
         raise JhswarmdError(
             f"The hub is healthy, but does not answer at {url}",
             why=str(exc),
-            remedy="Look at 'docker service logs' of the proxy, and whether a firewall of this "
-            "host drops its own connections.",
+            remedy="Look at 'docker service logs' of the proxy, and whether a firewall drops "
+            "connections to that port.",
         ) from exc
+    return url
 
 
 def _tell(profile: Profile, progress: Progress) -> None:

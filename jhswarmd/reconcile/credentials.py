@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds after which a service that restarts is looked at again; its health wakes us before.
 LOOK_AGAIN_S = 5.0
+#: Seconds after which it is tried again to remove what somebody else's service mounts, too.
+REMOVE_AGAIN_S = 600.0
 #: Seconds between looks at how old everything is.
 LOOK_EVERY_S = 3600.0
 #: Seconds for which an update of a service is tried while others update it too.
@@ -174,11 +176,12 @@ class Credentials:
             if isinstance(step, rotation.Wait):
                 self.news.tell(doing=f"waiting for {step.role} to be healthy")
                 return LOOK_AGAIN_S
-            if step is None:
+            is_left = isinstance(step, rotation.Remove) and not self._remove(step)
+            if step is None or is_left:
                 self.news.tell(doing="")
                 if not services or not self._begin_what_is_due(existing, now, is_quiet=is_quiet):
-                    return LOOK_EVERY_S
-            elif not self._do(step, existing):
+                    return REMOVE_AGAIN_S if is_left else LOOK_EVERY_S
+            elif not isinstance(step, rotation.Remove) and not self._do(step, existing):
                 return LOOK_AGAIN_S
         raise JhswarmdError("The secrets do not settle", why=f"{MOST_STEPS} steps were taken")
 
@@ -201,8 +204,6 @@ class Credentials:
             return self._reject(step)
         if isinstance(step, rotation.Settle):
             return self._settle(step)
-        if isinstance(step, rotation.Remove):
-            return self._remove(step)
         if isinstance(step, rotation.Renew):
             return self._renew(step, existing)
         raise AssertionError(step)
@@ -284,6 +285,7 @@ class Credentials:
         return True
 
     def _remove(self, step: rotation.Remove) -> bool:
+        """Remove secrets; tells whether all of them are gone."""
         is_done = True
         for secret in step.secrets:
             try:

@@ -30,6 +30,13 @@ _HASH = re.compile(
 _BROKEN_HASH = re.compile(
     r"^\$(?:1\$[^$:\n]{0,8}\$[./0-9A-Za-z]{22}|sha1\$[0-9]+\$[./0-9A-Za-z]{1,64}\$[./0-9A-Za-z]{28})\Z"
 )
+#: Of kinds that libcrypt does not verify: Apache's, LDAP's, Argon2.
+_FOREIGN_HASH = re.compile(
+    r"^(?:\$apr1\$[^$:\n]{0,8}\$[./0-9A-Za-z]{22}|\$argon2(?:i|d|id)\$.+\$.+"
+    r"|\{[A-Z0-9-]{3,16}\}[A-Za-z0-9+/$.=]{13,})\Z"
+)
+#: What the place of a password says in /etc/shadow when nobody may log in by one.
+_LOCKED = re.compile(r"^[!*]+(?:\$.*)?\Z")
 #: Accounts of every Debian system (base-passwd), so that a list can be checked anywhere.
 SYSTEM_NAMES = frozenset(
     [
@@ -154,6 +161,12 @@ def check_password(password: str) -> None:
         raise ValueError(f"the password is longer than {MAX_PASSWORD_BYTES} bytes")
     if _BROKEN_HASH.match(password):
         raise ValueError("an MD5 or SHA-1 hash, which is not safe: hash the password again")
+    if _FOREIGN_HASH.match(password):
+        raise ValueError("a hash of a kind that Linux cannot check: hash the password again")
+    if _LOCKED.match(password):
+        raise ValueError("a locked account ('!' or '*' as in /etc/shadow)")
+    if not is_hash(password) and is_hash(password.strip()):
+        raise ValueError("a blank beside the hash")
 
 
 def is_hash(password: str) -> bool:
@@ -185,16 +198,17 @@ def render(entries: Iterable[Entry], hash_of: Callable[[Entry], str]) -> dict[st
     """Return the contents of ``passwd``, ``group`` and ``shadow``, for libnss-extrausers.
 
     The accounts exist to check a password in the hub's container: they have no home and no shell
-    there. Their numbers mean nothing elsewhere.
+    there. Their numbers mean nothing elsewhere. The group names no members: it is everybody's
+    first one, and libpam gives up on a line of more than 256 KiB (pam_modutil_getgrnam), which is
+    less than 10,000 long names.
     """
-    passwd, shadow, names = [], [], []
+    passwd, shadow = [], []
     for uid, entry in enumerate(entries, start=FIRST_UID):
         hashed = entry.password if entry.is_hashed else hash_of(entry)
         passwd.append(f"{entry.name}:x:{uid}:{GID}::/nonexistent:/usr/sbin/nologin\n")
         shadow.append(f"{entry.name}:{hashed}:::::::\n")
-        names.append(entry.name)
     return {
         "passwd": "".join(passwd).encode(),
-        "group": f"{GROUP}:x:{GID}:{','.join(names)}\n".encode(),
+        "group": f"{GROUP}:x:{GID}:\n".encode(),
         "shadow": "".join(shadow).encode(),
     }

@@ -159,12 +159,14 @@ def decide(
         rejected = _rejected(existing, role, services[role])
         if rejected is not None:
             return rejected
+    # No hub starts without a proxy, and maybe no proxy runs with this token.
+    is_proxy_bad = any(each.rejected and each.id in proxy.mounts for each in existing)
     for role in ("hub", "proxy"):
         service = services[role]
         step = _lead(existing, role, service, proxy.mounts, now, is_quiet=is_quiet)
         if step is not None:
             return step
-        if not service.is_running:
+        if not service.is_running and not (role == "hub" and is_proxy_bad):
             return Wait(role)
     held = {name: generations.newest(existing, *kinds) for name, kinds in UNITS.items()}
     unsettled = {
@@ -234,11 +236,15 @@ def _taken_by_hub(
     existing: Iterable[Existing], name: str, proxy_mounts: Collection[str], now: datetime
 ) -> tuple[list[Generation], list[Generation]]:
     """Return which generations the hub needs, and which it may keep."""
-    usable = [each for each in generations.complete(existing, *UNITS[name]) if not each.rejected]
+    found = generations.complete(existing, *UNITS[name])
+    usable = [each for each in found if not each.rejected]
     if not usable:
         return [], []
     newest = later = usable[0]
     needed, harmless, is_revoked = [newest], [], False
+    if name == "proxy":
+        # A proxy that was led to a bad one takes no other until it is led back.
+        needed += [each for each in found if each.rejected and each.ids & frozenset(proxy_mounts)]
     for each in usable[1:]:
         is_revoked = is_revoked or later.revokes
         lapsed = now - later.created >= COOKIE_LIFETIME

@@ -9,7 +9,7 @@ import pytest
 from jhswarmd import control, metrics
 from jhswarmd.daemon import run, serverkeys
 from jhswarmd.daemon.duty import Duty
-from jhswarmd.daemon.reflector import ALL_SERVERS, DUTY, ENDED, PREPULL, Key
+from jhswarmd.daemon.reflector import ACCOUNTS, ALL_SERVERS, DUTY, ENDED, PREPULL, Key
 from jhswarmd.daemon.run import Daemon
 from jhswarmd.daemon.web import Web, address_in
 from jhswarmd.daemon.worker import Worker
@@ -458,3 +458,9 @@ def test_an_approval_on_trial_tells_what_is_held_and_why_and_approves_nothing():
     daemon.approve({})
     daemon.servers.reconcile_all()
     assert sorted(engine.removed) == ["s0", "s1", "s2", "s3"]
+
+
+def test_a_container_of_the_hub_whose_event_was_lost_gets_its_accounts_all_the_same():
+    daemon = make_daemon(FakeEngine(), FakeHub())
+    again_s = daemon._reconcile_accounts(ACCOUNTS)
+    assert again_s == Settings().resync_interval_s

@@ -97,11 +97,42 @@ def test_only_the_full_form_of_a_hash_counts_as_one(password, is_hashed):
     assert parse(f"alice:{password}").entries["alice"].is_hashed is is_hashed
 
 
+@pytest.mark.parametrize(
+    ("password", "why"),
+    [
+        ("!", "locked"),
+        ("*", "locked"),
+        ("!!", "locked"),
+        ("!*", "locked"),
+        (f"!{SHA512}", "locked"),
+        ("$apr1$abcdefgh$" + "a" * 22, "cannot check"),
+        ("{SHA}" + "a" * 27 + "=", "cannot check"),
+        ("{SSHA}" + "a" * 32, "cannot check"),
+        ("$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA", "cannot check"),
+        (f"{SHA512} ", "blank"),
+        (f"{YESCRYPT}\t", "blank"),
+        (f" {SHA512}", "blank"),
+    ],
+)
+def test_what_stands_in_shadow_for_no_password_is_none(password, why):
+    users = parse(f"alice:{password}\nbob:secret")
+    assert list(users.entries) == ["bob"]
+    assert why in users.refused[0]
+    assert len(password) < 3 or password not in users.refused[0]
+
+
+@pytest.mark.parametrize(
+    "password", ["!secret", "*secret*", "$apr1$", "{SHA}", "{secret}x", "$argon2"]
+)
+def test_a_plain_password_may_look_a_little_like_that(password):
+    assert parse(f"alice:{password}").entries["alice"].password == password
+
+
 def test_the_files_hold_hashes_and_never_a_plain_password():
     users = parse(f"alice:secret\nbob:{SHA512}\n")
     files = passwd.render(users.entries.values(), lambda entry: "HASH" + str(len(entry.password)))
     assert files["shadow"] == f"alice:HASH6:::::::\nbob:{SHA512}:::::::\n".encode()
-    assert files["group"] == f"jhswarmd:x:{passwd.GID}:alice,bob\n".encode()
+    assert files["group"] == f"jhswarmd:x:{passwd.GID}:\n".encode()
     assert [line.split(b":")[2] for line in files["passwd"].splitlines()] == [b"20001", b"20002"]
     assert not any(b"secret" in content for content in files.values())
 

@@ -196,8 +196,46 @@ def test_an_empty_secret_file_is_refused_and_a_short_cookie_secret_too(folder):
     write(folder, "site", "", **files)
     faults = faults_of("site", folder)
     assert any("proxy_auth_token: is empty" in fault for fault in faults)
-    assert any("64 hexadecimal digits" in fault for fault in faults)
+    assert any("hexadecimal digits, at least 64" in fault for fault in faults)
     assert not any("abc" in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("proxy_auth_token", "two words", "ASCII without blanks"),
+        ("proxy_auth_token", "t\u00f6ken", "ASCII without blanks"),
+        ("cookie_secret", "a" * 65, "an even number of hexadecimal digits"),
+    ],
+)
+def test_a_secret_with_which_proxy_or_hub_would_not_start_is_refused(folder, file, content, words):
+    write(folder, "site", "", **{"user_list.txt": "a:a", file: content})
+    (fault,) = faults_of("site", folder)
+    assert words in fault
+    assert content not in fault
+
+
+@pytest.mark.parametrize("host", ["hub.example.org", "localhost", "192.0.2.7", "a_b.example"])
+def test_a_host_is_a_name_or_an_address(folder, host):
+    write(folder, "site", f"HOST={host}", **{"user_list.txt": "a:a"})
+    assert profile.load("site", folder).settings.host == host
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "https://hub.example.org",
+        "hub.example.org:8443",
+        "hub.example.org/x",
+        "h\u00fcb.example",
+        "-hub",
+        "hub..example",
+    ],
+)
+def test_a_host_is_nothing_else(folder, host):
+    write(folder, "site", f"HOST={host}", **{"user_list.txt": "a:a"})
+    (fault,) = faults_of("site", folder)
+    assert "must be a host's name or IPv4 address alone" in fault
 
 
 def test_a_profile_does_not_show_its_secrets(folder):

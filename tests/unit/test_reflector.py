@@ -45,7 +45,7 @@ PROXY = {SERVICE_NAME: "jupyterhub_proxy"}
         (Event("container", "exec_start: true", "c1", HUB), ()),
         (
             Event("container", "health_status: healthy", "c1", HUB),
-            (ALL_SERVERS, ROUTES, REMOVED_USERS, CREDENTIALS),
+            (ACCOUNTS, ALL_SERVERS, ROUTES, REMOVED_USERS, CREDENTIALS),
         ),
         (Event("secret", "create", "x1", {}), (ACCOUNTS, CREDENTIALS)),
         (Event("secret", "remove", "x1", {}), ()),

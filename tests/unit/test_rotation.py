@@ -16,7 +16,7 @@ from jhswarmd.errors import EngineConflict, EngineError, JhswarmdError, NotNow
 from jhswarmd.generations import Existing, newest
 from jhswarmd.model import StackService
 from jhswarmd.reconcile import references, rotation
-from jhswarmd.reconcile.credentials import Credentials
+from jhswarmd.reconcile.credentials import REMOVE_AGAIN_S, Credentials
 from jhswarmd.reconcile.rotation import BY_AGE, UNITS, Point
 from jhswarmd.settings import Settings
 from tests.wait import wait_until
@@ -41,7 +41,9 @@ class Stack:
         self.secrets: dict[str, Existing] = {}
         self.specs = {}
         self.bad: set[str] = set()
+        self.spared: set[str] = set()  # roles that start all the same with what is bad
         self.down: set[str] = set()
+        self.kept: set[str] = set()  # ids that a service of somebody else's mounts
         self.log: list[str] = []
         self.changes = 0
         self.crash_at: tuple[int, bool] | None = None  # which change, and whether it is made
@@ -127,14 +129,14 @@ class Stack:
         self._change(f"mark {secret_id}", make)
 
     def remove_secret(self, secret_id):
-        if any(secret_id in self.mounts(role) for role in self.specs):
+        if secret_id in self.kept or any(secret_id in self.mounts(role) for role in self.specs):
             raise EngineError("it is in use")
         self._change(f"remove {secret_id}", lambda: self.secrets.pop(secret_id))
 
     def read_stack_services(self, stack):
         found = {}
         for role in self.specs:
-            is_bad = bool(self.bad & self.mounts(role))
+            is_bad = bool(self.bad & self.mounts(role)) and role not in self.spared
             container = self.specs[role]["TaskTemplate"]["ContainerSpec"]
             found[role] = StackService(
                 self.mounts(role),
@@ -355,7 +357,11 @@ def test_of_two_at_once_one_waits(stack):
 
 @pytest.mark.parametrize(
     ("unit", "kind", "role"),
-    [("cookie", "cookie_secret", "hub"), ("tls", "tls_cert", "proxy")],
+    [
+        ("cookie", "cookie_secret", "hub"),
+        ("tls", "tls_cert", "proxy"),
+        ("proxy", "proxy_auth_token", "proxy"),
+    ],
 )
 def test_what_does_not_start_is_taken_back_and_told(stack, unit, kind, role):
     rotate(stack, unit)
@@ -397,6 +403,54 @@ def test_a_dry_run_tells_the_number_that_is_made(stack):
     (line,) = describe(stack.list_secrets("jupyterhub"), ["cookie"], revoke=False)
     assert line.startswith("cookie: generation 3 takes the place of 1")
     assert rotate(stack, "cookie", request="r2") == {"cookie": 3}
+
+
+def test_a_token_with_which_the_proxy_alone_does_not_start_is_taken_back_from_it_first(stack):
+    # After each change the hub can reach its proxy ('check'), or it would not start again.
+    stack.spared = {"hub"}
+    stack.bad = {"id-jupyterhub_proxy_auth_token_g2"}
+    rotate(stack, "proxy", "cookie")
+    settle(stack)
+    assert stack.numbers("proxy", "proxy_auth_token") == {1}
+    assert stack.numbers("hub", "proxy_auth_token") == {1}
+    assert stack.newest("proxy").number == 1
+
+
+def test_a_proxy_that_came_back_with_a_rejected_token_is_led_away_before_the_hub_is_waited_for(
+    stack,
+):
+    # As by a stack file that was rendered before the token was rejected: no hub starts without a
+    # proxy, and no proxy with this token.
+    rotate(stack, "proxy")
+    stack.bad = {"id-jupyterhub_proxy_auth_token_g2"}
+    settle(stack)
+    reference = {"SecretID": "id-jupyterhub_proxy_auth_token_g2", "SecretName": "jupyterhub_x"}
+    for role, name in (("hub", "proxy_auth_token_g2"), ("proxy", "proxy_auth_token")):
+        detach(stack, role, "proxy_auth_token")
+        container = stack.specs[role]["TaskTemplate"]["ContainerSpec"]
+        container["Secrets"].append({**reference, "File": {"Name": name, "Mode": 256}})
+    stack.down = {"hub"}
+    make_daemon(stack).reconcile()
+    assert stack.numbers("proxy", "proxy_auth_token") == {1}
+    stack.down = set()
+    settle(stack)
+    assert stack.numbers("hub", "proxy_auth_token") == {1}
+
+
+def test_a_secret_that_cannot_be_removed_holds_up_nothing_else(stack):
+    rotate(stack, "tls")
+    stack.kept = {"id-jupyterhub_tls_cert_g1"}  # a service of somebody else's mounts it
+    daemon = settle(stack, rotate_after_days=90)
+    assert daemon.news.now["doing"] == ""
+    assert daemon.reconcile() == REMOVE_AGAIN_S
+    stack.now += timedelta(days=100)
+    stack.now = stack.now.replace(hour=3)
+    settle(stack, rotate_after_days=90)
+    assert {unit: stack.newest(unit).number for unit in BY_AGE} == dict.fromkeys(BY_AGE, 2)
+    assert "id-jupyterhub_tls_cert_g1" in stack.secrets
+    stack.kept = set()
+    settle(stack, rotate_after_days=90)
+    assert "id-jupyterhub_tls_cert_g1" not in stack.secrets
 
 
 def test_a_hub_that_fails_for_another_reason_takes_nothing_back(stack):

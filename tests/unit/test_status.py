@@ -2,13 +2,15 @@
 
 import io
 import time
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from jhswarmd import labels
 from jhswarmd.deploy import status
 from jhswarmd.deploy.status import Health, NodeState, Report, ServiceState, judge, show, warn
-from jhswarmd.errors import JhswarmdError
+from jhswarmd.errors import JhswarmdError, UsageError
 
 
 def make_daemon(**facts):
@@ -119,6 +121,12 @@ def services(**running):
             Health.degraded,
             "line 3: no colon",
             id="refused lines",
+        ),
+        pytest.param(
+            {"daemon": make_daemon(accounts={"delivered_to": []})},
+            Health.degraded,
+            "the hub has not been given its accounts",
+            id="a hub without accounts",
         ),
         pytest.param(
             {"addresses_used": 900}, Health.degraded, "NOTEBOOKS_SUBNET", id="addresses run out"
@@ -275,3 +283,25 @@ def test_watching_shows_each_look_and_goes_on_after_one_that_failed(monkeypatch)
     assert "The engine is away" in out.getvalue()
     assert "Wait." in out.getvalue()
     assert "healthy" in out.getvalue()
+
+
+def make_client(services=(), secrets=()):
+    def listed(names):
+        return [{"Spec": {"Labels": {labels.STACK: name} if name else {}}} for name in names]
+
+    api = SimpleNamespace(
+        services=lambda filters: listed(services), secrets=lambda filters: listed(secrets)
+    )
+    return SimpleNamespace(api=api)
+
+
+def test_the_one_stack_is_found_by_whatever_is_left_of_it():
+    # Hub and daemon go first when a stack is taken down, and that may be interrupted.
+    assert status.find_stack(make_client(["a", "a", ""]), None) == "a"
+    assert status.find_stack(make_client([], ["a", "a"]), None, with_remains=True) == "a"
+    assert status.find_stack(make_client(["a"], ["b"]), None, with_remains=True) == "a"
+    assert status.find_stack(make_client(), "mine") == "mine"
+    with pytest.raises(UsageError, match="no deployment"):
+        status.find_stack(make_client([], ["a"]), None)
+    with pytest.raises(UsageError, match="2 deployments"):
+        status.find_stack(make_client(["a", "b"]), None)

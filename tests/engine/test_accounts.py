@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import requests
 
 from jhswarmd import labels
+from jhswarmd.hashing import hash_password
 from tests.engine.hygiene_kit import places
 from tests.lab import Lab
 from tests.stack import USERS, LoginRefused, Stack, Visitor, write_users
@@ -203,3 +205,22 @@ def test_server_of_a_removed_user_is_stopped_when_the_profile_says_so(
     finally:
         stack.write_keys()
         stack.up()
+
+
+@pytest.mark.destructive
+def test_more_accounts_than_libpam_reads_of_a_group_can_log_in(
+    stack: Stack, tmp_path: Path, quiet_hub: None
+) -> None:
+    # A group that named them all would be a line of 400 KiB, of which libpam reads 256.
+    own = (stack.env_dir / stack.profile / "user_list.txt").read_bytes()
+    hashed = hash_password("one password for all")
+    names = [f"{number:05}".rjust(32, "n") for number in range(12_000)]
+    many = tmp_path / "many.txt"
+    many.write_bytes(own + "".join(f"\n{name}:{hashed}" for name in names).encode())
+    try:
+        users(stack, "set", str(many))
+        assert can_log_in(stack, names[-1], "one password for all")
+        assert can_log_in(stack, "alice", USERS["alice"])
+        assert not can_log_in(stack, names[0], "another")
+    finally:
+        users(stack, "set", str(stack.env_dir / stack.profile / "user_list.txt"))

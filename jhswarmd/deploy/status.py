@@ -109,13 +109,14 @@ def find_stack(
 ) -> str:
     """Return the name of the one stack of ours on this swarm, or ``wanted``.
 
-    Any service of it tells, for 'down' may have been interrupted; ``with_remains`` its secrets do,
-    too. Raises UsageError when there is none, or more than one.
+    Its hub tells, and without one any service of it, for 'down' may have been interrupted;
+    ``with_remains`` its secrets do, too. Raises UsageError when there is none, or more than one.
     """
     if wanted:
         return wanted
     with translated("list the services"):
-        found = client.api.services(filters={"label": labels.ROLE})
+        found = client.api.services(filters={"label": f"{labels.ROLE}=hub"})
+        found = found or client.api.services(filters={"label": labels.ROLE})
     if not found and with_remains:
         with translated("list the secrets"):
             found = client.api.secrets(filters={"label": labels.GENERATION})

@@ -285,18 +285,20 @@ def test_watching_shows_each_look_and_goes_on_after_one_that_failed(monkeypatch)
     assert "healthy" in out.getvalue()
 
 
-def make_client(services=(), secrets=()):
+def make_client(services=(), secrets=(), hubs=()):
     def listed(names):
         return [{"Spec": {"Labels": {labels.STACK: name} if name else {}}} for name in names]
 
     api = SimpleNamespace(
-        services=lambda filters: listed(services), secrets=lambda filters: listed(secrets)
+        services=lambda filters: listed(hubs if filters["label"].endswith("=hub") else services),
+        secrets=lambda filters: listed(secrets),
     )
     return SimpleNamespace(api=api)
 
 
 def test_the_one_stack_is_found_by_whatever_is_left_of_it():
     # Hub and daemon go first when a stack is taken down, and that may be interrupted.
+    assert status.find_stack(make_client(["a", "b"], hubs=["a"]), None) == "a"
     assert status.find_stack(make_client(["a", "a", ""]), None) == "a"
     assert status.find_stack(make_client([], ["a", "a"]), None, with_remains=True) == "a"
     assert status.find_stack(make_client(["a"], ["b"]), None, with_remains=True) == "a"

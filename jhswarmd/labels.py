@@ -44,7 +44,7 @@ REVOKES = "jhswarmd.revokes"
 EXPIRES = "jhswarmd.expires"
 PUT_RIGHT = "jhswarmd.put_right"
 
-#: Which start of the hub made the notebook, and its how manyeth it was: ``START.NUMBER``.
+#: ``START.NUMBER``: the start of the hub that made the notebook, and the number of that spawn.
 COUNT = "jhswarmd.count"
 
 ROLE_NOTEBOOK = "notebook"

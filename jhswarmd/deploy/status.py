@@ -116,7 +116,7 @@ def find_stack(
         return wanted
     with translated("list the services"):
         found = client.api.services(filters={"label": f"{labels.ROLE}=hub"})
-        found = found or client.api.services(filters={"label": labels.ROLE})
+        found = found or client.api.services(filters={"label": labels.STACK})
     if not found and with_remains:
         with translated("list the secrets"):
             found = client.api.secrets(filters={"label": labels.GENERATION})

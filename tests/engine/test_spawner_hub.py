@@ -51,7 +51,11 @@ class MemoryProxy(Proxy):
 async def linger(spawner):
     await asyncio.sleep(float(os.environ.get("LINGER_S", "0")))
 
+async def linger_first(spawner):
+    await asyncio.sleep(spawner.user_options.get("linger_s", 0))
+
 c.Spawner.post_stop_hook = linger
+c.Spawner.pre_spawn_hook = linger_first
 c.JupyterHub.proxy_class = MemoryProxy
 c.JupyterHub.authenticator_class = "dummy"
 c.DummyAuthenticator.allow_all = True
@@ -266,12 +270,19 @@ def test_a_server_is_ready_each_time_right_after_it_was_stopped(
 
 def progress(hub: HubProcess) -> list[dict[str, Any]]:
     """Return what the page of ann's pending server is told, from the first to the last."""
-    _, events = hub.call("GET", "/users/ann/server/progress")
+
+    def ask() -> str:
+        # While JupyterHub clears up after a start that failed, it is neither pending nor failed.
+        status, answer = hub.call("GET", "/users/ann/server/progress")
+        return str(answer) if status == 200 else ""
+
+    events = wait_until(ask, 10, what="the progress of ann's server")
     return [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: ")]
 
 
 def test_the_hubs_page_follows_the_task_to_its_node(stopped: HubProcess, engine: Lab) -> None:
-    assert stopped.call("POST", "/users/ann/server")[0] == 202
+    # Long enough to open its page before it is ready.
+    assert stopped.call("POST", "/users/ann/server", body={"linger_s": 3})[0] == 202
     told = progress(stopped)
     (node,) = engine.client.nodes.list()
     on_node = f" on {node.attrs['Description']['Hostname']}"

@@ -51,8 +51,13 @@ class MemoryProxy(Proxy):
 async def linger(spawner):
     await asyncio.sleep(float(os.environ.get("LINGER_S", "0")))
 
+lingered = set()
+
 async def linger_first(spawner):
-    await asyncio.sleep(spawner.user_options.get("linger_s", 0))
+    seconds = spawner.user_options.get("linger_s", 0)
+    if seconds not in lingered:  # JupyterHub keeps the options for later starts
+        lingered.add(seconds)
+        await asyncio.sleep(seconds)
 
 c.Spawner.post_stop_hook = linger
 c.Spawner.pre_spawn_hook = linger_first

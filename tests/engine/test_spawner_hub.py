@@ -60,7 +60,8 @@ async def linger_first(spawner):
         await asyncio.sleep(seconds)
 
 c.Spawner.post_stop_hook = linger
-c.Spawner.pre_spawn_hook = linger_first
+if "pre_spawn_hook" not in c.Spawner:  # of another file's, which is read before
+    c.Spawner.pre_spawn_hook = linger_first
 c.JupyterHub.proxy_class = MemoryProxy
 c.JupyterHub.authenticator_class = "dummy"
 c.DummyAuthenticator.allow_all = True

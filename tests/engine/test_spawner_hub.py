@@ -53,15 +53,15 @@ async def linger(spawner):
 
 lingered = set()
 
-async def linger_first(spawner):
+async def linger_first(spawner, auth_state):
     seconds = spawner.user_options.get("linger_s", 0)
     if seconds not in lingered:  # JupyterHub keeps the options for later starts
         lingered.add(seconds)
         await asyncio.sleep(seconds)
 
 c.Spawner.post_stop_hook = linger
-if "pre_spawn_hook" not in c.Spawner:  # of another file's, which is read before
-    c.Spawner.pre_spawn_hook = linger_first
+# A hook that no other test sets for all spawners.
+c.Spawner.auth_state_hook = linger_first
 c.JupyterHub.proxy_class = MemoryProxy
 c.JupyterHub.authenticator_class = "dummy"
 c.DummyAuthenticator.allow_all = True

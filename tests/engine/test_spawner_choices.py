@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.engine import test_spawner_hub
-from tests.engine.test_spawner_hub import HubProcess
+from tests.engine.test_spawner_hub import HubProcess, progress
 from tests.lab import Lab
 from tests.wait import wait_until
 
@@ -72,8 +72,7 @@ def stop(hub: HubProcess) -> None:
 def why_not(hub: HubProcess, body: Any = None) -> str:
     """Ask for a server that is refused; return what the user reads."""
     hub.call("POST", "/users/ann/server", body=body)
-    _, events = hub.call("GET", "/users/ann/server/progress")
-    told = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: ")]
+    told = progress(hub)
     assert told[-1]["failed"] is True
     return str(told[-1]["message"])
 

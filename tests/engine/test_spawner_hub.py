@@ -275,7 +275,7 @@ def test_a_server_is_ready_each_time_right_after_it_was_stopped(
 
 
 def progress(hub: HubProcess) -> list[dict[str, Any]]:
-    """Return what the page of ann's pending server is told, from the first to the last."""
+    """Return what the page of ann's server is told, pending or failed, from first to last."""
 
     def ask() -> str:
         # While JupyterHub clears up after a start that failed, it is neither pending nor failed.

@@ -176,13 +176,15 @@ class Credentials:
             if isinstance(step, rotation.Wait):
                 self.news.tell(doing=f"waiting for {step.role} to be healthy")
                 return LOOK_AGAIN_S
-            is_left = isinstance(step, rotation.Remove) and not self._remove(step)
-            if step is None or is_left:
-                self.news.tell(doing="")
-                if not services or not self._begin_what_is_due(existing, now, is_quiet=is_quiet):
-                    return REMOVE_AGAIN_S if is_left else LOOK_EVERY_S
-            elif not isinstance(step, rotation.Remove) and not self._do(step, existing):
+            if step is not None and self._do(step, existing):
+                continue
+            # What cannot be removed, as somebody else's service mounts it, holds up nothing.
+            is_left = isinstance(step, rotation.Remove)
+            if step is not None and not is_left:
                 return LOOK_AGAIN_S
+            self.news.tell(doing="")
+            if not services or not self._begin_what_is_due(existing, now, is_quiet=is_quiet):
+                return REMOVE_AGAIN_S if is_left else LOOK_EVERY_S
         raise JhswarmdError("The secrets do not settle", why=f"{MOST_STEPS} steps were taken")
 
     def _begin_what_is_due(
@@ -204,6 +206,8 @@ class Credentials:
             return self._reject(step)
         if isinstance(step, rotation.Settle):
             return self._settle(step)
+        if isinstance(step, rotation.Remove):
+            return self._remove(step)
         if isinstance(step, rotation.Renew):
             return self._renew(step, existing)
         raise AssertionError(step)

@@ -228,7 +228,9 @@ class StartingSpawner(HomeSpawner):
     def _secrets(self) -> set[str]:
         """Return the values of the notebook's variables that look secret by their names."""
         own = self.extra_container_spec.get("env") or {}
-        environ = own if isinstance(own, Mapping) else dict(_pair(each) for each in own)
+        environ = (
+            own if isinstance(own, Mapping) else dict(each.partition("=")[::2] for each in own)
+        )
         return notebook_log.secrets_of(self.get_env()) | notebook_log.secrets_of(environ)
 
     def _read_log(self, service_id: str) -> str:
@@ -246,9 +248,3 @@ class StartingSpawner(HomeSpawner):
             if sum(map(len, chunks)) > _LOG_BYTES:
                 break
         return b"".join(chunks).decode("utf-8", errors="replace")
-
-
-def _pair(variable: str) -> tuple[str, str]:
-    """Return name and value of ``NAME=VALUE``, as the engine takes it."""
-    name, _, value = variable.partition("=")
-    return name, value

@@ -63,7 +63,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		test "$$(id -u)" = 0 && command -v apt-get >/dev/null || \
 		{ echo "error: Python's venv is missing; install it, on Debian: apt-get install python3-venv" >&2; exit 1; }; \
-		echo "Installing python3-venv"; apt-get -qq update && apt-get -qq install -y --no-install-recommends python3-venv >/dev/null; }
+		echo "Installing python3-venv"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends python3-venv >/dev/null; }
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.ready: locks/runtime.txt locks/build.txt pyproject.toml | $(VENV)/bin/python

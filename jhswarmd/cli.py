@@ -91,7 +91,7 @@ def render(env: EnvOption = None) -> None:
 def _load_profile(env: str | None) -> Profile:
     from jhswarmd.deploy import profile
 
-    return profile.load(profile.selected_name(env, os.environ))
+    return profile.load(profile.selected_name(env, os.environ) or profile.DEFAULT)
 
 
 @app.command()

@@ -12,10 +12,37 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    model_validator,
+)
 
-#: What Swarm takes as a placement constraint (swarmkit, manager/constraint): one '=' is none.
-Constraint = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\s*(==|!=)\s*\S.*$")]
+#: What Swarm takes as a placement constraint (swarmkit, manager/constraint): one '=' is none. Of
+#: another key than these it says nothing, and no node matches.
+_CONSTRAINT = re.compile(
+    r"(node\.(id|hostname|ip|role|platform\.(os|arch)|labels\.[a-z0-9._-]+)"
+    r"|engine\.labels\.[a-z0-9._-]+)\s*(==|!=)\s*[a-z0-9:_.*()?+\[\]\\^$|/-]"
+    r"[a-z0-9:_\s.*()?+\[\]\\^$|/-]*\Z",
+    re.IGNORECASE,
+)
+
+
+def _constraint(value: str) -> str:
+    if not _CONSTRAINT.match(value):
+        raise ValueError(
+            "must be placement constraints such as node.labels.KEY == VALUE or node.role == worker "
+            "(node.id, node.hostname, node.ip, node.platform.os, node.platform.arch, "
+            "engine.labels.KEY; == or !=)"
+        )
+    return value
+
+
+Constraint = Annotated[str, AfterValidator(_constraint)]
 
 #: Swarm refuses less (swarmkit, manager/controlapi, validateResources).
 LEAST_MEMORY = 4 * 1024**2

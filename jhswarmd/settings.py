@@ -60,6 +60,8 @@ _HOST = re.compile(
     r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9_-]*[a-zA-Z0-9])?)*\Z"
 )
 _IMAGE = re.compile(r"^[a-zA-Z0-9][^\s;=]*$")
+#: What no single word holds: a path with it would be mounted just so.
+_BLANK_OR_CONTROL = re.compile(r"[\s\x00-\x1f\x7f]")
 _CAPABILITY = re.compile(r"^(CAP_)?[A-Z][A-Z_]+$")
 
 _VOLUME_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.-]+$")
@@ -128,12 +130,27 @@ class LogFormat(str, Enum):
 
 def _words(value: Any) -> Any:
     """Split ``a, b c`` at commas and white space."""
-    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    words = tuple(value.replace(",", " ").split())
+    if any(word[0] in "#'\"" or word[-1] in "'\"" for word in words):
+        raise ValueError(
+            "must be words, separated by commas or blanks; quotes go around the whole value, and a "
+            "comment behind them"
+        )
+    return words
 
 
 def _command(value: Any) -> Any:
     """Split a command line as a shell would, without running one."""
-    return tuple(shlex.split(value)) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(shlex.split(value))
+    except ValueError:
+        raise ValueError(
+            "is not a command line: a quote is not closed, or nothing follows a backslash"
+        ) from None
 
 
 def _lines(value: Any) -> Any:
@@ -177,7 +194,11 @@ def _shared_volume(source: str, target: str, mode: str) -> SharedVolume:
 
 
 def _is_plain_path(path: str) -> bool:
-    return path.startswith("/") and ".." not in PurePosixPath(path).parts
+    return (
+        path.startswith("/")
+        and ".." not in PurePosixPath(path).parts
+        and not _BLANK_OR_CONTROL.search(path)
+    )
 
 
 def _check_templates(options: Mapping[str, str], known: Collection[str]) -> None:
@@ -333,6 +354,21 @@ class Settings(BaseModel):
     engine_socket: str = Field("/var/run/docker.sock", pattern=r"^/")
     """Path of the engine's socket on the nodes that run hub and daemon."""
 
+    @field_validator("*")
+    @classmethod
+    def _is_one_word(cls, value: Any) -> Any:
+        # Every key that is text of its own (no list, no command) is one word.
+        if type(value) is str and _BLANK_OR_CONTROL.search(value):
+            raise ValueError("must be one word, without blanks and control characters")
+        return value
+
+    @field_validator("notebook_dir")
+    @classmethod
+    def _is_mountable(cls, value: str) -> str:
+        if not _is_plain_path(value) or value.rstrip("/") == "":
+            raise ValueError("must be an absolute path to mount something at, without '..'")
+        return value
+
     @field_validator("host")
     @classmethod
     def _is_host(cls, value: str) -> str:
@@ -450,9 +486,12 @@ class Settings(BaseModel):
             or callback.hostname != self.host.lower()
             or callback.path != "/hub/oauth_callback"
         ):
+            named = callback.hostname or ""
+            other = named != self.host.lower() and _HOST.match(named)
             raise ValueError(
                 f"OAUTH_CALLBACK_URL must be https://{self.host}/hub/oauth_callback, of the HOST "
                 "that browsers use: the provider sends them there"
+                + (f"; if that is {named}, set HOST={named}" if other else "")
             )
         is_github = kind is AuthenticatorType.github
         if (

@@ -54,6 +54,8 @@ def pull(client: docker.DockerClient, stack: str, progress: Progress) -> None:
                 remedy="Fix what the engine says, and run the command again; the daemon tries "
                 "again by itself, too.",
             )
+        if no_node := describe_no_node(view):
+            raise JhswarmdError(no_node, remedy=_NO_NODE_REMEDY)
         step.done(_result(view))
 
 
@@ -92,6 +94,8 @@ def wait_after_up(client: docker.DockerClient, stack: str, progress: Progress) -
             step.done(f"not known ({exc}); 'jhswarmd status' tells")
     for line in describe_failures(view or {}):
         progress.warn(line)
+    if view and (no_node := describe_no_node(view)):
+        progress.warn(f"{no_node}. {_NO_NODE_REMEDY}")
 
 
 def _wait_first(client: docker.DockerClient, stack: str, step: Step) -> Mapping[str, Any]:
@@ -119,6 +123,21 @@ def describe_failures(view: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def describe_no_node(view: Mapping[str, Any]) -> str:
+    """Return that no node may run notebooks; empty: some may, or it is not known yet. Pure."""
+    if view["nodes"] or view["pulling"] or not view["answered"] or view["error"]:
+        return ""
+    if not view["images"] or not view.get("is_active", True):
+        return ""  # this daemon has nothing to pull, or leaves it to another one
+    return "No ready node may run notebooks: none fulfils NOTEBOOK_CONSTRAINTS"
+
+
+_NO_NODE_REMEDY = (
+    "Compare NOTEBOOK_CONSTRAINTS in the profile with 'docker node ls' and 'docker node inspect', "
+    "and change it or the nodes' labels ('docker node update --label-add')."
+)
+
+
 def describe(view: Mapping[str, Any]) -> str:
     """Return how far the nodes are, in words."""
     return _words(view) if view["pulling"] or not view["answered"] else _result(view)
@@ -134,5 +153,7 @@ def _words(view: Mapping[str, Any]) -> str:
 
 
 def _result(view: Mapping[str, Any]) -> str:
+    if not view["nodes"]:
+        return "no node may run notebooks"
     failed = len({each["node"] for each in view["failed"]})
     return f"{len(view['images'])} on {view['nodes'] - failed} of {view['nodes']} nodes"

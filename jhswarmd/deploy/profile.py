@@ -19,10 +19,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import Field, TypeAdapter, ValidationError
 
 from jhswarmd import assets, notebook_profiles, registry_login
-from jhswarmd.deploy import yaml_file
+from jhswarmd.deploy import env_file, foreign_keys, yaml_file
+from jhswarmd.encodings import UndecodableError
 from jhswarmd.errors import UsageError
 from jhswarmd.notebook_profiles import NotebookProfile
 from jhswarmd.settings import AuthenticatorType, Settings
+
+_OLDER_SWITCH = "DOCKER_JUPYTERHUB_LOCAL_ENV"
 
 DEFAULT = "default"
 #: Of the profiles that are tracked in git the one to try things out with.
@@ -30,7 +33,6 @@ LOCAL = "local"
 #: Names under which nobody but this machine's own users reach the hub.
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-_KEY = re.compile(r"^(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)$")
 _MENTIONED = re.compile(r"\b[A-Z][A-Z0-9_]{3,}\b")
 
 _ENTRY_KEYS = frozenset(NotebookProfile.model_fields)
@@ -109,16 +111,29 @@ class _Value:
     where: str
 
 
-def selected_name(option: str | None, environ: Mapping[str, str]) -> str:
+def selected_name(option: str | None, environ: Mapping[str, str]) -> str | None:
     """Return the profile's name: ``--env``, else ``JHSWARMD_ENV``, else the older switch.
 
-    ``DOCKER_JUPYTERHUB_LOCAL_ENV=_local`` is how the older deployment selected ``local``.
+    None: nothing selects one. In the older deployment ``DOCKER_JUPYTERHUB_LOCAL_ENV=_NAME`` made a
+    site's own untracked file come into effect, so it never selects a profile of ours. Raises
+    UsageError when it would.
     """
     if option:
         return option
     if environ.get("JHSWARMD_ENV"):
         return environ["JHSWARMD_ENV"]
-    return environ.get("DOCKER_JUPYTERHUB_LOCAL_ENV", "").lstrip("_") or DEFAULT
+    older = environ.get(_OLDER_SWITCH, "")
+    name = older.lstrip("_")
+    if name in (DEFAULT, LOCAL):
+        raise UsageError(
+            f"{_OLDER_SWITCH}={older} does not select a profile here",
+            why=f"it used to select your own file, but the profile '{name}' is now part of the "
+            "project"
+            + (", with a demo account whose password is published" if name == LOCAL else ""),
+            remedy="Save your own keys as env/mine.env, with env/mine/user_list.txt, and use "
+            f"'--env mine' or JHSWARMD_ENV=mine. Unset {_OLDER_SWITCH}.",
+        )
+    return name or None
 
 
 def profile_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -132,8 +147,8 @@ def profile_dir(environ: Mapping[str, str] = os.environ) -> Path:
     return here if here.is_dir() else assets.ENV
 
 
-def load(name: str, folder: Path | None = None) -> Profile:
-    """Read and check the profile ``name``.
+def load(name: str, folder: Path | None = None, environ: Mapping[str, str] = os.environ) -> Profile:
+    """Read and check the profile ``name``; ``environ`` is for variables in its values.
 
     Raises ProfileError with all faults at once.
     """
@@ -143,7 +158,8 @@ def load(name: str, folder: Path | None = None) -> Profile:
     faults: list[str] = []
     values: dict[str, _Value] = {}
     for path in _env_files(name, folder, faults):
-        values.update(_read_env_file(path, faults))
+        earlier = {key: value.text for key, value in values.items()}
+        values.update(_read_env_file(path, environ, earlier, faults))
     values.update(_read_notebook_profiles(folder / name / NOTEBOOK_PROFILES, faults))
     settings = _check_keys(values, faults)
     files = _read_secret_files(folder / name, faults)
@@ -166,32 +182,28 @@ def _env_files(name: str, folder: Path, faults: list[str]) -> list[Path]:
     return paths
 
 
-def _read_env_file(path: Path, faults: list[str]) -> dict[str, _Value]:
+def _read_env_file(
+    path: Path, environ: Mapping[str, str], earlier: Mapping[str, str], faults: list[str]
+) -> dict[str, _Value]:
     values: dict[str, _Value] = {}
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
+        entries, wrong = env_file.read(path, environ, earlier)
+    except OSError as exc:
+        faults.append(f"{path}: cannot be read: {exc.strerror}")
+        return values
+    except UndecodableError as exc:
         faults.append(f"{path}: cannot be read: {exc}")
         return values
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if not text or text.startswith("#"):
-            continue
-        match = _KEY.match(text)
-        if not match:
-            faults.append(f"{path}:{number}: not of the form KEY=value")
-            continue
-        key, value = match[1], match[2]
-        if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
-            value = value[1:-1]
+    found = [(fault.line, fault.words) for fault in wrong]
+    for key, entry in entries.items():
         if key == _PROFILES_KEY:
-            faults.append(f"{path}:{number}: {key} is the file {NOTEBOOK_PROFILES} of the profile")
-            continue
-        if key not in Settings.all_keys():
-            close = _did_you_mean(key.upper(), Settings.all_keys())
-            faults.append(f"{path}:{number}: unknown key {key}{close}")
-            continue
-        values[key] = _Value(value, f"{path}:{number}")
+            found.append((entry.line, f"{key} is the file {NOTEBOOK_PROFILES} of the profile"))
+        elif key not in Settings.all_keys():
+            hint = foreign_keys.hint(key) or _did_you_mean(key.upper(), Settings.all_keys())
+            found.append((entry.line, f"unknown key {key}{hint}"))
+        else:
+            values[key] = _Value(entry.value, f"{path}:{entry.line}")
+    faults.extend(f"{path}:{line}: {words}" for line, words in sorted(found))
     return values
 
 

@@ -7,6 +7,7 @@ that the command in the documentation and the one behind ``jhswarmd up`` are the
 from __future__ import annotations
 
 import os
+import re
 import string
 import subprocess
 import tempfile
@@ -55,17 +56,17 @@ def render(settings: Settings, values: Placeholders) -> str:
 
     Raises JhswarmdError when the file names something that nothing fills in.
     """
-    text = assets.STACK_FILE.read_text(encoding="utf-8")
+    document = yaml.safe_load(assets.STACK_FILE.read_text(encoding="utf-8"))
     ingress = values.publish_mode is PublishMode.ingress
-    known = {
+    known: dict[str, str | int] = {
         "STACK_NAME": settings.stack_name,
         "HUB_IMAGE": values.hub_image,
         "PROXY_IMAGE": values.proxy_image,
         "SINGLE_USER_IMAGE": values.single_user_image,
         "ENGINE_SOCKET": settings.engine_socket,
         "HUB_NODE_LABEL": labels.hub_node_label(settings.stack_name),
-        "HTTP_PORT": str(settings.http_port),
-        "HTTPS_PORT": str(settings.https_port),
+        "HTTP_PORT": settings.http_port,
+        "HTTPS_PORT": settings.https_port,
         "PUBLISH_MODE": values.publish_mode.value,
         # A virtual address, which a restart does not change, needs IPVS as the mesh does.
         "ENDPOINT_MODE": "vip" if ingress else "dnsrr",
@@ -74,7 +75,7 @@ def render(settings: Settings, values: Placeholders) -> str:
     }
     known.update({f"SECRET_{kind.upper()}": name for kind, name in values.secrets.items()})
     try:
-        document = yaml.safe_load(string.Template(text).substitute(known))
+        document = _filled_in(document, known)
     except KeyError as exc:
         raise JhswarmdError(
             f"stack.yml cannot be resolved: nothing fills in {exc.args[0]}",
@@ -94,12 +95,55 @@ def render(settings: Settings, values: Placeholders) -> str:
     if "registry_login" in values.secrets:
         for role in ("hub", "jhswarmd"):
             _add_secret(document, role, "registry_login", values.secrets["registry_login"])
-    return yaml.safe_dump(document, sort_keys=False)
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False)
+
+
+class _Given(str):
+    """Text that is no part of stack.yml; it is written in quotes, so that it stays text."""
+
+    __slots__ = ()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes every ``_Given`` in quotes: another reader takes 1e3 or 0o17 for a number."""
+
+
+_Dumper.add_representer(
+    _Given,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style='"'),
+)
+
+
+def _given(text: str) -> _Given:
+    # 'docker stack deploy' would read '$' as a variable.
+    return _Given(text.replace("$", "$$"))
+
+
+def _filled_in(part: Any, known: Mapping[str, str | int]) -> Any:
+    """Return a part of the parsed file with ``${NAME}`` filled in. Raises KeyError.
+
+    Into the parsed file: a value is a value, whatever YAML would make of it.
+    """
+    if isinstance(part, dict):
+        return {key: _filled_in(value, known) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_filled_in(item, known) for item in part]
+    if not isinstance(part, str) or "$" not in part:
+        return part
+    match = _WHOLE.match(part)
+    if match:
+        value = known[match[1]]
+        return value if isinstance(value, int) else _given(value)
+    # '$$' is a dollar in the file, and one for 'docker stack deploy' again.
+    return _given(string.Template(part).substitute(known))
+
+
+#: What is a value of its own, and keeps its type.
+_WHOLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)\}\Z")
 
 
 def _add_settings(document: dict[str, Any], settings: Settings) -> None:
-    # '$' would be read as a variable by 'docker stack deploy'.
-    environment = {key: value.replace("$", "$$") for key, value in settings.to_environ().items()}
+    environment = {key: _given(value) for key, value in settings.to_environ().items()}
     # The image of the notebooks is resolved already.
     environment.pop("SINGLE_USER_IMAGE", None)
     # Inside a container the socket is always at the standard path.
@@ -113,10 +157,10 @@ def _add_secret(
     document: dict[str, Any], role: str, key: str, name: str, target: str | None = None
 ) -> None:
     """Mount a secret that the file does not list."""
-    document["secrets"][key] = {"external": True, "name": name}
+    document["secrets"][key] = {"external": True, "name": _given(name)}
     document["services"][role]["secrets"].append(
         # JupyterHub refuses a cookie secret that others can read.
-        {"source": key, "target": target or key, "uid": "0", "gid": "0", "mode": 0o400}
+        {"source": key, "target": _given(target or key), "uid": "0", "gid": "0", "mode": 0o400}
     )
 
 

@@ -219,6 +219,8 @@ def judge(report: Report) -> tuple[Health, list[str]]:
         worse(Health.degraded, f"the daemon cannot tell about {name}: {why}")
     for failure in prepull.describe_failures(report.daemon["prepull"]):
         worse(Health.degraded, f"{failure}: users will wait there, or not start at all")
+    if no_node := prepull.describe_no_node(report.daemon["prepull"]):
+        worse(Health.degraded, no_node)
     servers, accounts = report.daemon["servers"], report.daemon["accounts"]
     if servers["held"]:
         worse(

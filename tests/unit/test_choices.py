@@ -381,7 +381,7 @@ def test_no_text_of_the_list_becomes_html(
         ({"generic_resources": {"gpu": 0}}, "greater than 0"),
         ({"generic_resources": {"gpu": "1"}}, "valid integer"),
         ({"constraints": "node.role == worker"}, "valid tuple"),
-        ({"constraints": ["node.labels.a = b"]}, "pattern"),
+        ({"constraints": ["node.labels.a = b"]}, "placement constraints such as"),
         ({"groups": [""]}, "at least 1 character"),
         ({"groups": ["a"], "admins_only": True}, "exclude each other"),
         ({"environment": {"A": "b"}}, "Extra inputs"),

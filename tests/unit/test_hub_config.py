@@ -460,9 +460,15 @@ c.SwarmSpawner.notebook_profiles = [{"slug": "x", "title": "X", "mem_limit": "1G
 
 
 def test_profiles_of_the_file_reach_the_spawner(load: Load) -> None:
-    listed = '[{"slug":"x","title":"X $1","mem_limit":1073741824,"constraints":["a == b"]}]'
+    listed = (
+        '[{"slug":"x","title":"X $1","mem_limit":1073741824,"constraints":["node.role == worker"]}]'
+    )
     (profile,) = make_spawner(load(NOTEBOOK_PROFILES=listed)).notebook_profiles
-    assert (profile.title, profile.mem_limit, profile.constraints) == ("X $1", 2**30, ("a == b",))
+    assert (profile.title, profile.mem_limit, profile.constraints) == (
+        "X $1",
+        2**30,
+        ("node.role == worker",),
+    )
 
 
 def test_a_name_other_than_localhost_is_the_public_url(load: Load) -> None:

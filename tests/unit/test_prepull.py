@@ -1,8 +1,10 @@
 """Which nodes are made to pull, when, and what is made of what they answer."""
 
+import io
 import threading
 
 import pytest
+from rich.console import Console
 
 from jhswarmd.deploy import prepull as command
 from jhswarmd.deploy.progress import Progress
@@ -383,3 +385,34 @@ def test_an_error_that_passes_is_waited_for():
     clock.now += command.ERROR_WITHIN_S
     with pytest.raises(JhswarmdError, match="no answer"):
         patience.look("no answer")
+
+
+NO_NODE = {
+    "images": ["i"],
+    "nodes": 0,
+    "pulling": {},
+    "failed": [],
+    "error": "",
+    "version": 3,
+    "asked": 1,
+    "answered": 1,
+    "is_active": True,
+}
+
+
+def test_constraints_that_no_node_fulfils_are_no_success(monkeypatch):
+    monkeypatch.setattr(command.ask, "ask", lambda *args: NO_NODE)
+    with pytest.raises(JhswarmdError, match="none fulfils NOTEBOOK_CONSTRAINTS"):
+        command.pull(None, "jupyterhub", Progress())
+    text = io.StringIO()
+    console = Console(file=text, soft_wrap=True)
+    command.wait_after_up(None, "jupyterhub", Progress(console))
+    assert "warning No ready node may run notebooks" in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"nodes": 1}, {"answered": 0}, {"error": "x"}, {"is_active": False}, {"pulling": {"n": "i"}}],
+)
+def test_while_it_is_not_known_which_nodes_may_nothing_is_said_of_it(change):
+    assert command.describe_no_node({**NO_NODE, **change}) == ""

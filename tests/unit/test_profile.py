@@ -4,6 +4,7 @@ import pytest
 
 from jhswarmd import assets, tls
 from jhswarmd.deploy import profile
+from jhswarmd.errors import UsageError
 from jhswarmd.settings import Settings
 
 
@@ -248,12 +249,194 @@ def test_a_profile_does_not_show_its_secrets(folder):
     [
         ("a", {"JHSWARMD_ENV": "b", "DOCKER_JUPYTERHUB_LOCAL_ENV": "_c"}, "a"),
         (None, {"JHSWARMD_ENV": "b", "DOCKER_JUPYTERHUB_LOCAL_ENV": "_c"}, "b"),
-        (None, {"DOCKER_JUPYTERHUB_LOCAL_ENV": "_local"}, "local"),
-        (None, {}, "default"),
+        (None, {"DOCKER_JUPYTERHUB_LOCAL_ENV": "_c"}, "c"),
+        (None, {"DOCKER_JUPYTERHUB_LOCAL_ENV": ""}, None),
+        (None, {}, None),
     ],
 )
 def test_the_option_beats_the_variable_beats_the_older_switch(option, environ, name):
     assert profile.selected_name(option, environ) == name
+
+
+@pytest.mark.parametrize("value", ["_local", "local", "_default"])
+def test_the_older_switch_selects_no_profile_of_ours_and_no_demo_account(value):
+    with pytest.raises(UsageError, match="does not select a profile here") as caught:
+        profile.selected_name(None, {"DOCKER_JUPYTERHUB_LOCAL_ENV": value})
+    assert "--env mine" in caught.value.remedy
+
+
+CASES = {
+    "18": (
+        """\
+export HOST=hub.example.org
+export SINGLE_USER_IMAGE=registry.example.org:443/site/jupyterhub-user:0.27
+export NOTEBOOK_DIR=/home/jovyan/nfs
+export NOTEBOOK_COMMAND=start-singleuser.sh
+export ROTATE_AFTER_DAYS='0'
+""",
+        {
+            "host": "hub.example.org",
+            "single_user_image": "registry.example.org:443/site/jupyterhub-user:0.27",
+            "notebook_dir": "/home/jovyan/nfs",
+            "notebook_command": ("start-singleuser.sh",),
+            "rotate_after_days": 0,
+        },
+    ),
+    "20": (
+        """\
+HOST=hub.example.org
+AUTHENTICATOR_ADMIN_USERS=ann, bob   # the teachers
+DEFAULT_URL=/lab                     # classic: /tree
+NOTEBOOK_CONSTRAINTS=node.role == manager   # until we have workers
+NOTEBOOK_DIR=/home/jovyan # the whole home
+""",
+        {
+            "authenticator_admin_users": ("ann", "bob"),
+            "default_url": "/lab",
+            "notebook_constraints": ("node.role == manager",),
+            "notebook_dir": "/home/jovyan",
+        },
+    ),
+    "21": (
+        """\
+HOST=hub.example.org
+AUTHENTICATOR_TYPE=github
+OAUTH_CLIENT_ID=dd0000000000ec # of our GitHub app
+GITHUB_ALLOWED_ORGANIZATIONS=physics # our organisation
+AUTHENTICATOR_ALLOWED_USERS=ann # and the students
+""",
+        {
+            "oauth_client_id": "dd0000000000ec",
+            "github_allowed_organizations": ("physics",),
+            "authenticator_allowed_users": ("ann",),
+        },
+    ),
+    "01": (
+        """\
+SINGLE_USER_IMAGE=localhost:5000/site/jupyter-singleuser:latest
+AUTHENTICATOR_ADMIN_USERS=ann
+NOTEBOOK_DIR=/home/jovyan/work
+""",
+        {"authenticator_admin_users": ("ann",), "notebook_dir": "/home/jovyan/work"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_files_that_people_have_mean_what_they_say_and_a_comment_never_gets_into_a_value(
+    folder, case
+):
+    text, expected = CASES[case]
+    write(folder, "mine", text, **{"user_list.txt": "ann:a\n", "oauth_client_secret": "s"})
+    settings = profile.load("mine", folder, {}).settings
+    assert {key: getattr(settings, key) for key in expected} == expected
+
+
+def test_a_callback_on_another_host_says_which_key_to_set(folder):
+    text = """\
+OAUTH_CALLBACK_URL=https://192.168.99.101/hub/oauth_callback
+OAUTH_CLIENT_ID=dd0000000000ec
+OAUTH_CLIENT_SECRET_FILE_PATH=/srv/jupyterhub/jupyterhub_oauth_github_secret
+AUTHENTICATOR_ADMIN_USERS=ann
+AUTHENTICATOR_TYPE=github
+"""
+    write(folder, "mine", text, oauth_client_secret="s")
+    (fault,) = faults_of("mine", folder)
+    assert "HOST=192.168.99.101" in fault
+    write(folder, "mine", text + "HOST=192.168.99.101\n")
+    assert profile.load("mine", folder, {}).settings.host == "192.168.99.101"
+
+
+def test_keys_of_the_compose_example_are_named_with_their_counterparts(folder):
+    keys = {
+        "JUPYTERHUB_VERSION=1.0.0": "HUB_BASE_IMAGE",
+        "DOCKER_NETWORK_NAME=jupyterhub-network": "NOTEBOOKS_SUBNET",
+        "DOCKER_NOTEBOOK_IMAGE=jupyter/minimal-notebook:8ccdfc1da8d5": "SINGLE_USER_IMAGE",
+        "LOCAL_NOTEBOOK_IMAGE=hub": "SINGLE_USER_IMAGE",
+        "DOCKER_NOTEBOOK_DIR=.": "NOTEBOOK_DIR",
+        "DOCKER_SPAWN_CMD=/home/opam/.local/bin/start-singleuser.sh": "NOTEBOOK_COMMAND",
+        "DATA_VOLUME_HOST=jupyterhub-data": "volume",
+        "DATA_VOLUME_CONTAINER=/data": "volume",
+        "POSTGRES_DB=jupyterhub": "DATABASE_URL",
+    }
+    write(folder, "mine", "\n".join(keys), **{"user_list.txt": "ann:a\n"})
+    faults = faults_of("mine", folder)
+    assert len(faults) == len(keys)
+    for number, (fault, (line, today)) in enumerate(zip(faults, keys.items(), strict=True), 1):
+        assert fault.startswith(f"{folder / 'mine.env'}:{number}: unknown key {line.split('=')[0]}")
+        assert today in fault.partition(": unknown key")[2]
+
+
+def test_a_secret_in_the_file_is_named_and_never_repeated(folder):
+    text = """\
+AUTHENTICATOR_TYPE=gitlab
+OAUTH_CALLBACK_URL='http://localhost:8888/hub/oauth_callback'
+OAUTH_CLIENT_ID='site-app'
+OAUTH_CLIENT_SECRET='do-not-repeat-this'
+MY_TOKEN=do-not-repeat-this
+COOKIE_SECRET="do-not-repeat-this
+"""
+    write(folder, "mine", text)
+    faults = faults_of("mine", folder)
+    assert "do-not-repeat" not in str(faults)
+    assert any(
+        "OAUTH_CLIENT_SECRET" in each and "file oauth_client_secret" in each for each in faults
+    )
+    assert any("MY_TOKEN" in each and "no key holds a secret" in each for each in faults)
+    assert any("OAUTH_CALLBACK_URL must be https://localhost" in each for each in faults)
+    assert any("COOKIE_SECRET" in each and "not closed" in each for each in faults)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'NOTEBOOK_DIR="/home/jovyan # the whole home"',
+        "NOTEBOOK_DIR=/home/my files",
+        "NOTEBOOK_DIR='/home/jovyan\n'",
+        "NOTEBOOK_DIR=/home/jovyan#x",
+        "NOTEBOOK_DIR=/",
+        "NOTEBOOK_DIR=/home/../etc",
+        "SHARED_VOLUMES=/srv/a b:/srv/x:ro",
+        'SHARED_VOLUMES="a1:/srv/x # y:ro"',
+        "STACK_NAME='jupyterhub\n'",
+        "HOST='hub.example\n'",
+        "ENGINE_SOCKET=/var/run/docker.sock (the default)",
+        'AUTHENTICATOR_ADMIN_USERS="ann # the teacher"',
+        "AUTHENTICATOR_ADMIN_USERS='ann', 'bob'",
+        "AUTHENTICATOR_ADMIN_USERS=ann, 'bob'",
+        "NOTEBOOK_ARGS=--title 'a # b'",
+        "NOTEBOOK_CONSTRAINTS='node.role == manager # until'",
+        "NOTEBOOK_CONSTRAINTS=node.role == manager, node.labels.x == y",
+        "NOTEBOOK_CONSTRAINTS=node.rolle == manager",
+        "OAUTH_CLIENT_ID='two words'",
+    ],
+)
+def test_blanks_comments_and_line_ends_never_become_part_of_a_name_or_a_path(folder, line):
+    write(folder, "mine", line.encode().decode("unicode_escape"), **{"user_list.txt": "a:a"})
+    (fault,) = faults_of("mine", folder)
+    assert fault.startswith(f"{folder / 'mine.env'}:1: ")
+
+
+def test_values_of_the_default_profile_fill_variables_too(folder):
+    (folder / "default.env").write_text("HOST=hub.example\n")
+    write(folder, "mine", "STACK_NAME=${SITE}\nREGISTRY=$HOST:5000\n", **{"user_list.txt": "a:a"})
+    settings = profile.load("mine", folder, {"SITE": "lab"}).settings
+    assert (settings.stack_name, settings.registry) == ("lab", "hub.example:5000")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "utf-32"])
+def test_a_file_in_another_encoding_means_the_same(folder, encoding):
+    write(folder, "mine", "", **{"user_list.txt": "a:a"})
+    (folder / "mine.env").write_bytes("HOST=hub.example\r\nHTTPS_PORT=8443".encode(encoding))
+    settings = profile.load("mine", folder, {}).settings
+    assert (settings.host, settings.https_port) == ("hub.example", 8443)
+
+
+def test_an_8_bit_encoding_is_named(folder):
+    write(folder, "mine", "", **{"user_list.txt": "a:a"})
+    (folder / "mine.env").write_bytes("# f\u00fcr alle\nHOST=hub.example".encode("latin-1"))
+    (fault,) = faults_of("mine", folder)
+    assert "Latin-1 or Windows-1252" in fault
 
 
 def test_settings_survive_the_way_through_the_environment():

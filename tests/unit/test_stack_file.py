@@ -54,6 +54,70 @@ def test_what_users_may_choose_reaches_the_hub_word_for_word():
     assert (profile.title, profile.mem_limit) == (title, 1024**3)
 
 
+#: What YAML, compose or a template would make something else of.
+ODD = [
+    "a: b",
+    "a #b",
+    "#a",
+    "{a: b}",
+    "[a, b]",
+    "'a'",
+    '"a"',
+    "a\nb",
+    "- a",
+    "1e3",
+    "0o17",
+    "1_000",
+    "1:30",
+    "yes",
+    "y",
+    "null",
+    "~",
+    "",
+    "2026-01-01",
+    "$HOME ${HOME} $$",
+    "${STACK_NAME}",
+    "*a",
+    "&a",
+    "!a",
+    "%a",
+    "a\\b",
+    "tab\there",
+    "\u00fc\u4e2d\U0001f600",
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_value_is_never_read_as_yaml_nor_as_a_template(odd):
+    """Neither in the environment, nor where stack.yml names it."""
+    settings = Settings.model_construct(
+        **{**Settings().__dict__, "default_url": odd, "engine_socket": odd, "stack_name": odd}
+    )
+    document = yaml.load(render(settings, placeholders()), yaml.BaseLoader)
+    hub = document["services"]["hub"]
+    assert hub["environment"]["DEFAULT_URL"].replace("$$", "$") == odd
+    (bind,) = [each for each in hub["volumes"] if each["type"] == "bind"]
+    assert bind["source"].replace("$$", "$") == odd
+    assert hub["deploy"]["labels"]["jhswarmd.stack"].replace("$$", "$") == odd
+    assert set(document["services"]) == {"hub", "proxy", "jhswarmd"}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_every_reader_of_yaml_takes_a_value_for_text(odd):
+    settings = Settings.model_construct(**{**Settings().__dict__, "default_url": odd})
+    lines = render(settings, placeholders()).splitlines()
+    for line in lines:
+        if line.strip().startswith("DEFAULT_URL:"):
+            assert line.partition(": ")[2].startswith('"')
+
+
+def test_ports_stay_numbers():
+    (https, http) = rendered(Settings(https_port=8443, http_port=8080))["services"]["proxy"][
+        "ports"
+    ]
+    assert (https["published"], http["published"]) == (8443, 8080)
+
+
 def test_each_secret_is_external_its_live_generation_and_for_its_owner_alone():
     document = rendered()
     for name, secret in document["secrets"].items():

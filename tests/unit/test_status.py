@@ -177,6 +177,13 @@ def test_a_node_that_cannot_pull_degrades_and_is_named():
     assert "node n2 cannot pull r/x:1: No such image" in problems[0]
 
 
+def test_constraints_that_no_node_fulfils_degrade():
+    view = {**make_daemon()["prepull"], "nodes": 0}
+    health, problems = judge(make_report(daemon=make_daemon(prepull=view)))
+    assert health is Health.degraded
+    assert "none fulfils NOTEBOOK_CONSTRAINTS" in problems[0]
+
+
 def test_plain_passwords_in_swarm_are_warned_of_and_are_no_illness():
     report = make_report(daemon=make_daemon(accounts={"plain": 3}))
     assert judge(report) == (Health.healthy, [])

@@ -7,6 +7,7 @@ Swarm nor the daemon ever gets them from here.
 from __future__ import annotations
 
 import os
+import re
 import secrets as random
 import stat
 import tempfile
@@ -17,6 +18,7 @@ from typing import Any
 import docker
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_exponential
 
+from jhswarmd import encodings
 from jhswarmd.deploy import ask
 from jhswarmd.errors import JhswarmdError, UsageError
 from jhswarmd.hashing import Hasher, hash_password, is_hash_of
@@ -84,17 +86,20 @@ def convert(path: Path, tell: Tell = _silent) -> int:
     """
     content = read_list(path)
     hash_of = _hash_all(content, tell)
-    lines = content.split(b"\n")
-    converted = 0
-    for line in passwd.read_lines(content):
-        if line.entry and not line.entry.is_hashed:
-            end = b"\r" if lines[line.number - 1].endswith(b"\r") else b""
-            hashed = f"{line.entry.name}:{hash_of(line.entry)}".encode()
-            lines[line.number - 1] = hashed + end
-            converted += 1
-    if converted:
-        _replace(path, b"\n".join(lines))
-    return converted
+    to_convert = {
+        line.number: f"{line.entry.name}:{hash_of(line.entry)}".encode()
+        for line in passwd.read_lines(content)
+        if line.entry and not line.entry.is_hashed
+    }
+    if to_convert:
+        codec, mark = encodings.detect(content)
+        # Lines, and between them their ends.
+        parts = re.split(b"(" + encodings.LINE_END_BYTES.pattern + b")", encodings.to_utf8(content))
+        for number, line in to_convert.items():
+            parts[2 * (number - 1)] = line
+        text = b"".join(parts)
+        _replace(path, mark + (text if codec == "utf-8" else text.decode().encode(codec)))
+    return len(to_convert)
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -1,15 +1,18 @@
 """From the list of users to the files of the account database. Pure.
 
 The list has one ``name:password`` a line, split at the first colon; a password may also be a
-crypt hash. Lines that cannot be used are refused by their number, never by their content, and the
-good ones still work.
+crypt hash. A line of /etc/shadow with a hash works too. Lines that cannot be used, those of other
+account files among them, are refused by their number, never by their content, and the good ones
+still work.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from jhswarmd import encodings
 
 #: Names that any POSIX system takes, as shadow's useradd has it.
 _NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
@@ -35,8 +38,15 @@ _FOREIGN_HASH = re.compile(
     r"^(?:\$apr1\$[^$:\n]{0,8}\$[./0-9A-Za-z]{22}|\$argon2(?:i|d|id)\$.+\$.+"
     r"|\{[A-Z0-9-]{3,16}\}[A-Za-z0-9+/$.=]{13,})\Z"
 )
-#: What the place of a password says in /etc/shadow when nobody may log in by one.
-_LOCKED = re.compile(r"^[!*]+(?:\$.*)?\Z")
+#: What the place of a password says in an account file when nobody may log in by one, or when the
+#: password is in another file.
+_LOCKED = re.compile(r"^(?:[!*]+(?:\$.*)?|x|\*LK\*|\*NP\*)\Z")
+#: How many fields follow the password's on lines of account files.
+_SHADOW_FIELDS, _PASSWD_FIELDS, _MASTER_PASSWD_FIELDS = 7, 5, 8
+_NUMBER = re.compile(r"-?[0-9]*\Z")
+_NAME_OR_NUMBER = re.compile(r"[A-Za-z0-9_.-]*\Z")
+#: Behind each refusal of a line that has another form.
+_FORM = "a line is name:password or name:hash"
 #: Accounts of every Debian system (base-passwd), so that a list can be checked anywhere.
 SYSTEM_NAMES = frozenset(
     [
@@ -121,14 +131,18 @@ def parse(content: bytes, system_names: Collection[str] = ()) -> UserList:
 def read_lines(content: bytes, system_names: Collection[str] = ()) -> Iterator[Line]:
     """Yield what each line is, numbered from 1."""
     names: set[str] = set()
-    for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        line = raw.removesuffix(b"\r")
+    try:
+        text = encodings.to_utf8(content)
+    except encodings.UndecodableError as exc:
+        yield Line(1, refusal=f"the whole file {exc}")
+        return
+    for number, line in enumerate(encodings.LINE_END_BYTES.split(text), start=1):
         if not line.strip() or line.lstrip().startswith(b"#"):
-            text = line.decode(errors="replace")
-            if text.startswith(REFUSED):
-                yield Line(number, refusal=text.removeprefix(REFUSED))
+            said = line.decode(errors="replace")
+            if said.startswith(REFUSED):
+                yield Line(number, refusal=said.removeprefix(REFUSED))
             else:
-                yield Line(number, mark=text if text.startswith(MARK) else "")
+                yield Line(number, mark=said if said.startswith(MARK) else "")
             continue
         try:
             entry = _parse_line(line, system_names)
@@ -164,7 +178,10 @@ def check_password(password: str) -> None:
     if _FOREIGN_HASH.match(password):
         raise ValueError("a hash of a kind that Linux cannot check: hash the password again")
     if _LOCKED.match(password):
-        raise ValueError("a locked account ('!' or '*' as in /etc/shadow)")
+        raise ValueError("a locked account ('!', '*' or 'x' as in /etc/shadow or /etc/passwd)")
+    first, colon, _ = password.partition(":")
+    if colon and (is_hash(first) or _BROKEN_HASH.match(first) or _FOREIGN_HASH.match(first)):
+        raise ValueError(f"a hash and more fields behind it; {_FORM}")
     if not is_hash(password) and is_hash(password.strip()):
         raise ValueError("a blank beside the hash")
 
@@ -180,18 +197,72 @@ def _parse_line(line: bytes, system_names: Collection[str]) -> Entry:
         text = line.decode("utf-8")
     except UnicodeDecodeError:
         # 'from None': the original holds the bytes.
-        raise ValueError("not valid UTF-8") from None
+        raise ValueError(encodings.NOT_UTF8) from None
     if "\0" in text:
         raise ValueError("a NUL byte")
     name, colon, password = text.partition(":")
     name = name.strip()
     if not colon:
-        raise ValueError("no colon between name and password")
+        raise ValueError(f"no colon between name and password; {_FORM}")
     if not name:
-        raise ValueError("no name")
+        raise ValueError(f"no name; {_FORM}")
     check_name(name, system_names)
+    password = _password_field(password)
     check_password(password)
     return Entry(name, password, is_hash(password))
+
+
+def _password_field(rest: str) -> str:
+    """Return what of the text behind the name is the password: all of it, or a shadow line's hash.
+
+    A line counts as one of another account file only when it has exactly that file's fields:
+
+    - shadow: the password and seven more, numbers or empty;
+    - passwd, newusers: the password and five more, at the end home and shell (a path or empty, the
+      ids numbers when both are empty);
+    - master.passwd: the password and eight more, the same two at the end;
+    - and whatever has a whole hash, or a mark of a locked account, in front of another colon.
+
+    Raises ValueError with a reason that repeats nothing of the line.
+    """
+    first, colon, _ = rest.partition(":")
+    if not colon:
+        return rest
+    fields = rest.split(":")[1:]
+    if len(fields) == _SHADOW_FIELDS and all(_NUMBER.match(field) for field in fields):
+        return _shadow_password(first, fields)
+    if _is_passwd(fields):
+        raise ValueError(f"the fields of a line of /etc/passwd, or for newusers; {_FORM}")
+    if _LOCKED.match(first):
+        raise ValueError(f"a locked account, or one of another account file; {_FORM}")
+    return rest
+
+
+def _shadow_password(password: str, fields: Sequence[str]) -> str:
+    """Return the hash of a shadow line; its dates are not kept, so none may end the account."""
+    if not password:
+        raise ValueError("a line of /etc/shadow without a password")
+    if any(fields[at] not in ("", "-1") for at in (4, 5)):
+        raise ValueError(
+            "a line of /etc/shadow whose account ends on a day, which is not kept here; to let it "
+            "in, write name:hash"
+        )
+    # Of a kind that check_password refuses with words of its own.
+    known = (is_hash, _LOCKED.match, _BROKEN_HASH.match, _FOREIGN_HASH.match)
+    if not any(matches(password) for matches in known):
+        raise ValueError(f"the fields of a line of /etc/shadow, but no hash; {_FORM}")
+    return password
+
+
+def _is_passwd(fields: Sequence[str]) -> bool:
+    """Tell whether these, behind the password, are fields of passwd, newusers or master.passwd."""
+    if len(fields) not in (_PASSWD_FIELDS, _MASTER_PASSWD_FIELDS):
+        return False
+    ids, paths = fields[:2], fields[-2:]
+    if not all(path == "" or path.startswith("/") for path in paths):
+        return False
+    pattern = _NAME_OR_NUMBER if any(paths) else _NUMBER
+    return all(pattern.match(each) for each in ids)
 
 
 def render(entries: Iterable[Entry], hash_of: Callable[[Entry], str]) -> dict[str, bytes]:

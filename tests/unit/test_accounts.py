@@ -87,7 +87,7 @@ def test_refused_lines_are_told_by_number(source):
     accounts.reconcile()
     assert accounts.view.names == ("alice",)
     assert accounts.view.refused == (
-        "line 2: no colon between name and password",
+        "line 2: no colon between name and password; a line is name:password or name:hash",
         "line 3: the name of a system account",
     )
 

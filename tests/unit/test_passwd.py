@@ -74,6 +74,136 @@ def test_a_bad_line_is_refused_by_its_number_and_not_by_its_content(line):
         assert part.decode(errors="ignore") not in refusal or part == b""
 
 
+NEWUSERS = """\
+training01:river::::/home/training01:/bin/bash
+training02:river:1002:1002:Training:/home/training02:/bin/bash
+ann:x:1000:1000:Ann:/home/ann:/bin/bash
+"""
+SHADOW = f"""\
+ann:{SHA512}:19000:0:99999:7:::
+bob:{YESCRYPT}:19000:0:99999:7:::
+"""
+NOT_A_LIST = """\
+r00000001 admin
+ann admin
+bob
+"""
+
+
+def test_lines_of_shadow_are_the_hashes_in_them():
+    users = parse(SHADOW)
+    assert passwords(users) == {"ann": SHA512, "bob": YESCRYPT}
+    assert all(entry.is_hashed for entry in users.entries.values())
+    assert users.refused == ()
+
+
+@pytest.mark.parametrize("text", [NEWUSERS, NOT_A_LIST])
+def test_lines_of_another_form_are_refused_each_with_what_a_line_looks_like(text):
+    users = parse(text)
+    assert users.entries == {}
+    assert [each.partition(":")[0] for each in users.refused] == ["line 1", "line 2", "line 3"]
+    assert all("a line is name:password or name:hash" in each for each in users.refused)
+    assert not any(word in str(users.refused) for word in ("river", "admin", "/home/ann"))
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        # shadow
+        "!:19000:0:99999:7:::",
+        "!!:19000:0:99999:7:::",
+        "*:19000:0:99999:7:::",
+        f"!{SHA512}:19000:0:99999:7:::",
+        ":19000:0:99999:7:::",
+        "x:19000:0:99999:7:::",
+        "secret:19000:0:99999:7:::",
+        "secret:::::::",
+        f"{SHA512}:19000:0:99999:7::1:",
+        f"{SHA512}:19000:0:99999:7:30::",
+        f"{SHA512}:19000",
+        f"{SHA512}:19000:0:99999:7::",
+        f"{SHA512}:19000:0:99999:7:::more",
+        "$1$saltsalt$" + "a" * 22 + ":19000:0:99999:7:::",
+        "abJnggxhB/yWI:19000:0:99999:7:::",
+        "*LK*:19000::::::",
+        # passwd, newusers, master.passwd, group
+        f"{SHA512}:1000:1000:Ann:/home/ann:/bin/bash",
+        "*:1000:1000:Ann:/home/ann:/bin/bash",
+        ":1000:1000:Ann:/home/ann:/bin/bash",
+        "secret:1000:users:Ann,,,:/home/ann:",
+        "secret:1000:1000:::",
+        "secret:::::",
+        "*:1000:1000::0:0:Ann:/home/ann:/bin/sh",
+        "secret:1000:1000::0:0:Ann:/home/ann:/bin/sh",
+        "x:1000:bob",
+        "!::bob",
+        # alone
+        "x",
+        "!",
+        "*",
+        "",
+    ],
+)
+def test_nothing_of_an_account_files_line_is_a_password_and_a_locked_account_stays_locked(rest):
+    users = parse(f"ann:{rest}\nbob:good\n")
+    assert set(users.entries) == {"bob"}
+    (refusal,) = users.refused
+    assert refusal.startswith("line 1: ")
+    assert "secret" not in refusal
+    assert not rest[2:] or rest not in refusal
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "a:b:c",
+        ":leading",
+        "trailing:",
+        "::",
+        "a:1:2:3:4:5:6",
+        "river:19000:0:99999:7",
+        "https://x.example/:/bin",
+        "a:b:c:d:e:f",
+        "a:b:c:d:/e",
+        "a:b:c:d:e:f:g:h",
+        "12:30:15",
+        "xx:y",
+        "$6$:x",
+    ],
+)
+def test_a_password_may_hold_colons(password):
+    users = parse(f"ann:{password}\n")
+    assert passwords(users) == {"ann": password}
+    assert users.refused == ()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\r\r\n"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"],
+)
+def test_every_encoding_with_a_mark_or_zeros_and_every_line_end_is_understood(encoding, end):
+    text = end.join(["ann:p\u00e4ss", "nonsense", "bob:\u4e2d", ""])
+    users = parse(text.encode(encoding))
+    assert passwords(users) == {"ann": "p\u00e4ss", "bob": "\u4e2d"}
+    (refusal,) = users.refused
+    assert refusal.startswith("line 2: no colon")
+
+
+def test_an_8_bit_encoding_is_named_for_each_of_its_lines():
+    users = parse("ann:p\u00e4ss\nbob:ascii\n".encode("cp1252"))
+    assert set(users.entries) == {"bob"}
+    (refusal,) = users.refused
+    assert refusal.startswith("line 1: not UTF-8, but probably Latin-1 or Windows-1252")
+    assert "iconv" in refusal
+
+
+def test_damaged_utf_16_is_named():
+    users = parse("ann:pass\n".encode("utf-16") + b"\0")
+    assert users.entries == {}
+    assert "begins as UTF-16-LE does, but is damaged" in users.refused[0]
+
+
 def test_the_first_of_two_lines_for_one_name_counts():
     users = parse("alice:first\nalice:second\n")
     assert passwords(users) == {"alice": "first"}

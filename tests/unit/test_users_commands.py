@@ -87,6 +87,22 @@ def test_convert_hashes_plain_passwords_and_leaves_everything_else(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["list.txt"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-8-sig"])
+def test_convert_keeps_the_encoding_of_a_file_and_its_line_ends(tmp_path, encoding):
+    path = tmp_path / "users"
+    path.write_bytes("# \u00fc\rann:one\rbob\r".encode(encoding))
+    assert admin.convert(path) == 1
+    text = path.read_bytes().decode(encoding)
+    comment, ann, bob, end = text.split("\r")
+    assert (comment, bob, end) == ("# \u00fc", "bob", "")
+    assert ann.startswith("ann:$")
+
+
+def test_a_shadow_line_is_no_password_when_it_is_typed_either():
+    with pytest.raises(UsageError, match="cannot be used"):
+        admin.hash_typed("$6$saltsalt$" + "a" * 86 + ":19000:0:99999:7:::")
+
+
 def test_no_command_takes_a_password_as_an_argument():
     for command in ("add", "hash"):
         assert run(command, "alice", "hunter2").exit_code == 2

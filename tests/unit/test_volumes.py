@@ -197,9 +197,9 @@ def test_a_template_that_nothing_fills_is_an_error(value: str) -> None:
     [
         ("VOLUME_OPTIONS", "device=:/export/{user}", r"\{username\}"),
         ("VOLUME_OPTIONS", "device=:/export/{", "no template"),
-        ("NOTEBOOK_CONSTRAINTS", "nonsense", "placement constraints such as"),
-        ("NOTEBOOK_CONSTRAINTS", "node.role == worker; node.labels.a = b", "placement constraints such as"),
-        ("NOTEBOOK_CONSTRAINTS", "node.labels.a ==", "placement constraints such as"),
+        ("NOTEBOOK_CONSTRAINTS", "nonsense", "constraints such as"),
+        ("NOTEBOOK_CONSTRAINTS", "node.role == worker; node.labels.a = b", "constraints such as"),
+        ("NOTEBOOK_CONSTRAINTS", "node.labels.a ==", "constraints such as"),
         ("VOLUME_OPTIONS", "device=:/{volume}", r"\{username\}"),
         ("SHARED_VOLUME_OPTIONS", "device=:/{username}", r"\{volume\}"),
         ("VOLUME_NODE_POLICY", "sometimes", "strict"),

@@ -255,15 +255,22 @@ def clocks(found: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]
 
 def _room(client: docker.DockerClient, profile: Profile) -> Iterator[Finding]:
     """Look whether ports and subnets of a profile can be had."""
-    for about, check in (
-        ("ports", preflight.check_ports),
-        ("subnets", preflight.check_subnets),
-    ):
+
+    def ports() -> list[JhswarmdError]:
+        preflight.check_ports(client, profile.settings)
+        return []
+
+    def subnets() -> list[JhswarmdError]:
+        return preflight.check_subnets(client, profile.settings)
+
+    for about, check in (("ports", ports), ("subnets", subnets)):
         try:
-            check(client, profile.settings)
+            faults = check()
         except JhswarmdError as exc:
-            yield _bad(about, str(exc), exc.remedy)
-        else:
+            faults = [exc]
+        for fault in faults:
+            yield _bad(about, str(fault), fault.remedy)
+        if not faults:
             yield _good(about, f"those of the profile '{profile.name}' are free, or its own")
 
 

@@ -153,6 +153,23 @@ def ensure_swarm(client: docker.DockerClient, progress: Progress) -> None:
         step.done(f"made, this node is at {address}")
 
 
+def require_manager(client: docker.DockerClient) -> None:
+    """Raise JhswarmdError unless this engine is a manager of a swarm. Changes nothing."""
+    with translated("asking for the swarm"):
+        swarm = client.info()["Swarm"]
+    state = swarm.get("LocalNodeState", "")
+    if state == "active" and swarm.get("ControlAvailable"):
+        return
+    if state == "inactive":
+        raise JhswarmdError(
+            "This machine is in no swarm",
+            why="there is no deployment without one",
+            remedy="Run this on a manager of the deployment's swarm, or make a deployment here: "
+            "'make up'.",
+        )
+    raise _unusable_swarm(state, swarm)
+
+
 def advertise_address() -> str:
     """Return the address at which other nodes will reach this one.
 
@@ -342,7 +359,7 @@ def _unusable_swarm(state: str, swarm: dict[str, object]) -> JhswarmdError:
     if state == "active":
         return JhswarmdError(
             "This node is a worker of its swarm",
-            why="services are created on a manager",
+            why="a worker knows nothing of services",
             remedy="Run this on a manager ('docker node ls' there lists them), or make this node "
             "one: 'docker node promote' on a manager.",
         )

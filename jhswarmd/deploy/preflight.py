@@ -7,7 +7,7 @@ for ever (moby#43052; measured on 20.10.24).
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from ipaddress import IPv4Network, ip_address, ip_network
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import docker
 
 from jhswarmd import generations, labels, tls
+from jhswarmd.deploy import routes
 from jhswarmd.deploy.profile import SECRET_FILES, Profile
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineNotFound, JhswarmdError, UsageError
@@ -52,41 +53,75 @@ def check_ports(client: docker.DockerClient, settings: Settings) -> None:
                 ) from exc
 
 
-def check_subnets(client: docker.DockerClient, settings: Settings) -> None:
-    """Raise JhswarmdError when the stack's networks cannot get, or do not have, their addresses."""
+def check_subnets(client: docker.DockerClient, settings: Settings) -> list[JhswarmdError]:
+    """Raise JhswarmdError when the stack's networks cannot get, or do not have, their addresses.
+
+    Also when this machine reaches somebody else at these addresses, whom notebooks could then not
+    reach. Returns that as warnings where the networks exist already.
+    """
     with translated("list the networks"):
         networks = client.api.networks()
+    taken = list(routes.of_networks(networks))
+    # Another machine's routes are not known here.
+    taken += routes.read() if routes.is_of_this_machine(client.api.base_url) else []
     wanted = {
         "CONTROL_SUBNET": (
             labels.network_name(settings.stack_name, "control"),
-            settings.control_subnet,
+            IPv4Network(settings.control_subnet),
         ),
         "NOTEBOOKS_SUBNET": (
             labels.network_name(settings.stack_name, "notebooks"),
-            settings.notebooks_subnet,
+            IPv4Network(settings.notebooks_subnet),
         ),
     }
+    own = [subnet for _, subnet in wanted.values()]
+    warnings: list[JhswarmdError] = []
     for key, (name, subnet) in wanted.items():
-        why = conflict(name, IPv4Network(subnet), networks)
-        if why:
-            raise JhswarmdError(
-                f"{key}={subnet} cannot be used",
-                why=why,
-                remedy=f"Set {key} in the profile to a subnet that is free, or, if the stack's own "
-                "network is to change, run 'jhswarmd down' first. Nothing was deployed.",
+        why = conflict(name, subnet, networks)
+        lost = routes.overlap(subnet, taken)
+        if not (why or lost):
+            continue
+        held = [*own, *(each.subnet for each in taken), *_pools(networks)]
+        free = routes.suggest(subnet.prefixlen, held)
+        choice = f"a subnet that is free{f', for example {free}' if free else ''}"
+        cost = "nothing at these addresses can be reached from notebooks and hub"
+        if not why and any(each["Name"] == name for each in networks):
+            warnings.append(
+                JhswarmdError(
+                    f"{key}={subnet} is in the way",
+                    why=f"{lost}; {cost}",
+                    remedy=f"Set {key} in the profile to {choice}, then run 'jhswarmd down' and "
+                    "'jhswarmd up'.",
+                )
             )
+            continue
+        raise JhswarmdError(
+            f"{key}={subnet} cannot be used",
+            why=why or f"{lost}; {cost}",
+            remedy=f"Set {key} in the profile to {choice}, or, if the stack's own network is to "
+            "change, run 'jhswarmd down' first. Nothing was deployed.",
+        )
+    return warnings
+
+
+def _pools(networks: Iterable[Mapping[str, Any]]) -> Iterator[IPv4Network]:
+    for network in networks:
+        for pool in (network.get("IPAM") or {}).get("Config") or ():
+            subnet = ip_network(pool.get("Subnet") or "::", strict=False)
+            if isinstance(subnet, IPv4Network):
+                yield subnet
 
 
 def conflict(name: str, subnet: IPv4Network, networks: Iterable[Mapping[str, Any]]) -> str:
     """Return why the overlay network ``name`` cannot have ``subnet``; empty: it can. Pure.
 
-    Only overlays of the swarm count: what one node's bridges use is that node's own.
+    Only overlays of the swarm count: the engine itself does not let two of them overlap.
     """
     for network in networks:
         if network.get("Scope") != "swarm":
             continue
         for pool in (network.get("IPAM") or {}).get("Config") or ():
-            held = ip_network(pool["Subnet"])
+            held = ip_network(pool.get("Subnet") or "::", strict=False)
             if network["Name"] == name:
                 if held != subnet:
                     return f"the network {name} has {held} already, which 'up' cannot change"

@@ -21,6 +21,7 @@ import docker
 import yaml
 
 from jhswarmd import assets, labels
+from jhswarmd.deploy import last_words, networks
 from jhswarmd.deploy.progress import Progress, Step
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineNotFound, JhswarmdError
@@ -228,26 +229,27 @@ def wait_healthy(
     """
     seen = {role: _look(client, stack, role).failed for role in labels.ROLES}
     failed: dict[str, set[str]] = {role: set() for role in labels.ROLES}
-    waiting: dict[str, str] = {}
+    waiting: dict[str, _Look] = {}
     for _ in _poll(within_s):
-        looks = {role: _look(client, stack, role) for role in labels.ROLES}
-        waiting = {role: look.reason for role, look in looks.items() if look.reason}
+        looks = {role: _look(client, stack, role, seen[role]) for role in labels.ROLES}
+        waiting = {role: look for role, look in looks.items() if look.reason}
         if not waiting:
             return
-        for role in waiting:
-            failed[role] |= looks[role].failed - seen[role]
+        for role, look in waiting.items():
+            failed[role] |= look.failed
             if len(failed[role]) >= FAILURES:
-                _give_up(client, labels.service_name(stack, role), waiting[role])
-        step.update(", ".join(f"{role}: {reason}" for role, reason in waiting.items()))
-    for role, reason in waiting.items():
-        _give_up(client, labels.service_name(stack, role), reason)
+                _give_up(client, labels.service_name(stack, role), look)
+        step.update(", ".join(f"{role}: {look.reason}" for role, look in waiting.items()))
+    # One that fails is the cause; others may only wait for it.
+    for role, look in sorted(waiting.items(), key=lambda item: not item[1].failed):
+        _give_up(client, labels.service_name(stack, role), look)
 
 
-def _give_up(client: docker.DockerClient, name: str, reason: str) -> NoReturn:
+def _give_up(client: docker.DockerClient, name: str, look: _Look) -> NoReturn:
     raise JhswarmdError(
         f"The service {name} does not become healthy",
-        why=reason,
-        output=_last_lines(client, name),
+        why=look.reason,
+        output=last_words.of_task(client, look.culprit),
         remedy=f"See 'docker service ps --no-trunc {name}' and 'docker service logs {name}'; run "
         "the command again when it is mended.",
     )
@@ -255,14 +257,20 @@ def _give_up(client: docker.DockerClient, name: str, reason: str) -> NoReturn:
 
 @dataclass(frozen=True)
 class _Look:
-    """Why a service does not yet run what its newest spec says (empty: it does), and the ids of
-    its tasks that have failed."""
+    """How a service does with what its newest spec says."""
 
     reason: str
+    """Why it does not run that yet; empty: it does."""
     failed: frozenset[str] = frozenset()
+    """Ids of its tasks that have failed."""
+    culprit: Mapping[str, Any] | None = None
+    """The task whose log tells more: the last that failed, else the one that is on its way."""
 
 
-def _look(client: docker.DockerClient, stack: str, role: str) -> _Look:
+def _look(
+    client: docker.DockerClient, stack: str, role: str, known: frozenset[str] = frozenset()
+) -> _Look:
+    """Ask how a service does; ``known`` are ids of tasks that had failed before."""
     name = labels.service_name(stack, role)
     try:
         with translated(f"look at the service {name}"):
@@ -270,41 +278,43 @@ def _look(client: docker.DockerClient, stack: str, role: str) -> _Look:
             tasks = client.api.tasks(filters={"service": service["ID"]})
     except EngineNotFound:
         return _Look("not created yet")
+    return _judge(service, [task for task in tasks if task["ID"] not in known])
+
+
+def _judge(service: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> _Look:
+    """Say how a service does, of which ``tasks`` matter. Pure."""
     failures = sorted(
         (task for task in tasks if task["Status"]["State"] in ("failed", "rejected")),
         key=lambda task: str(task["UpdatedAt"]),
     )
     failed = frozenset(task["ID"] for task in failures)
-    if (service.get("UpdateStatus") or {}).get("State", "") in ("updating", "rollback_started"):
-        return _Look("updating", failed)
     image = service["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"]
-    states = [
-        task["Status"]["State"]
+    current = [
+        task
         for task in tasks
         if task["DesiredState"] == "running" and task["Spec"]["ContainerSpec"]["Image"] == image
     ]
-    if "running" in states:
+    states = [task["Status"]["State"] for task in current]
+    update = (service.get("UpdateStatus") or {}).get("State", "")
+    is_updating = update in ("updating", "rollback_started")
+    if "running" in states and not is_updating:
         return _Look("", failed)
-    error = f" (before: {failures[-1]['Status'].get('Err', '')})" if failures else ""
-    return _Look((states[0] if states else "waiting for a task") + error, failed)
-
-
-def _last_lines(client: docker.DockerClient, name: str, lines: int = 10) -> list[str]:
-    try:
-        with translated(f"read the log of {name}"):
-            log = client.api.service_logs(name, stdout=True, stderr=True, tail=lines)
-            return b"".join(log).decode(errors="replace").splitlines()
-    except JhswarmdError:
-        return []
+    state = states[0] if states else "waiting for a task"
+    if is_updating:
+        state = f"updating, {state}" if state != "running" else "updating"
+    ended = failures[-1] if failures else None
+    error = f" (before: {ended['Status'].get('Err', '')})" if ended else ""
+    return _Look(f"{state}{error}", failed, ended or (current[0] if current else None))
 
 
 def take_down(client: docker.DockerClient, stack: str, progress: Progress) -> None:
     """Stop the notebooks in order, then remove the stack; volumes and secrets stay.
 
-    Hub and daemon go first, so that nothing starts anew and nobody is told that notebooks
-    vanished; then the notebooks, whose servers get the engine's stop signal and time to save.
+    Hub and daemon go first, so that nothing is started again and no notebook is reported as
+    vanished; then the notebooks, whose servers get the engine's stop signal and time to save. What
+    is not ours stays, with the networks that it uses.
     """
-    services = list_services(client, stack)
+    services = _list_ours(client, stack)
     control = [each for each in services if labels.of(each).get(labels.ROLE) in ("hub", "jhswarmd")]
     notebooks = [
         each for each in services if labels.of(each).get(labels.ROLE) == labels.ROLE_NOTEBOOK
@@ -316,15 +326,32 @@ def take_down(client: docker.DockerClient, stack: str, progress: Progress) -> No
         step.done(f"{len(notebooks)} stopped; their volumes stay")
     with progress.step(f"Removing the stack {stack}") as step:
         # The engine refuses to remove a network that a task still uses.
-        _remove_and_wait(client, list_services(client, stack), step)
-        result = _run_docker(["docker", "stack", "rm", stack])
-        if result.returncode != 0:
-            raise JhswarmdError(
-                f"'docker stack rm {stack}' failed",
-                output=result.stderr.splitlines(),
-                remedy="Run 'jhswarmd down' again.",
-            )
-        _wait_networks_gone(client, stack, step)
+        _remove_and_wait(client, _list_ours(client, stack), step)
+        kept = _remove_networks(client, stack, step)
+        if kept:
+            step.done(f"all but {' and '.join(each.network for each in kept)}")
+    for each in kept:
+        progress.warn(str(each))
+    for service in list_services(client, stack):
+        name = service["Spec"]["Name"]
+        progress.warn(
+            f"The service {name} stays: it was deployed into the stack {stack} by somebody else. "
+            f"'docker service rm {name}' removes it"
+        )
+
+
+def _list_ours(client: docker.DockerClient, stack: str) -> list[dict[str, Any]]:
+    return [each for each in list_services(client, stack) if networks.is_ours(each, stack)]
+
+
+def _remove_networks(client: docker.DockerClient, stack: str, step: Step) -> list[networks.Kept]:
+    """Remove the stack's networks; returns those that stay, for others use them."""
+    for _ in _poll(GONE_WITHIN_S):
+        busy, kept = networks.remove(client, stack)
+        if not busy:
+            return kept
+        step.update(f"{len(busy)} networks left")
+    raise _too_slow(f"The networks of {stack} do not go away")
 
 
 def purge(client: docker.DockerClient, stack: str, progress: Progress) -> None:
@@ -379,21 +406,11 @@ def _remove_and_wait(
         if not alive:
             return
         step.update(f"{len(alive)} still stopping, {left:.0f} s left")
-    _too_slow("The tasks of removed services do not end")
+    raise _too_slow("The tasks of removed services do not end")
 
 
-def _wait_networks_gone(client: docker.DockerClient, stack: str, step: Step) -> None:
-    for _ in _poll(GONE_WITHIN_S):
-        with translated("list the networks"):
-            left = client.api.networks(filters={"label": f"{labels.STACK_NAMESPACE}={stack}"})
-        if not left:
-            return
-        step.update(f"{len(left)} networks left")
-    _too_slow(f"The networks of {stack} do not go away")
-
-
-def _too_slow(what: str) -> NoReturn:
-    raise JhswarmdError(
+def _too_slow(what: str) -> JhswarmdError:
+    return JhswarmdError(
         f"{what} within {GONE_WITHIN_S:.0f} s",
         remedy="See 'docker node ls' and 'docker service ls'; run the command again.",
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from enum import IntEnum
 from ipaddress import ip_network
@@ -23,7 +23,15 @@ from rich.table import Table
 from rich.text import Text
 
 from jhswarmd import labels
-from jhswarmd.deploy import ask, placement, prepull, secrets
+from jhswarmd.deploy import (
+    ask,
+    last_words,
+    local_engine,
+    networks,
+    placement,
+    prepull,
+    secrets,
+)
 from jhswarmd.deploy import stack as stacks
 from jhswarmd.deploy.profile import LOCAL_HOSTS
 from jhswarmd.engine_errors import translated
@@ -60,6 +68,13 @@ class ServiceState(BaseModel):
     desired: int
     image: str
     error: str = ""
+    """What the engine says of its last task that failed, while none runs."""
+    state: str = ""
+    """State of its newest task, while none runs."""
+    failures: int = 0
+    """How many of the tasks that the engine remembers have failed, while none runs."""
+    last_words: list[str] = []
+    """The last lines of its log, while none runs."""
 
 
 class NodeState(BaseModel):
@@ -110,26 +125,54 @@ def find_stack(
     """Return the name of the one stack of ours on this swarm, or ``wanted``.
 
     Its hub tells, and without one any service of it, for 'down' may have been interrupted;
-    ``with_remains`` its secrets do, too. Raises UsageError when there is none, or more than one.
+    ``with_remains`` its secrets and networks do, too. Raises UsageError when there is none, or
+    more than one, and JhswarmdError on a machine that cannot know.
     """
-    if wanted:
-        return wanted
+    local_engine.require_manager(client)
     with translated("list the services"):
-        found = client.api.services(filters={"label": f"{labels.ROLE}=hub"})
-        found = found or client.api.services(filters={"label": labels.STACK})
-    if not found and with_remains:
+        found = [] if wanted else client.api.services(filters={"label": f"{labels.ROLE}=hub"})
+        running = _stacks_of(found or client.api.services(filters={"label": labels.STACK}))
+    chosen = [name for name in running if wanted in (None, name)]
+    remains: list[str] = []
+    if not chosen:
         with translated("list the secrets"):
-            found = client.api.secrets(filters={"label": labels.GENERATION})
-    names = sorted({name for each in found if (name := labels.of(each).get(labels.STACK))})
-    if len(names) == 1:
-        return names[0]
-    if names:
+            remains = _stacks_of(client.api.secrets(filters={"label": labels.GENERATION}))
+    if not chosen and with_remains:
+        chosen = [name for name in remains if wanted in (None, name)]
+        if wanted and networks.list_networks(client, wanted):
+            chosen = [wanted]
+    if len(chosen) == 1:
+        return chosen[0]
+    if chosen:
         raise UsageError(
-            f"There are {len(names)} deployments on this swarm",
-            why=", ".join(names),
+            f"There are {len(chosen)} deployments on this swarm",
+            why=", ".join(chosen),
             remedy="Choose one with --stack NAME.",
         )
-    raise UsageError(
+    raise _no_deployment(wanted, running, remains)
+
+
+def _stacks_of(things: Iterable[Mapping[str, Any]]) -> list[str]:
+    return sorted({name for each in things if (name := labels.of(each).get(labels.STACK))})
+
+
+def _no_deployment(wanted: str | None, running: list[str], remains: list[str]) -> UsageError:
+    """Say that a deployment, or any, is not there; ``remains`` have only their secrets left."""
+    down = [name for name in remains if wanted in (None, name)]
+    if down:
+        return UsageError(
+            f"The deployment {down[0]} is down" if len(down) == 1 else "All deployments are down",
+            why=f"no service of {' or '.join(down)} exists; secrets and volumes are kept",
+            remedy="Bring it up again with 'jhswarmd up' and its profile (--env NAME).",
+        )
+    if wanted:
+        return UsageError(
+            f"There is no deployment '{wanted}' on this swarm",
+            why=f"there is {', '.join(running)}" if running else "there is none at all",
+            remedy="Choose another one with --stack NAME, or bring this one up: STACK_NAME of a "
+            "profile is its name.",
+        )
+    return UsageError(
         "There is no deployment on this swarm",
         remedy="Bring one up with 'jhswarmd up --env local'.",
     )
@@ -154,7 +197,7 @@ def gather(client: docker.DockerClient, stack: str) -> Report:
     report = Report(
         stack=stack,
         services=[
-            _service_state(each, by_service.get(each["ID"], []))
+            _service_state(client, each, by_service.get(each["ID"], []))
             for role in labels.ROLES
             for each in services
             if labels.of(each).get(labels.ROLE) == role
@@ -192,11 +235,7 @@ def judge(report: Report) -> tuple[Health, list[str]]:
         if service is None:
             worse(Health.down, f"the service {role} is not there: run 'jhswarmd up'")
         elif service.running == 0:
-            reason = f" ({service.error})" if service.error else ""
-            worse(
-                Health.down,
-                f"{role} does not run{reason}: see 'docker service ps {report.stack}_{role}'",
-            )
+            worse(Health.down, _why_down(report.stack, service))
         elif service.running < service.desired:
             worse(Health.degraded, f"{role} runs on {service.running} of {service.desired} nodes")
     held = {secret.kind for secret in report.secrets}
@@ -212,10 +251,14 @@ def judge(report: Report) -> tuple[Health, list[str]]:
             f"{report.addresses_used} of {report.addresses} notebook addresses are used: "
             "set a larger NOTEBOOKS_SUBNET",
         )
+    has_hub = "hub" in states and states["hub"].running > 0
     if report.daemon is None:
-        worse(Health.down, f"no daemon answers: {report.daemon_error}")
+        # Of a daemon that does not run this was said.
+        if "jhswarmd" in states and states["jhswarmd"].running:
+            worse(Health.down, f"no daemon answers: {report.daemon_error}")
         return health, problems
-    for name, why in report.daemon["unknown"].items():
+    # Without a hub the daemon knows little, which is no other problem than that.
+    for name, why in report.daemon["unknown"].items() if has_hub else ():
         worse(Health.degraded, f"the daemon cannot tell about {name}: {why}")
     for failure in prepull.describe_failures(report.daemon["prepull"]):
         worse(Health.degraded, f"{failure}: users will wait there, or not start at all")
@@ -228,13 +271,13 @@ def judge(report: Report) -> tuple[Health, list[str]]:
             f"{len(servers['held'])} orphans are held: look at them with 'jhswarmd orphans list' "
             "and allow their removal with 'jhswarmd orphans approve'",
         )
-    if not accounts["delivered_to"] and "hub" in states and states["hub"].running:
+    if not accounts["delivered_to"] and has_hub:
         worse(
             Health.degraded,
             "the hub has not been given its accounts, and nobody can log in by password: see "
             f"'docker service logs {report.stack}_jhswarmd'",
         )
-    if report.daemon["unready"]:
+    if report.daemon["unready"] and has_hub:
         worse(Health.degraded, f"the daemon is not ready: {report.daemon['unready']}")
     for name, unit in report.daemon["rotation"]["units"].items():
         for number, why in unit["rejected"].items():
@@ -251,6 +294,27 @@ def judge(report: Report) -> tuple[Health, list[str]]:
             "lines of the list of users are refused: " + "; ".join(accounts["refused"]),
         )
     return health, problems
+
+
+def _why_down(stack: str, service: ServiceState) -> str:
+    """Say why no task of a service runs, and what to do."""
+    name = labels.service_name(stack, service.role)
+    if not service.error:
+        return (
+            f"{service.role} does not run: its newest task is {service.state or 'still to come'}; "
+            f"see 'docker service ps --no-trunc {name}'"
+        )
+    tries = f", {service.failures} times in a row" if service.failures > 1 else ""
+    if not service.last_words:
+        return (
+            f"{service.role} does not run ({service.error}{tries}): see 'docker service ps "
+            f"--no-trunc {name}'"
+        )
+    return (
+        f"{service.role} does not run ({service.error}{tries}). Its last words: "
+        f"{service.last_words[-1].strip()}. Fix what they name and run 'jhswarmd up'; "
+        f"'docker service logs {name}' has all of them"
+    )
 
 
 def warn(report: Report) -> list[str]:
@@ -341,6 +405,10 @@ def describe(report: Report) -> Group:
         *(f"  [{colour}]![/] {escape(problem)}" for problem in report.problems),
         *(f"  [yellow]warning:[/] {escape(warning)}" for warning in report.warnings),
     ]
+    for service in report.services:
+        if service.last_words:
+            lines.append(f"  the last lines of {service.role}:")
+            lines += [f"  [dim]|[/] {escape(line)}" for line in service.last_words]
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim")
     table.add_column()
@@ -431,17 +499,29 @@ def _ask_daemon(client: docker.DockerClient, stack: str) -> tuple[dict[str, Any]
     return answer, ""
 
 
-def _service_state(service: Mapping[str, Any], tasks: list[dict[str, Any]]) -> ServiceState:
+def _service_state(
+    client: docker.DockerClient, service: Mapping[str, Any], tasks: list[dict[str, Any]]
+) -> ServiceState:
     running = [task for task in tasks if task["Status"]["State"] == "running"]
     wanted = [task for task in tasks if task["DesiredState"] == "running"]
-    failed = sorted((t for t in tasks if t["Status"].get("Err")), key=lambda t: t["UpdatedAt"])
     is_global = "Global" in service["Spec"]["Mode"]
-    return ServiceState(
+    state = ServiceState(
         role=labels.of(service)[labels.ROLE],
         running=len(running),
         desired=max(1, len(wanted)) if is_global else 1,
         image=service["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"],
-        error=failed[-1]["Status"]["Err"] if failed and not running else "",
+    )
+    if running:
+        return state
+    failed = sorted((t for t in tasks if t["Status"].get("Err")), key=lambda t: t["UpdatedAt"])
+    newest = newest_task(tasks)
+    return state.model_copy(
+        update={
+            "error": failed[-1]["Status"]["Err"] if failed else "",
+            "state": newest["Status"]["State"] if newest else "",
+            "failures": sum(task["Status"]["State"] in ("failed", "rejected") for task in failed),
+            "last_words": list(last_words.of_task(client, failed[-1] if failed else newest)),
+        }
     )
 
 

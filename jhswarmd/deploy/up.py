@@ -53,7 +53,8 @@ def up(profile: Profile, progress: Progress) -> None:
     local_engine.ensure_swarm(client, progress)
     mode = resolve_publish_mode(settings)
     preflight.check_ports(client, settings)
-    preflight.check_subnets(client, settings)
+    for found in preflight.check_subnets(client, settings):
+        progress.warn(f"{found}. {found.remedy}")
     registry.ensure(client, settings, progress, mode.value)
     built = images.build(client, settings, progress)
     _create_secrets(client, profile, progress)

@@ -11,9 +11,10 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from jhswarmd import log_tail
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineError, EngineNotFound
-from jhswarmd.spawner import addresses, notebook_log, tasks
+from jhswarmd.spawner import addresses, tasks
 from jhswarmd.spawner.base import LOOK_CLOSER_S, Pause
 from jhswarmd.spawner.failure import StartFailed
 from jhswarmd.spawner.home import HomeSpawner
@@ -223,7 +224,7 @@ class StartingSpawner(HomeSpawner):
         except (EngineError, asyncio.TimeoutError) as exc:
             self.log.info("%s: its log is not available: %s", self._log_name, exc)
             return ()
-        return notebook_log.last_lines(text, {self.api_token or ""} - {""} | self._secrets())
+        return log_tail.last_lines(text, {self.api_token or ""} - {""} | self._secrets())
 
     def _secrets(self) -> set[str]:
         """Return the values of the notebook's variables that look secret by their names."""
@@ -231,7 +232,7 @@ class StartingSpawner(HomeSpawner):
         environ = (
             own if isinstance(own, Mapping) else dict(each.partition("=")[::2] for each in own)
         )
-        return notebook_log.secrets_of(self.get_env()) | notebook_log.secrets_of(environ)
+        return log_tail.secrets_of(self.get_env()) | log_tail.secrets_of(environ)
 
     def _read_log(self, service_id: str) -> str:
         """Return the end of the log. Blocks."""
@@ -240,7 +241,7 @@ class StartingSpawner(HomeSpawner):
             service_id,
             stdout=True,
             stderr=True,
-            tail=notebook_log.LINES,
+            tail=log_tail.LINES,
             is_tty=bool(self.extra_container_spec.get("tty")),
         )
         for chunk in stream:

@@ -18,6 +18,9 @@ from docker.models.containers import Container
 from docker.models.services import Service
 
 from jhswarmd import labels
+from jhswarmd.deploy import stack as stacks
+from jhswarmd.deploy.progress import Progress
+from jhswarmd.errors import JhswarmdError
 from jhswarmd.reconcile.orphans import WINDOW_S
 from tests.engine.conftest import CreateService
 from tests.lab import Lab
@@ -232,6 +235,37 @@ def test_second_deployment_with_the_same_subnets_is_refused_before_anything_is_d
     assert "CONTROL_SUBNET=10.129.0.0/24 cannot be used" in result.stderr
     assert "jupyterhub_control" in result.stderr
     assert _inventory(engine) == before
+
+
+def test_notebooks_over_what_this_machine_reaches_are_refused_or_warned_of(
+    engine: Lab, stack: Stack
+) -> None:
+    write_profile(
+        stack.env_dir,
+        "lan",
+        STACK_NAME="lan",
+        HTTPS_PORT=8443,
+        HTTP_PORT=8080,
+        CONTROL_SUBNET="10.131.0.0/24",
+        NOTEBOOKS_SUBNET="10.130.0.0/16",
+    )
+    write_users(stack.env_dir, "lan")
+    before = _inventory(engine)
+    engine.run(["ip", "link", "add", "lan0", "type", "bridge"])
+    try:
+        engine.run(["ip", "link", "set", "lan0", "up"])
+        engine.run(["ip", "route", "add", "10.130.4.0/24", "dev", "lan0", "table", "77"])
+        engine.run(["ip", "route", "add", "10.128.4.0/24", "dev", "lan0"])
+        refused = stack.cli("up", "--env", "lan", check=False)
+        warned = stack.cli("doctor", "--env", stack.profile, check=False)
+    finally:
+        engine.run(["ip", "link", "delete", "lan0"])
+    assert refused.returncode == 1
+    assert "NOTEBOOKS_SUBNET=10.130.0.0/16 cannot be used" in refused.stderr
+    assert "10.130.4.0/24 through lan0" in refused.stderr
+    assert _inventory(engine) == before
+    assert "!! subnets: NOTEBOOKS_SUBNET=10.128.0.0/16" in warned.stdout
+    assert "10.128.4.0/24 through lan0" in warned.stdout
 
 
 def test_port_in_use_is_said_before_anything_is_deployed(engine: Lab, stack: Stack) -> None:
@@ -589,6 +623,56 @@ def test_files_survive_down_and_up(stack: Stack) -> None:
     with stack.login("testuser") as visitor:
         visitor.start_server()
         assert visitor.read_file("kept-by-down.txt") == "the same file"
+
+
+@pytest.mark.destructive
+def test_a_service_of_somebody_else_on_our_network_stays_with_it_and_down_completes(
+    stack: Stack, small_image: str, create_service: CreateService
+) -> None:
+    stack.up()
+    network = labels.network_name(stack.name, "control")
+    prometheus = create_service(small_image, name="prometheus", networks=[network])
+    wait_until(lambda: stack.containers(prometheus), 30, what="prometheus runs")
+    (before,) = stack.containers(prometheus)
+    told = stack.cli("down", "--env", stack.profile, timeout_s=240).stderr
+    assert f"The network {network} stays: it is used by the service prometheus" in told
+    assert f"docker service update --network-rm {network} prometheus" in told
+    assert _left_of(stack).keys() <= {"networks", "containers"}  # ended ones go a moment later
+    assert _left_of(stack)["networks"] == [network]
+    # Again, with nothing else left.
+    assert "the service prometheus" in stack.cli("down", "--env", stack.profile).stderr
+    assert "is down" in stack.cli("status", check=False).stderr
+    stack.up()
+    (after,) = stack.containers(prometheus)
+    assert after.id == before.id
+    probe = f"http://tasks.{labels.service_name(stack.name, 'jhswarmd')}:9108/health"
+    code = f"import urllib.request as r; print(r.urlopen('{probe}', timeout=5).status)"
+    answer = after.exec_run(["python3", "-c", code])
+    assert answer.output.decode().strip() == "200"
+
+
+@pytest.mark.destructive
+def test_the_cause_of_a_hub_that_ends_again_and_again_is_its_own_last_words(
+    engine: Lab, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack.up()
+    monkeypatch.setattr(stacks, "FAILURES", 2)
+    hub = labels.service_name(stack.name, "hub")
+    broken = ["--env-add", "RESYNC_INTERVAL_S=often", "--env-add", "ODD_TOKEN=not-to-be-shown"]
+    engine.run(["docker", "service", "update", "--quiet", "--detach", *broken, hub])
+    with pytest.raises(JhswarmdError) as caught, Progress().step("Waiting") as step:
+        stacks.wait_healthy(engine.client, stack.name, step, 120)
+    assert "(before: task: non-zero exit (1))" in caught.value.why
+    assert any("often" in line for line in caught.value.output)
+    told = stack.cli("status", check=False)
+    assert told.returncode == 2
+    assert "hub does not run (task: non-zero exit (1)" in told.stdout
+    assert "often" in told.stdout
+    assert "not-to-be-shown" not in told.stdout
+    unknown = stack.cli("status", "--stack", "nope", check=False)
+    assert unknown.returncode == 2
+    assert f"There is no deployment 'nope' on this swarm: there is {stack.name}" in unknown.stderr
+    stack.up()
 
 
 @pytest.mark.destructive

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime, timedelta, timezone
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -10,10 +11,10 @@ import pytest
 from cryptography import x509
 
 from jhswarmd import tls
-from jhswarmd.deploy import preflight, rotate, up
+from jhswarmd.deploy import preflight, rotate, routes, up
 from jhswarmd.deploy.profile import Profile
 from jhswarmd.deploy.progress import Progress
-from jhswarmd.errors import UsageError
+from jhswarmd.errors import JhswarmdError, UsageError
 from jhswarmd.settings import Settings
 
 OURS = "jupyterhub_notebooks"
@@ -31,9 +32,6 @@ def network(name, subnet, scope="swarm"):
         pytest.param([network(OURS, "10.128.0.0/16")], "", id="our own, as it is to be"),
         pytest.param([network("ingress", "10.0.0.0/24")], "", id="another range"),
         pytest.param(
-            [network("bridge", "10.128.4.0/24", scope="local")], "", id="a node's own bridge"
-        ),
-        pytest.param(
             [network("physics_notebooks", "10.128.0.0/16")], "physics_notebooks", id="another hub's"
         ),
         pytest.param([network("theirs", "10.0.0.0/8")], "theirs", id="one that contains it"),
@@ -49,6 +47,112 @@ def test_a_subnet_that_is_not_to_be_had_is_named(networks, word):
     why = preflight.conflict(OURS, WANTED, networks)
     assert word in why
     assert bool(why) == bool(word)
+
+
+class Engine:
+    """An engine with networks; the routes of its machine come from the test."""
+
+    def __init__(self, *networks, base_url="http+docker://localhost"):
+        self.api = self
+        self.base_url = base_url
+        self._networks = networks
+
+    def networks(self):
+        return list(self._networks)
+
+
+LAN = [{"dst": "default", "dev": "eth0"}, {"dst": "10.128.0.0/20", "dev": "eth1"}]
+
+
+def check(monkeypatch, found, *networks, base_url="http+docker://localhost", **keys):
+    monkeypatch.setattr(preflight.routes, "read", lambda: list(routes.parse(found)))
+    return preflight.check_subnets(Engine(*networks, base_url=base_url), Settings(**keys))
+
+
+def test_notebooks_over_the_lan_are_refused_with_the_key_and_a_subnet_that_is_free(monkeypatch):
+    with pytest.raises(JhswarmdError) as caught:
+        check(monkeypatch, LAN)
+    assert str(caught.value).startswith("NOTEBOOKS_SUBNET=10.128.0.0/16 cannot be used")
+    assert "this machine reaches 10.128.0.0/20 through eth1" in str(caught.value)
+    assert "for example 10.0.0.0/16" in caught.value.remedy
+    check(monkeypatch, LAN, notebooks_subnet="10.0.0.0/16")
+
+
+def test_the_control_network_is_compared_too(monkeypatch):
+    with pytest.raises(JhswarmdError, match=r"CONTROL_SUBNET=10\.129\.0\.0/24"):
+        check(monkeypatch, [{"dst": "10.129.0.0/16", "dev": "tun0"}])
+
+
+def test_a_network_of_this_engine_alone_is_named(monkeypatch):
+    with pytest.raises(JhswarmdError, match="the engine's network lab_default has"):
+        check(monkeypatch, [], network("lab_default", "10.128.4.0/24", scope="local"))
+
+
+def test_where_it_is_deployed_already_it_is_a_warning(monkeypatch):
+    own = network(OURS, "10.128.0.0/16"), network("jupyterhub_control", "10.129.0.0/24")
+    (warning,) = check(monkeypatch, LAN, *own)
+    assert "NOTEBOOKS_SUBNET" in str(warning)
+    assert "eth1" in str(warning)
+    assert "jhswarmd down" in warning.remedy
+
+
+def test_what_a_running_stack_brings_is_no_conflict(monkeypatch):
+    found = [
+        {"dst": "default", "gateway": "192.0.2.1", "dev": "eth0"},
+        {"dst": "172.17.0.0/16", "dev": "docker0"},
+        {"dst": "172.18.0.0/16", "dev": "docker_gwbridge"},
+    ]
+    networks = [
+        network(OURS, "10.128.0.0/16"),
+        network("jupyterhub_control", "10.129.0.0/24"),
+        network("ingress", "10.0.0.0/24"),
+        network("docker_gwbridge", "172.18.0.0/16", scope="local"),
+        network("bridge", "172.17.0.0/16", scope="local"),
+        {"Name": "none", "Scope": "local", "IPAM": {"Config": []}},
+        {"Name": "six", "Scope": "local", "IPAM": {"Config": [{"Subnet": "fd00::/64"}]}},
+    ]
+    assert check(monkeypatch, found, *networks) == []
+
+
+def test_the_routes_of_another_machine_are_not_known_here(monkeypatch):
+    assert check(monkeypatch, LAN, base_url="http://10.1.2.3:2375") == []
+
+
+@pytest.mark.parametrize(
+    ("route", "is_taken"),
+    [
+        ({"dst": "10.128.0.1", "dev": "ens4", "scope": "link"}, True),
+        ({"type": "local", "dst": "10.128.0.5", "dev": "ens4", "table": "local"}, True),
+        ({"dst": "10.0.0.0/8", "dev": "tun0", "table": "51820"}, True),
+        ({"dst": "10.128.0.0/9", "nexthops": [{"dev": "a"}, {"dev": "b"}]}, True),
+        ({"dst": "0.0.0.0/1", "dev": "tun0"}, False),
+        ({"type": "blackhole", "dst": "10.0.0.0/8"}, False),
+        ({"type": "unreachable", "dst": "default", "dev": "lo"}, False),
+        ({"dst": "10.127.0.0/16", "dev": "eth1"}, False),
+        ({"type": "local", "dst": "10.128.0.1", "dev": "lo"}, False),
+    ],
+)
+def test_a_route_that_leads_to_somebody_counts(route, is_taken):
+    assert bool(routes.overlap(WANTED, routes.parse([route]))) is is_taken
+
+
+def test_without_ip_the_kernels_own_table_is_read():
+    text = (
+        "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"
+        "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
+        "eth1\t0000800A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n"
+    )
+    if sys.byteorder == "little":
+        (taken,) = routes.parse_proc(text)
+        assert taken.subnet == WANTED
+
+
+def test_a_suggestion_is_private_and_nobodys():
+    assert routes.suggest(16, []) == "10.0.0.0/16"
+    assert routes.suggest(16, [IPv4Network("10.0.0.0/8")]) == "172.16.0.0/16"
+    everything = [IPv4Network("10.0.0.0/8"), IPv4Network("172.16.0.0/12")]
+    assert routes.suggest(8, everything) == ""
+    assert routes.suggest(24, [*everything, IPv4Network("192.168.0.0/23")]) == "192.168.2.0/24"
 
 
 NOW = datetime(2026, 3, 1, tzinfo=timezone.utc)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jupyterhub.utils import format_exception
 
+from jhswarmd.log_tail import LINE_LENGTH, LINES, last_lines, secrets_of
 from jhswarmd.spawner.addresses import count_all, count_used
 from jhswarmd.spawner.failure import StartFailed
-from jhswarmd.spawner.notebook_log import LINE_LENGTH, LINES, last_lines, secrets_of
 
 # ---- what the hub makes of it -------------------------------------------------------------------
 
@@ -63,6 +63,11 @@ def test_no_secret_of_the_environment_is_in_a_line(before: str, after: str, secr
         "password='0123456789abcdef'",
         '{"api_token": "0123456789abcdef"}',
         "SECRET = 0123456789abcdef",
+        'c.OAuthenticator.client_secret = "with spaces 0123456789abcdef"',
+        "c.CryptKeeper.keys = [b'0123456789abcdef0123456789abcdef']",
+        "crypt_keys=['0123456789abcdef']",
+        "could not connect to postgresql://hub:0123456789abcdef@db/hub",
+        "the answer was 0123456789abcdef0123456789abcdef",
     ],
 )
 def test_what_looks_like_a_token_is_hidden_whosever_it_is(line: str) -> None:
@@ -72,8 +77,12 @@ def test_what_looks_like_a_token_is_hidden_whosever_it_is(line: str) -> None:
 
 
 def test_ordinary_lines_stay_as_they_are() -> None:
-    line = "[E 2026-01-01 SingleUserApp] ImportError: No module named 'tokenizer'"
-    assert last_lines(line, secrets_of({"JUPYTERHUB_API_TOKEN": "t" * 32})) == (line,)
+    for line in (
+        "[E 2026-01-01 SingleUserApp] ImportError: No module named 'tokenizer'",
+        "localhost:5000/jupyterhub-hub@sha256:" + "0123abcd" * 8,
+        "https://hub.example:8443/hub/login",
+    ):
+        assert last_lines(line, secrets_of({"JUPYTERHUB_API_TOKEN": "t" * 32})) == (line,)
 
 
 def test_control_characters_are_dropped_and_long_lines_cut() -> None:

@@ -292,15 +292,19 @@ def test_watching_shows_each_look_and_goes_on_after_one_that_failed(monkeypatch)
     assert "healthy" in out.getvalue()
 
 
-def make_client(services=(), secrets=(), hubs=()):
+MANAGER = {"LocalNodeState": "active", "ControlAvailable": True}
+
+
+def make_client(services=(), secrets=(), hubs=(), networks=(), swarm=MANAGER):
     def listed(names):
         return [{"Spec": {"Labels": {labels.STACK: name} if name else {}}} for name in names]
 
     api = SimpleNamespace(
         services=lambda filters: listed(hubs if filters["label"].endswith("=hub") else services),
         secrets=lambda filters: listed(secrets),
+        networks=lambda filters: [{"Name": name} for name in networks],
     )
-    return SimpleNamespace(api=api)
+    return SimpleNamespace(api=api, info=lambda: {"Swarm": swarm})
 
 
 def test_the_one_stack_is_found_by_whatever_is_left_of_it():
@@ -309,8 +313,83 @@ def test_the_one_stack_is_found_by_whatever_is_left_of_it():
     assert status.find_stack(make_client(["a", "a", ""]), None) == "a"
     assert status.find_stack(make_client([], ["a", "a"]), None, with_remains=True) == "a"
     assert status.find_stack(make_client(["a"], ["b"]), None, with_remains=True) == "a"
-    assert status.find_stack(make_client(), "mine") == "mine"
-    with pytest.raises(UsageError, match="no deployment"):
-        status.find_stack(make_client([], ["a"]), None)
+    assert status.find_stack(make_client(["mine", "a"]), "mine") == "mine"
+    assert status.find_stack(make_client(["a"], ["mine"]), "mine", with_remains=True) == "mine"
+    # 'down --purge' left a network to somebody's service.
+    kept = make_client(networks=["mine_control"])
+    assert status.find_stack(kept, "mine", with_remains=True) == "mine"
     with pytest.raises(UsageError, match="2 deployments"):
         status.find_stack(make_client(["a", "b"]), None)
+
+
+@pytest.mark.parametrize(
+    ("client", "wanted", "words"),
+    [
+        pytest.param(make_client(), None, ["There is no deployment on"], id="none"),
+        pytest.param(make_client(), "nope", ["no deployment 'nope'", "none at all"], id="unknown"),
+        pytest.param(
+            make_client(["a", "b"]), "nope", ["no deployment 'nope'", "there is a, b"], id="others"
+        ),
+        pytest.param(make_client([], ["a"]), None, ["deployment a is down", "kept"], id="down"),
+        pytest.param(make_client(["b"], ["a"]), "a", ["deployment a is down"], id="this one down"),
+    ],
+)
+def test_a_stack_that_is_not_there_is_told_from_one_that_is_down(client, wanted, words):
+    with pytest.raises(UsageError) as caught:
+        status.find_stack(client, wanted)
+    for word in words:
+        assert word in str(caught.value)
+    assert "up" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("swarm", "words"),
+    [
+        ({"LocalNodeState": "inactive", "ControlAvailable": False}, "This machine is in no swarm"),
+        ({"LocalNodeState": "active", "ControlAvailable": False}, "worker of its swarm"),
+        ({"LocalNodeState": "locked"}, "in the state 'locked'"),
+    ],
+)
+@pytest.mark.parametrize("wanted", [None, "mine"])
+def test_a_machine_that_cannot_know_of_deployments_says_so_and_how_to_go_on(swarm, words, wanted):
+    with pytest.raises(JhswarmdError) as caught:
+        status.find_stack(make_client(swarm=swarm), wanted)
+    assert words in str(caught.value)
+    assert caught.value.remedy
+
+
+def crashing(**facts):
+    hub = {
+        "role": "hub",
+        "running": 0,
+        "desired": 1,
+        "image": "i",
+        "error": "task: non-zero exit (1)",
+        "failures": 4,
+        "last_words": ["Traceback (most recent call last):", "SyntaxError: '(' was never closed"],
+    }
+    return [ServiceState(**{**hub, **facts}), *services()[1:]]
+
+
+def test_a_hub_that_ends_again_and_again_is_explained_by_its_last_words_and_nothing_else():
+    daemon = make_daemon(unknown={"servers": "the hub is silent"}, unready="no hub answers")
+    report = make_report(services=crashing(), daemon=daemon)
+    health, problems = judge(report)
+    assert health is Health.down
+    (problem,) = problems
+    for words in ("non-zero exit (1), 4 times", "'(' was never closed", "'jhswarmd up'"):
+        assert words in problem
+    shown = io.StringIO()
+    show(report.model_copy(update={"health": "down", "problems": problems}), Console(file=shown))
+    assert "| Traceback" in shown.getvalue()
+
+
+def test_a_hub_that_has_not_failed_is_on_its_way():
+    report = make_report(services=crashing(error="", failures=0, last_words=[], state="starting"))
+    assert "hub does not run: its newest task is starting" in judge(report)[1][0]
+
+
+def test_a_daemon_that_does_not_run_is_said_once():
+    stopped = [*services()[:2], *services(jhswarmd=0)[2:]]
+    _, problems = judge(make_report(services=stopped, daemon=None, daemon_error="no container"))
+    assert len(problems) == 1

@@ -1,0 +1,170 @@
+"""The stack's networks when it is taken down, and what else is attached to them.
+
+An administrator may attach services of their own, as docs/operations.md suggests for Prometheus.
+The engine keeps a network that anything is attached to. Nothing of theirs is changed or removed:
+such a network stays, is named together with what uses it, and the next deployment uses it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import docker
+
+from jhswarmd import labels
+from jhswarmd.engine_errors import translated
+from jhswarmd.errors import EngineError, EngineNotFound
+from jhswarmd.model import ENDED_STATES
+
+#: The networks of stack.yml.
+OURS = ("control", "notebooks")
+
+
+@dataclass(frozen=True)
+class User:
+    """Something that is not ours, and is attached to a network of ours."""
+
+    name: str
+    """As messages name it: ``the service prometheus``."""
+    detach: str
+    """The command that detaches it; the network's name is filled in at ``{network}``."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A network that stays, and why."""
+
+    network: str
+    users: tuple[User, ...]
+
+    def __str__(self) -> str:
+        names = " and ".join(user.name for user in self.users)
+        commands = ", ".join(
+            f"'{command}'"
+            for command in dict.fromkeys(u.detach.format(network=self.network) for u in self.users)
+        )
+        return (
+            f"The network {self.network} stays: it is used by {names}, which 'down' leaves alone. "
+            f"The next 'up' uses it again. To remove it, detach them ({commands}) and run "
+            "'jhswarmd down' again"
+        )
+
+
+def is_ours(service: Mapping[str, Any], stack: str) -> bool:
+    """Tell whether a service belongs to the deployment, by its label alone."""
+    return labels.of(service).get(labels.STACK) == stack
+
+
+def users_of(
+    network: Mapping[str, Any],
+    stack: str,
+    services: Iterable[Mapping[str, Any]],
+    tasks: Iterable[Mapping[str, Any]],
+    containers: Mapping[str, Mapping[str, str]],
+) -> tuple[User, ...]:
+    """Return what is attached to ``network`` and not ours. Pure.
+
+    ``containers`` are the labels of this node's containers by name. What other nodes attached by
+    hand shows only as a task without a service.
+    """
+    found = []
+    for service in services:
+        if not is_ours(service, stack) and _is_attached(service, network):
+            name = str(service["Spec"]["Name"])
+            detach = f"docker service update --network-rm {{network}} {name}"
+            found.append(User(f"the service {name}", detach))
+    here = [
+        str(endpoint.get("Name") or "")
+        for endpoint in (network.get("Containers") or {}).values()
+        if not str(endpoint.get("Name") or "").endswith("-endpoint")  # the engine's own
+    ]
+    by_hand = [
+        name for name in here if name in containers and labels.SERVICE_ID not in containers[name]
+    ]
+    found += [
+        User(f"the container {name}", f"docker network disconnect {{network}} {name}")
+        for name in by_hand
+    ]
+    elsewhere = [
+        task
+        for task in tasks
+        if not task.get("ServiceID")
+        and task["Status"]["State"] not in ENDED_STATES
+        and any(each["Network"]["ID"] == network["Id"] for each in _attachments(task))
+    ]
+    if len(elsewhere) > len(by_hand):
+        found.append(
+            User(
+                f"{len(elsewhere) - len(by_hand)} containers on other nodes",
+                "docker network disconnect {network} CONTAINER",
+            )
+        )
+    return tuple(found)
+
+
+def _attachments(task: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    return task.get("NetworksAttachments") or ()
+
+
+def _is_attached(service: Mapping[str, Any], network: Mapping[str, Any]) -> bool:
+    spec = service["Spec"]
+    # Where older clients put them, too.
+    named = [*(spec["TaskTemplate"].get("Networks") or ()), *(spec.get("Networks") or ())]
+    return any(each.get("Target") in (network["Id"], network["Name"]) for each in named)
+
+
+def remove(client: docker.DockerClient, stack: str) -> tuple[list[str], list[Kept]]:
+    """Remove the stack's networks as far as nothing uses them.
+
+    Returns the names of those that something of ours still uses, for a moment, and those that
+    stay because something else does. Raises EngineError.
+    """
+    busy: list[str] = []
+    kept: list[Kept] = []
+    api = client.api
+    for network in list_networks(client, stack):
+        name = str(network["Name"])
+        try:
+            with translated(f"remove the network {name}"):
+                api.remove_network(network["Id"])
+        except EngineNotFound:
+            continue
+        except EngineError:
+            # Whatever the engine says to it, which differs by version: who uses it decides.
+            users = _ask_users(client, network, stack)
+            if users:
+                kept.append(Kept(name, users))
+            else:
+                busy.append(name)
+    return busy, kept
+
+
+def list_networks(client: docker.DockerClient, stack: str) -> list[dict[str, Any]]:
+    """Return the stack's own networks that exist."""
+    names = {labels.network_name(stack, each) for each in OURS}
+    with translated("list the networks"):
+        found = client.api.networks(filters={"label": f"{labels.STACK_NAMESPACE}={stack}"})
+    return [network for network in found if network["Name"] in names]
+
+
+def _ask_users(
+    client: docker.DockerClient, network: Mapping[str, Any], stack: str
+) -> tuple[User, ...]:
+    api = client.api
+    try:
+        with translated(f"look at the network {network['Name']}"):
+            return users_of(
+                api.inspect_network(network["Id"]),
+                stack,
+                api.services(),
+                api.tasks(),
+                {
+                    name.removeprefix("/"): each.get("Labels") or {}
+                    for each in api.containers(all=True)
+                    for name in each.get("Names") or ()
+                },
+            )
+    except EngineNotFound:  # it is gone by now
+        return ()

@@ -125,6 +125,7 @@ c.SwarmSpawner.default_url = settings.default_url
 c.SwarmSpawner.volumes = {f"{settings.stack_name}-user-{{username}}": settings.notebook_dir}
 c.SwarmSpawner.volume_driver = settings.volume_driver
 c.SwarmSpawner.volume_driver_options = settings.volume_options
+c.SwarmSpawner.volume_no_copy = settings.volume_no_copy
 c.SwarmSpawner.volume_node_policy = settings.volume_node_policy.value
 c.SwarmSpawner.shared_volumes = {
     volume.source: {"bind": volume.target, "mode": volume.mode}
@@ -132,6 +133,7 @@ c.SwarmSpawner.shared_volumes = {
 }
 c.SwarmSpawner.shared_volume_driver = settings.shared_volume_driver
 c.SwarmSpawner.shared_volume_driver_options = settings.shared_volume_options
+c.SwarmSpawner.shared_volume_no_copy = settings.shared_volume_no_copy
 c.SwarmSpawner.mem_limit = settings.mem_limit
 c.SwarmSpawner.mem_guarantee = settings.mem_guarantee
 c.SwarmSpawner.cpu_limit = settings.cpu_limit

@@ -300,6 +300,9 @@ class Settings(BaseModel):
     volume_options: Pairs = {}
     """Driver options as ``key=value;key=value``, for example an NFS export. ``{username}`` and
     the other names of ``USER_TEMPLATES`` are filled in for each user."""
+    volume_no_copy: bool = False
+    """Whether a new volume stays as it is. Else the engine gives it content and owner of the
+    image's directory at the mount point, which an NFS export with root_squash refuses."""
     volume_node_policy: VolumeNodePolicy = VolumeNodePolicy.strict
     """When the node that holds a user's local volume cannot be used: ``strict`` starts nothing,
     because an empty home looks like lost work; ``relaxed`` starts elsewhere, over an empty one."""
@@ -309,6 +312,8 @@ class Settings(BaseModel):
     shared_volume_driver: str = "local"
     shared_volume_options: Pairs = {}
     """Driver options of shared volumes; ``{volume}`` is the name of each."""
+    shared_volume_no_copy: bool = False
+    """The same as VOLUME_NO_COPY, for shared volumes."""
     shm_size: Size = None
     """Size of /dev/shm; empty: the engine's 64M, which is little for parallel Python."""
     pids_limit: Annotated[int, Field(gt=0)] | None = None

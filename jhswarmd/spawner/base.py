@@ -164,6 +164,7 @@ class ServiceSpawner(ChoosingSpawner):
             stack=self.stack,
             user=self.user.name,
             per_user=self._volumes_of_user,
+            no_copy=self.volume_no_copy,
         )
         for source, bind in self._volumes_to_binds(self.shared_volumes, {}).items():
             mounts += volumes.mounts(
@@ -177,6 +178,7 @@ class ServiceSpawner(ChoosingSpawner):
                 stack=self.stack,
                 user=self.user.name,
                 per_user=(),
+                no_copy=self.shared_volume_no_copy,
             )
         if self.shm_size:
             mounts.append(volumes.shared_memory(self.shm_size))

@@ -51,6 +51,13 @@ class OptionsSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # untyp
         config=True,
         help="Its options. ``{volume}`` in a value is the name of each volume.",
     )
+    volume_no_copy = Bool(
+        False,
+        config=True,
+        help="""Whether a new volume stays as it is. Else the engine gives it content and owner of
+        the image's directory at the mount point, which an export with root_squash refuses.""",
+    )
+    shared_volume_no_copy = Bool(False, config=True, help="The same for ``shared_volumes``.")
     shm_size = ByteSpecification(
         None,
         allow_none=True,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from jhswarmd.log_tail import hide
 from jhswarmd.model import ENDED_STATES, is_local_volume, newest_task
 
 
@@ -50,6 +51,54 @@ _MISSING_NETWORK = re.compile(r"\bnetwork \S+ not found|No such network")
 #: As registries refuse (docker's distribution, Docker Hub) and as the engine says without a login.
 _REFUSED = re.compile(
     r"no basic auth credentials|unauthorized|authentication required|denied", re.IGNORECASE
+)
+#: A volume or directory that the node could not mount, or not prepare: words of the engine's own
+#: (moby, volume/local, daemon/volumes; 20.10 to 28.5), of its plugins' and of runc's.
+_MOUNT = re.compile(
+    r"error while mounting volume|failed to (?:mount local|populate) volume"
+    r"|bind source path does not exist|invalid mount config|invalid bind mount"
+    r"|network volume address|failed to (?:copy file info|chown|chmod)\b|/volumes/[^/\s]+/_data"
+    r"|VolumeDriver\.|volume plugin|rootfs_linux\.go.* mounting |mounting \S+ to rootfs",
+    re.IGNORECASE,
+)
+#: What the kernel, or a server, says to it, and what the administrator can do. The first counts.
+_MOUNT_ADVICE = (
+    (
+        r"bind source path does not exist",
+        "That directory has to exist on the node: make it there, or keep notebooks off that node "
+        "(NOTEBOOK_CONSTRAINTS)",
+    ),
+    (
+        r"ch(?:own|mod)\b.*(?:not permitted|denied)|copy file info.*(?:not permitted|denied)",
+        "The engine gives a new volume the owner of the image's directory, and the server does not "
+        "allow that (root_squash): set VOLUME_NO_COPY=true, or SHARED_VOLUME_NO_COPY=true for a "
+        "shared volume",
+    ),
+    (
+        r"no such host|server misbehaving|name resolution|network volume address",
+        "The node cannot resolve the server's name: give its address in the driver's options",
+    ),
+    (
+        r"connection refused|timed out|no route to host|network is unreachable|host is down",
+        "The server does not answer to that node: see that it runs, and what firewalls do",
+    ),
+    (
+        r"permission denied|access denied|operation not permitted",
+        "The server does not let that node in: see its list of exports, or the login for it",
+    ),
+    (
+        r"no such device|unknown filesystem|protocol not supported",
+        "The kernel of that node has no such file system: install its client (nfs-common, "
+        "cifs-utils)",
+    ),
+    (
+        r"no such file or directory|not a directory",
+        "What is to be mounted is not there, or is not a directory: make it where the files are",
+    ),
+    (r"plugin", "The volume's driver is not installed on that node, or does not run"),
+    (r"stale", "The server's directory was replaced meanwhile: the node has to mount it again"),
+    (r"read-only", "It is mounted read-only, and the engine could not write to it: use mode ro"),
+    (r"invalid argument", "The driver's options make no sense to that node's kernel"),
 )
 _TELL = "Please tell your administrator."
 _LATER = "Please try again later, or tell your administrator."
@@ -213,14 +262,8 @@ def _ended(task: Task, *, image: str, node: str) -> Failure:
             status_code=503,
             may_pass=True,
         )
-    if "error while mounting volume" in words or "bind source path does not exist" in words:
-        return Failure(
-            reason="mount",
-            message=f"Your files, or others that your notebook needs, cannot be reached from node "
-            f"{node}. {_TELL}",
-            detail=detail,
-            status_code=503,
-        )
+    if task.state != "complete" and _MOUNT.search(words):
+        return _no_mount(detail, words, node)
     # A container that could not even be started has an exit code too, made up by the engine.
     if task.state == "complete" or "non-zero exit" in words:
         return Failure(
@@ -235,6 +278,20 @@ def _ended(task: Task, *, image: str, node: str) -> Failure:
         message=f"The cluster could not start the notebook. {_TELL}",
         detail=detail,
         has_log=task.exit_code is not None,
+    )
+
+
+def _no_mount(detail: str, words: str, node: str) -> Failure:
+    advice = next(
+        (advice for told, advice in _MOUNT_ADVICE if re.search(told, words, re.IGNORECASE)), ""
+    )
+    return Failure(
+        reason="mount",
+        message=f"Your files, or others that your notebook needs, cannot be reached from node "
+        f"{node}. {_TELL}",
+        # Options of a mount may hold a login.
+        detail=f"{hide(detail)}{f'. {advice}' if advice else ''}",
+        status_code=503,
     )
 
 

@@ -25,6 +25,7 @@ def mounts(
     stack: str,
     user: str,
     per_user: Collection[str],
+    no_copy: bool = False,
 ) -> list[Mount]:
     """Return a mount for each of dockerspawner's ``volume_binds``.
 
@@ -32,6 +33,9 @@ def mounts(
     reads it; every other is the name of a volume (type=volume) that the node makes on first use
     with ``driver`` (empty: the engine's own) and ``options``. A new volume carries the stack's
     label; one named in ``per_user`` the user's too.
+
+    The engine copies what the image has at the mount point, and its owner, to an empty volume;
+    ``no_copy``, or the mode ``nocopy`` of one of them, keeps it from doing so.
     """
     return [
         _bind(source, bind)
@@ -40,6 +44,7 @@ def mounts(
             source,
             bind,
             driver=_driver(driver, options),
+            no_copy=no_copy or "nocopy" in _modes(bind),
             volume_labels={
                 labels.STACK: stack,
                 **({labels.USER: user} if source in per_user else {}),
@@ -55,9 +60,13 @@ def _driver(name: str, options: Mapping[str, str]) -> DriverConfig | None:
     return DriverConfig(name=name or "local", options=dict(options) or None)
 
 
+def _modes(bind: Mapping[str, str]) -> list[str]:
+    # As 'ro,z'.
+    return bind["mode"].split(",")
+
+
 def _is_read_only(bind: Mapping[str, str]) -> bool:
-    # A mode may be a list, as 'ro,z'.
-    return "ro" in bind["mode"].split(",")
+    return "ro" in _modes(bind)
 
 
 def _bind(source: str, bind: Mapping[str, str]) -> Mount:
@@ -75,6 +84,7 @@ def _volume(
     bind: Mapping[str, str],
     *,
     driver: DriverConfig | None,
+    no_copy: bool,
     volume_labels: dict[str, str],
 ) -> Mount:
     arguments: dict[str, Any] = {
@@ -83,6 +93,7 @@ def _volume(
         "type": "volume",
         "read_only": _is_read_only(bind),
         "labels": volume_labels,
+        "no_copy": no_copy,
     }
     if driver is not None:
         arguments["driver_config"] = driver

@@ -82,6 +82,30 @@ def test_shared_volumes_are_mounted_as_they_should_be_and_are_nobodys(
     assert engine.client.volumes.get("courses").attrs["Labels"] == {labels.STACK: STACK}
 
 
+def test_an_export_that_allows_no_new_owner_is_the_reason_and_no_copy_the_remedy(
+    make: Any, engine: Lab
+) -> None:
+    # As an NFS server with root_squash: not even root may change this directory's owner.
+    export = engine.directory / "squashed"
+    export.mkdir()
+    engine.run(["chattr", "+i", export])
+    options = {"type": "none", "o": "bind", "device": str(export)}
+    try:
+        spawner = make(volumes={"squashed": "/home"}, volume_driver_options=options)
+        with pytest.raises(SpawnException) as caught:
+            asyncio.run(start_and_clean_up(spawner))
+        assert caught.value.reason == "mount"
+        assert "operation not permitted" in caught.value.log_message
+        assert "VOLUME_NO_COPY=true" in caught.value.log_message
+        asyncio.run(
+            make(
+                volumes={"squashed": "/home"}, volume_driver_options=options, volume_no_copy=True
+            ).start()
+        )
+    finally:
+        engine.run(["chattr", "-i", export])
+
+
 def test_a_template_that_nothing_fills_starts_nothing(make: Any, client: Flaky) -> None:
     spawner = make(volume_driver_options={"device": "/export/{user}"})
     with pytest.raises(SpawnException) as caught:

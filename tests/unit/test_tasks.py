@@ -268,6 +268,92 @@ def test_a_failure_gives_the_administrator_the_engines_own_words() -> None:
     assert "invalid mount config" not in found.message
 
 
+_DATA = "/var/lib/docker/volumes/home-ann/_data"
+_ERROR = f"error while mounting volume '{_DATA}': "
+_NFS = f"{_ERROR}failed to mount local volume: mount :/export/ann:{_DATA}, data: addr=nfs: "
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (
+            'invalid mount config for type "bind": bind source path does not exist: /opt/data/ann',
+            "make it there",
+        ),
+        (
+            f"starting container failed: {_NFS}no such file or directory",
+            "not there",
+        ),
+        (
+            f"starting container failed: {_NFS}connection refused",
+            "does not answer",
+        ),
+        (f"{_NFS}connection timed out", "does not answer"),
+        (
+            f"{_NFS}permission denied",
+            "does not let that node",
+        ),
+        (f"{_NFS}no such device", "nfs-common"),
+        (
+            f"failed to populate volume: {_NFS}no such device",
+            "nfs-common",
+        ),
+        (
+            f"{_ERROR}error resolving passed in network volume "
+            "address: lookup nfs.example on 10.0.0.2:53: no such host",
+            "cannot resolve",
+        ),
+        (
+            f"failed to copy file info for {_DATA}: failed to chown {_DATA}: lchown {_DATA}: "
+            "operation not permitted",
+            "VOLUME_NO_COPY=true",
+        ),
+        (f"chown {_DATA}: operation not permitted", "VOLUME_NO_COPY=true"),
+        (
+            f"failed to chmod on {_DATA}: chmod {_DATA}: operation not permitted",
+            "VOLUME_NO_COPY=true",
+        ),
+        (f"stat {_DATA}: stale NFS file handle", "mount it again"),
+        ("VolumeDriver.Mount: error mounting ann: permission denied", "does not let that node"),
+        (
+            'create ann: error looking up volume plugin "netshare": plugin "netshare" not found',
+            "driver is not installed",
+        ),
+        (
+            "starting container failed: OCI runtime create failed: container_linux.go:380: "
+            "starting container process caused: process_linux.go:545: container init caused: "
+            'rootfs_linux.go:76: mounting "/opt/file" to rootfs at "/srv" caused: not a directory',
+            "not a directory",
+        ),
+        (
+            "failed to create task for container: failed to create shim task: OCI runtime create "
+            'failed: runc create failed: unable to start container process: error mounting "/opt" '
+            'to rootfs at "/srv": mkdirat: read-only file system',
+            "mode ro",
+        ),
+    ],
+)
+def test_files_that_a_node_cannot_mount_are_the_reason_and_the_log_says_what_to_do(
+    error: str, advice: str
+) -> None:
+    for state in ("rejected", "failed"):
+        task = read_task(make_raw(State=state, Err=error, ContainerStatus=None))
+        found = failure(task, image="x:1", lasted_s=0, node="box")
+        assert found is not None
+        assert found.reason == "mount"
+        assert "cannot be reached from node box" in found.message
+        assert error in found.detail
+        assert advice in found.detail
+
+
+def test_a_login_among_the_options_of_a_mount_is_not_shown() -> None:
+    error = f"{_NFS}username=ann,password=hunter2hunter2: permission denied"
+    task = read_task(make_raw(State="rejected", Err=error, ContainerStatus=None))
+    found = failure(task, image="x:1", lasted_s=0)
+    assert found is not None
+    assert "hunter2" not in found.detail
+
+
 def test_a_lack_of_nodes_is_believed_only_when_it_lasts() -> None:
     task = Task("t", "pending", error="no suitable node (insufficient resources on 1 node)")
     assert failure(task, image="x:1", lasted_s=NO_NODE_GRACE_S - 0.1) is None

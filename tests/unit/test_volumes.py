@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from jhswarmd.errors import JhswarmdError
 from jhswarmd.settings import Settings
 from jhswarmd.spawner import whereabouts
-from jhswarmd.spawner.volumes import Choice, Node, choose, read_node, render
+from jhswarmd.spawner.volumes import Choice, Node, choose, mounts, read_node, render
 from jhswarmd.spawner.whereabouts import Holder
 
 
@@ -234,3 +234,24 @@ def test_the_documented_examples_are_right_and_travel_to_the_hub() -> None:
         ("/data/exchange", "/srv/exchange", "rw"),
     )
     assert Settings.from_environ(settings.to_environ()) == settings
+
+
+# ---- what a new volume gets from the image ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "no_copy", "is_kept"),
+    [("rw", False, False), ("rw", True, True), ("ro,nocopy", False, True)],
+)
+def test_a_volume_stays_as_it_is_when_it_is_to(mode: str, no_copy: bool, is_kept: bool) -> None:
+    (mount,) = mounts(
+        {"v": {"bind": "/v", "mode": mode}},
+        driver="",
+        options={},
+        stack="s",
+        user="u",
+        per_user=(),
+        no_copy=no_copy,
+    )
+    assert bool(mount["VolumeOptions"].get("NoCopy")) is is_kept
+    assert mount["ReadOnly"] is ("ro" in mode)

@@ -86,4 +86,5 @@ def _run(api: docker.APIClient, container_id: str, command: list[str], given: by
         connection.shutdown(socket.SHUT_WR)
         return b"".join(data for kind, data in frames_iter(stream, tty=False) if kind == STDOUT)
     finally:
-        stream.close()
+        # The response owns the stream: closed after its stream, Python 3.13 and later complain.
+        getattr(stream, "_response", stream).close()

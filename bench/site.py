@@ -199,10 +199,14 @@ class HubProcess:
         shutil.copytree(assets.HUB_CONFIG, directory / "hub_config", dirs_exist_ok=True)
         (directory / "resolv.conf").write_text(_RESOLV_CONF)
         site = f"spawner={self.spawner!r}, address={address!r}, network={NETWORK!r}"
-        (directory / "hub_config" / "conf.d" / "bench.py").write_text(
+        # Around the configuration, not in conf.d: there, other classes are refused.
+        product = str(directory / "hub_config" / "jupyterhub_config.py")
+        config = directory / "bench_config.py"
+        config.write_text(
+            f"load_subconfig({product!r})\n"
             f"from bench import hubside\nhubside.configure(c, {site})\n"
         )
-        return directory / "hub_config" / "jupyterhub_config.py"
+        return config
 
     def popen(
         self, argv: list[str], directory: Path, environ: dict[str, str], **kw: Any

@@ -154,6 +154,4 @@ c.SwarmSpawner.http_timeout = 60
 
 # ---- what the site adds -----------------------------------------------------------------------
 
-for path in sorted((Path(__file__).parent / "conf.d").glob("*.py")):
-    load_subconfig(str(path))
-config.check(c)
+config.add_site(c, Path(__file__).parent / "conf.d", settings)

@@ -44,6 +44,9 @@ REVOKES = "jhswarmd.revokes"
 EXPIRES = "jhswarmd.expires"
 PUT_RIGHT = "jhswarmd.put_right"
 
+#: On a container that tries out the hub's configuration: the stack it is for.
+REHEARSAL = "jhswarmd.rehearsal"
+
 #: ``START.NUMBER``: the start of the hub that made the notebook, and the number of that spawn.
 COUNT = "jhswarmd.count"
 

@@ -57,6 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 #: Files of tests/engine whose tests share the deployed stack.
 STACK_FILES = {
     "test_accounts.py",
+    "test_conf_d.py",
     "test_hygiene.py",
     "test_prepull.py",
     "test_rotation.py",

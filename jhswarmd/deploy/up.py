@@ -16,6 +16,7 @@ from urllib3.exceptions import InsecureRequestWarning
 
 from jhswarmd import generations, labels, registry_login
 from jhswarmd.deploy import (
+    config_check,
     images,
     local_engine,
     preflight,
@@ -65,6 +66,7 @@ def up(profile: Profile, progress: Progress) -> None:
             else "a node is marked already"
         )
     rendered = _render(client, settings, built, mode)
+    config_check.check(client, settings.stack_name, rendered, progress)
     with progress.step(f"Deploying the stack {settings.stack_name}") as step:
         stack.deploy(settings.stack_name, rendered, profile.login_file)
         step.done(

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jhswarmd import notebook_profiles, settings
-from jhswarmd.errors import UsageError
+from jhswarmd import settings
+from jhswarmd.errors import JhswarmdError, UsageError
+from jhswarmd.hubext import checks, site
+from jhswarmd.settings import Settings
 
-#: Options of older Swarm spawners, and where today's users set the same.
-_TODAY = {
-    "Image": "c.SwarmSpawner.image (or SINGLE_USER_IMAGE in the profile)",
-    "args": "c.SwarmSpawner.cmd (or NOTEBOOK_COMMAND in the profile)",
-    "command": "c.SwarmSpawner.cmd (or NOTEBOOK_COMMAND in the profile)",
-    "env": "c.SwarmSpawner.environment",
-    "mounts": "c.SwarmSpawner.volumes",
-}
-_TODAY_ELSE = "c.SwarmSpawner.extra_container_spec"
+_LOG = logging.getLogger(__name__)
 
 
 def has_secret(name: str) -> bool:
@@ -102,134 +98,79 @@ def _given(c: Any, option: str) -> list[Any]:
     return list(c.JupyterHub[option]) if option in c.JupyterHub else []
 
 
-#: Options of JupyterHub's and dockerspawner's that cannot do on Swarm what they promise: why, and
-#: what does. Ignored without a word, they would be taken for working.
-REFUSED = {
-    "extra_host_config": (
-        "a service has no host configuration",
-        "c.SwarmSpawner.extra_container_spec, extra_resources_spec, and the options for limits",
-    ),
-    "links": (
-        "services reach each other by name in a common network",
-        "c.SwarmSpawner.network_name, or networks in extra_task_spec",
-    ),
-    "mounts": (
-        "the node that holds a user's files is known for volumes alone",
-        "c.SwarmSpawner.volumes, shared_volumes and shm_size",
-    ),
-    "post_start_cmd": (
-        "Swarm runs no command in a container, and the hub reaches none on other nodes",
-        "c.SwarmSpawner.cmd, or a start script in the notebook's image",
-    ),
-    "remove": (
-        "a stopped service cannot be started again",
-        "nothing: volumes keep what is to be kept",
-    ),
-}
-#: Sections in which an option of the spawner may be set.
-_SPAWNERS = ("Spawner", "DockerSpawner", "SwarmSpawner")
+class SiteRefused(UsageError):
+    """What a site set cannot work. ``faults`` are all reasons, in words."""
 
-
-def check(c: Any) -> None:
-    """Raise UsageError for what a site has set and what cannot work. All of it in one go."""
-    faults = [*_outdated(c), *_impossible(c), *_unsafe(c), *_wrong_profiles(c)]
-    if faults:
-        raise UsageError(
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__(
             "\n  ".join(["The hub's configuration cannot work:", *faults]),
-            remedy="Change it in hub_config/conf.d and deploy again; docs/spawner.md tells what "
-            "each option does on Swarm.",
+            remedy="Change it in hub_config/conf.d and deploy again; docs/configuration.md and "
+            "docs/spawner.md tell what each option does here.",
         )
 
 
-def _set(c: Any, option: str) -> Iterator[tuple[str, Any]]:
-    """Yield where the spawner's ``option`` is set, and to what."""
-    for section in _SPAWNERS:
-        if section in c and option in c[section]:
-            yield f"c.{section}.{option}", c[section][option]
+def add_site(c: Any, folder: Path, settings: Settings) -> None:
+    """Lay what the site sets in ``folder`` over ``c``; warn of what means nothing.
 
-
-def _outdated(c: Any) -> Iterator[str]:
-    for name, spec in _set(c, "container_spec"):
-        keys = list(spec) if isinstance(spec, dict) else []
-        today = "; ".join(
-            f"instead of its '{key}' set {_TODAY.get(key, _TODAY_ELSE)}" for key in keys
-        )
-        yield (
-            f"{name} is an option of an older spawner, and has no effect: "
-            f"{today or f'set {_TODAY_ELSE}'}"
-        )
-
-
-def _impossible(c: Any) -> Iterator[str]:
-    for option, (why, instead) in REFUSED.items():
-        for name, value in _set(c, option):
-            if bool(value) is (option != "remove"):
-                yield f"{name} does not work on Swarm: {why}. Instead: {instead}"
-    if "JupyterHub" in c and c.JupyterHub.get("internal_ssl"):
-        yield (
-            "c.JupyterHub.internal_ssl does not work on Swarm: a notebook's certificate would be "
-            "on the hub's node alone. Instead: 'encrypted' among the overlay network's driver_opts"
-        )
-
-
-#: Names that differ, and that careless escaping makes the same.
-_ALIKE = ("a-b", "a.b", "a_b", "a b", "a@b", "a--b", "ab", "\u00e4b", "-ab", "ab-")
-
-
-def _unsafe(c: Any) -> Iterator[str]:
-    """Find what would give two users one service or one volume."""
-    for name, escape in _set(c, "escape"):
-        if not callable(escape):
-            continue
-        seen: dict[str, str] = {}
-        for user in _ALIKE:
-            other = seen.setdefault(escape(user), user)
-            if other != user:
-                yield (
-                    f"{name} makes the users '{other}' and '{user}' the same: they would share "
-                    "services and volumes. Instead: leave it out, or 'legacy' for dockerspawner's "
-                    "older names"
-                )
-                break
-    if any(escape == "legacy" for _, escape in _set(c, "escape")):
-        yield from _alike_under_legacy(c)
-    named_servers = "JupyterHub" in c and c.JupyterHub.get("allow_named_servers")
-    for name, template in _set(c, "name_template"):
-        if "username}" not in template:
-            yield f"{name} gives all users one name: it must hold {{username}}"
-        elif named_servers and "servername}" not in template:
-            yield f"{name} gives all servers of a user one name: it must hold {{servername}}"
-
-
-def _alike_under_legacy(c: Any) -> Iterator[str]:
-    """Find volumes of which two users' may be one: older names keep '-', which templates hold too.
-
-    With ``{username}`` and ``{username}-data`` the data of 'ann' are the home of 'ann-data'.
+    What the daemon depends on is kept beside it. Raises SiteRefused for what cannot work, all of
+    it in one go.
     """
-    ends: dict[str, str] = {}
-    for option in ("volumes", "read_only_volumes"):
-        for name, value in _set(c, option):
-            for template in value if isinstance(value, dict) else ():
-                begin, held, end = str(template).partition("username}")
-                if not held or begin.startswith("/"):
-                    continue
-                if ends.setdefault(begin, end) != end or "servername}" in end:
-                    yield (
-                        f"{name} and escape='legacy' may give two users one volume: "
-                        f"'{template}' for one may be another template for another. Instead: put "
-                        "what tells volumes apart before {username}"
-                    )
+    base = copy.deepcopy(c)
+    added = site.load(folder)
+    classes, wrong_classes = checks.choose_classes(base, added)
+    for file in added.files:
+        site.overlay(c, file, classes.hierarchies)
+    for section, option in _KEPT:
+        if section in base and option in base[section]:
+            c[section][option] = _beside(base[section][option], c[section][option])
+    found = checks.faults(c, base, added, classes, settings)
+    faults = [*added.faults, *wrong_classes, *found]
+    for warning in checks.warnings(c, added, classes, settings):
+        _LOG.warning("%s", warning)
+    if faults:
+        raise SiteRefused(sorted(faults, key=_by_line))
 
 
-def _wrong_profiles(c: Any) -> Iterator[str]:
-    for name, value in _set(c, "notebook_profiles"):
-        try:
-            notebook_profiles.validate(value)
-        except ValueError as exc:  # pydantic's is one, of many lines
-            yield f"{name}: {' '.join(str(exc).split())}"
+def _by_line(fault: str) -> tuple[str, int]:
+    place = re.match(r"(\S+), line (\d+):", fault)
+    return (place[1], int(place[2])) if place else ("", 0)
+
+
+#: Options that hold entries of ours, which stay when a site assigns its own.
+_KEPT = (
+    ("JupyterHub", "services"),
+    ("JupyterHub", "load_roles"),
+    ("JupyterHub", "extra_handlers"),
+    ("JupyterHub", "tornado_settings"),
+    ("JupyterHubHTTPClient", "connector_options"),
+)
+
+
+def _beside(ours: Any, theirs: Any) -> Any:
+    """Return a list or dict with both, the site's entries winning over ours in a dict."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return {**ours, **theirs}
+    if isinstance(ours, list) and isinstance(theirs, (list, tuple)):
+        return [*ours, *(each for each in theirs if each not in ours)]
+    return theirs  # JupyterHub says what is wrong with it
 
 
 def log_with_the_hub() -> None:
-    """Send our own log lines where the hub's go; without it all below WARNING are lost."""
+    """Send our own log lines where the hub's go; without it all below WARNING are lost.
+
+    Errors of ours are in words for the administrator: the hub logs them without a traceback.
+    """
     # As JupyterHub does with tornado's (jupyterhub/app.py, init_logging).
-    logging.getLogger("jhswarmd").parent = logging.getLogger("JupyterHub")
+    hub = logging.getLogger("JupyterHub")
+    logging.getLogger("jhswarmd").parent = hub
+    if _in_words not in hub.filters:
+        hub.addFilter(_in_words)
+
+
+def _in_words(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, JhswarmdError):
+        record.msg, record.args = f"{error}\n{error.remedy}", ()
+        record.exc_info = record.exc_text = None
+    return True

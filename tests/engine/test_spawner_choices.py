@@ -235,3 +235,37 @@ def test_hooks_of_the_site_are_called_and_a_choice_wins_over_them(
             assert line in log
     finally:
         restart(ready, SMALL, BIG, HIDDEN)
+
+
+SITE = """
+c.Spawner.mem_limit = lambda spawner: "192M"
+c.DockerSpawner.cpu_limit = 0.6
+c.Spawner.environment = {"WHOSE": "the site's"}
+c.Spawner.args = ["8888"]
+c.DockerSpawner.default_url = "/tree"
+c.Spawner.shm_size = "80M"
+c.DockerSpawner.volumes.update({"hubtest-more-{username}": "/more"})
+"""
+
+
+def test_options_of_the_site_win_over_the_profile_in_whichever_class(
+    ready: HubProcess, engine: Lab
+) -> None:
+    ready.kill()
+    (ready.config_dir / "conf.d" / "site.py").write_text(SITE)
+    ready.environ = {"MEM_LIMIT": "1G", "CPU_LIMIT": "1", "SHM_SIZE": "64M", "DEFAULT_URL": "/lab"}
+    ready.start()
+    try:
+        start(ready)
+        (service,) = engine.client.services.list()
+        spec = service.attrs["Spec"]["TaskTemplate"]
+        container = spec["ContainerSpec"]
+        assert limits(engine) == {"MemoryBytes": 192 * MiB, "NanoCPUs": 600_000_000}
+        assert container["Args"] == ["small-server", "8888"]
+        assert {"WHOSE=the site's", "JUPYTERHUB_DEFAULT_URL=/tree"} <= set(container["Env"])
+        mounts = {each["Target"]: each for each in container["Mounts"]}
+        assert set(mounts) == {"/home/jovyan", "/more", "/dev/shm"}
+        assert mounts["/dev/shm"]["TmpfsOptions"]["SizeBytes"] == 80 * MiB
+        stop(ready)
+    finally:
+        restart(ready, SMALL, BIG, HIDDEN)

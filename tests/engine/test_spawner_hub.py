@@ -124,9 +124,11 @@ class HubProcess:
         self._in_network = ["nsenter", "-t", str(pid), "-n"]
         self.address = address
         self._process: subprocess.Popen[Any] | None = None
-        config = Path(shutil.copytree(assets.HUB_CONFIG, directory / "hub_config"))
-        (config / "conf.d" / "test.py").write_text(SITE.replace("ADDRESS", address))
-        self.config_dir = config
+        self.config_dir = Path(shutil.copytree(assets.HUB_CONFIG, directory / "hub_config"))
+        # Around the configuration, not in conf.d: there, another proxy is refused.
+        product = str(self.config_dir / "jupyterhub_config.py")
+        self._config = directory / "test_config.py"
+        self._config.write_text(f"load_subconfig({product!r})\n" + SITE.replace("ADDRESS", address))
         #: Keys of the profile besides those of every test.
         self.environ: dict[str, str] = {}
         self.log = directory / "hub.log"
@@ -141,15 +143,12 @@ class HubProcess:
         }
         with self.log.open("ab") as log:
             self._process = self._lab.popen(
-                [*self._in_network, sys.executable, "-m", "jupyterhub", "-f", self._config()],
+                [*self._in_network, sys.executable, "-m", "jupyterhub", "-f", str(self._config)],
                 env=environ,
                 stdout=log,
                 stderr=log,
             )
         wait_until(lambda: self.call("GET", "/health", api="/hub")[0] == 200, 60, what="hub")
-
-    def _config(self) -> str:
-        return str(self.config_dir / "jupyterhub_config.py")
 
     def kill(self) -> None:
         if self._process:

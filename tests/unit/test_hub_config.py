@@ -6,8 +6,6 @@ import asyncio
 import logging
 import os
 import re
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,55 +17,13 @@ from jupyterhub.crypto import CryptKeeper
 from jupyterhub.httpclient import JupyterHubHTTPClient
 from jupyterhub.roles import get_default_roles
 from jupyterhub.scopes import scope_definitions
-from traitlets.config import Config, PyFileConfigLoader
+from traitlets.config import Config
 
-from jhswarmd import assets, settings
+from jhswarmd import settings
 from jhswarmd.errors import UsageError
 from jhswarmd.hubext.proxy import RotatingProxy
 from jhswarmd.spawner.swarm import SwarmSpawner
-
-SECRETS = {
-    "proxy_auth_token": "proxy-token-content",
-    "daemon_token": "daemon-token-content",
-    "culler_token": "culler-token-content",
-    "cookie_secret": "c0" * 32,
-    "crypt_key": "ab" * 32,
-    "oauth_client_secret": "oauth-secret-content",
-}
-
-Load = Callable[..., Config]
-
-
-@pytest.fixture
-def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    directory = tmp_path / "secrets"
-    directory.mkdir()
-    for name, content in SECRETS.items():
-        (directory / name).write_text(content + "\n")
-    monkeypatch.setattr(settings, "SECRETS_DIR", str(directory))
-    return directory
-
-
-@pytest.fixture
-def hub_config(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(assets.HUB_CONFIG, tmp_path / "hub_config"))
-
-
-@pytest.fixture
-def load(tmp_path: Path, hub_config: Path, secrets: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    # The configuration sends our log lines to the hub's; other tests want them where they were.
-    monkeypatch.setattr(logging.getLogger("jhswarmd"), "parent", logging.getLogger())
-
-    def load_config(**environ: str) -> Config:
-        for key in settings.Settings.all_keys():
-            monkeypatch.delenv(key, raising=False)
-        monkeypatch.setenv("SINGLE_USER_IMAGE", "registry/notebook:1")
-        monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/hub.sqlite")
-        for key, value in environ.items():
-            monkeypatch.setenv(key, value)
-        return PyFileConfigLoader("jupyterhub_config.py", str(hub_config)).load_config()
-
-    return load_config
+from tests.unit.conftest import SECRETS, Load
 
 
 def make_spawner(c: Config) -> SwarmSpawner:
@@ -379,8 +335,10 @@ def test_a_site_adds_a_service_beside_ours(load: Load, hub_config: Path) -> None
 
 
 def test_options_of_dockerspawner_keep_their_names(load: Load, hub_config: Path) -> None:
-    (hub_config / "conf.d" / "a.py").write_text("c.DockerSpawner.extra_create_kwargs = {'x': 1}\n")
-    assert make_spawner(load()).extra_create_kwargs == {"x": 1}
+    (hub_config / "conf.d" / "a.py").write_text(
+        "c.DockerSpawner.extra_create_kwargs = {'mode': 1}\n"
+    )
+    assert make_spawner(load()).extra_create_kwargs == {"mode": 1}
 
 
 def test_the_older_container_spec_is_refused_with_todays_option(

@@ -8,7 +8,7 @@ import dockerspawner
 import pytest
 
 from jhswarmd import assets
-from jhswarmd.hubext import config
+from jhswarmd.hubext import checks
 from jhswarmd.spawner.swarm import SwarmSpawner
 
 DOCUMENT = (assets.ROOT / "docs" / "spawner.md").read_text(encoding="utf-8")
@@ -46,5 +46,11 @@ def test_the_table_tells_of_nothing_that_does_not_exist() -> None:
 
 def test_what_is_said_to_be_refused_is() -> None:
     assert {option for option, verdict in TABLE.items() if verdict == "refused"} == set(
-        config.REFUSED
+        checks.REFUSED
+    )
+
+
+def test_what_is_said_to_have_no_effect_is_warned_of() -> None:
+    assert {option for option, verdict in TABLE.items() if verdict == "no effect"} == set(
+        checks.NO_EFFECT
     )

@@ -1,0 +1,139 @@
+"""The hub's configuration is tried out before it is deployed."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+import requests
+import yaml
+from docker.errors import ImageNotFound
+from rich.console import Console
+
+from jhswarmd import labels
+from jhswarmd.deploy import config_check
+from jhswarmd.deploy.progress import Progress
+from jhswarmd.errors import EngineUnavailable, JhswarmdError
+
+RENDERED = yaml.safe_dump(
+    {
+        "services": {
+            "hub": {
+                "image": "reg/hub:1",
+                "environment": {"STACK_NAME": "lab", "VALUE": "a$$b"},
+                "networks": ["control", "notebooks", "site"],
+                "volumes": [{"type": "volume", "source": "hub_data", "target": "/srv/jupyterhub"}],
+                "secrets": [{"source": "daemon_token", "target": "daemon_token"}],
+            }
+        },
+        "networks": {"control": {}, "notebooks": {}, "site": {"name": "physics"}},
+    }
+)
+GOOD = {"faults": [], "warnings": [], "network": "lab_notebooks"}
+
+
+@pytest.fixture
+def client() -> Any:
+    """An engine on which the rehearsal finds nothing wrong."""
+    made = MagicMock()
+    made.containers.list.return_value = []
+    report(made, GOOD)
+    return made
+
+
+def report(client: Any, answer: Any) -> None:
+    container = client.containers.create.return_value
+    container.logs.return_value = answer if isinstance(answer, bytes) else json.dumps(answer)
+
+
+def check(client: Any) -> str:
+    """Return what is shown."""
+    shown = io.StringIO()
+    progress = Progress(Console(file=shown, soft_wrap=True))
+    config_check.check(client, "lab", RENDERED, progress)
+    return shown.getvalue()
+
+
+def test_it_runs_in_the_hubs_image_apart_from_everything(client: Any) -> None:
+    assert "ok" in check(client)
+    (image,), options = client.containers.create.call_args
+    assert image == "reg/hub:1"
+    assert options["network_mode"] == "none"
+    assert options["environment"] == {"STACK_NAME": "lab", "VALUE": "a$b"}
+    assert not {"volumes", "mounts"} & options.keys()
+    assert json.loads(options["command"][0]) == {
+        "secrets": ["daemon_token"],
+        "absent": ["/srv/jupyterhub"],
+    }
+    client.containers.create.return_value.remove.assert_called_once_with(force=True, v=True)
+
+
+def test_what_is_wrong_is_said_in_one_go_with_what_to_do(client: Any) -> None:
+    report(client, {**GOOD, "faults": ["one", "two"], "network": "else"})
+    with pytest.raises(JhswarmdError) as caught:
+        check(client)
+    assert caught.value.output[:2] == ("one", "two")
+    assert "lab_notebooks" in caught.value.output[2]
+    assert "Nothing was deployed" in caught.value.remedy
+    assert caught.value.exit_code == 1
+
+
+def test_warnings_are_shown(client: Any) -> None:
+    report(client, {**GOOD, "warnings": ["mind this"]})
+    assert "warning mind this" in check(client)
+
+
+@pytest.mark.parametrize("network", ["lab_notebooks", "lab_control", "physics", ""])
+def test_notebooks_may_be_where_the_hub_is(client: Any, network: str) -> None:
+    report(client, {**GOOD, "network": network})
+    check(client)
+
+
+@pytest.mark.parametrize(
+    ("failure", "error", "words"),
+    [
+        (requests.ReadTimeout(), JhswarmdError, "does not finish loading"),
+        (requests.ConnectionError("timed out"), JhswarmdError, "does not finish loading"),
+    ],
+)
+def test_one_that_does_not_end_is_ended(
+    client: Any, failure: Exception, error: type[Exception], words: str
+) -> None:
+    container = client.containers.create.return_value
+    container.wait.side_effect = failure
+    container.logs.return_value = b"last words\n"
+    with pytest.raises(error, match=words) as caught:
+        check(client)
+    assert "last words" in caught.value.output  # type: ignore[attr-defined]
+    container.remove.assert_called_once_with(force=True, v=True)
+
+
+def test_one_without_a_report_shows_its_last_words(client: Any) -> None:
+    report(client, b"")
+    with pytest.raises(JhswarmdError, match="without a word"):
+        check(client)
+
+
+def test_an_engine_that_does_not_answer_is_said(client: Any) -> None:
+    client.containers.create.side_effect = requests.ConnectionError("gone")
+    with pytest.raises(EngineUnavailable):
+        check(client)
+
+
+def test_an_image_that_only_the_registry_has_is_pulled(client: Any) -> None:
+    container = client.containers.create.return_value
+    client.containers.create.side_effect = [ImageNotFound("x"), container]
+    check(client)
+    client.images.pull.assert_called_once_with("reg/hub:1")
+
+
+def test_what_a_killed_run_left_is_removed(client: Any) -> None:
+    left = MagicMock()
+    client.containers.list.return_value = [left]
+    check(client)
+    left.remove.assert_called_once_with(force=True, v=True)
+    filters = client.containers.list.call_args.kwargs["filters"]
+    assert filters == {"label": [f"{labels.REHEARSAL}=lab"]}

@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-ENV ?= local
 SOAK_S ?= 600
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 
@@ -12,11 +11,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up: $(VENV)/.ready ## bring the hub up on this machine (ENV=local), engine and swarm included
-	@$(BIN)/jhswarmd up --env $(ENV)
+up: $(VENV)/.ready ## bring the hub up on this machine, engine included (ENV=NAME: with that profile)
+	@$(BIN)/jhswarmd up $(if $(ENV),--env $(ENV),--env-if-new local) $(if $(YES),--yes)
 
 down: $(VENV)/.ready ## stop the notebooks and remove the stack; volumes and secrets stay
-	@$(BIN)/jhswarmd down --env $(ENV)
+	@$(BIN)/jhswarmd down $(if $(ENV),--env $(ENV))
 
 status: $(VENV)/.ready ## show how the deployment is
 	@$(BIN)/jhswarmd status

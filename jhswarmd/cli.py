@@ -34,7 +34,9 @@ INTERRUPTED = 130
 
 EnvOption = Annotated[
     Optional[str],  # noqa: UP045 - typer reads annotations at run time, on Python 3.10 too
-    typer.Option("--env", metavar="NAME", help="Profile; default: JHSWARMD_ENV, else 'default'."),
+    typer.Option(
+        "--env", metavar="NAME", help="Profile; default: JHSWARMD_ENV, else the deployment's."
+    ),
 ]
 
 
@@ -62,12 +64,34 @@ def _show_error(exc: JhswarmdError) -> None:
 
 
 @app.command()
-def up(env: EnvOption = None) -> None:
-    """Bring a deployment up, or make it what its profile says."""
-    from jhswarmd.deploy import up
+def up(
+    env: EnvOption = None,
+    if_new: Annotated[
+        str,
+        typer.Option(
+            "--env-if-new",
+            metavar="NAME",
+            help="Profile for a swarm that has no deployment yet, when none is named.",
+        ),
+    ] = "default",
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Replace the deployment of another profile, unasked.")
+    ] = False,
+) -> None:
+    """Bring a deployment up, or make it what its profile says.
+
+    Without --env, with the profile that it was deployed from.
+    """
+    from jhswarmd.deploy import local_engine, selection, up
     from jhswarmd.deploy.progress import Progress
 
-    up.up(_load_profile(env), Progress())
+    progress = Progress()
+
+    def may_replace(question: str) -> bool:
+        return yes or (sys.stdin.isatty() and typer.confirm(question))
+
+    profile = selection.load(_named(env), if_new, lambda: local_engine.ensure_engine(progress))
+    up.up(profile, progress, may_replace)
 
 
 @app.command()
@@ -89,9 +113,16 @@ def render(env: EnvOption = None) -> None:
 
 
 def _load_profile(env: str | None) -> Profile:
+    """Return the profile that is named, else the deployment's."""
+    from jhswarmd.deploy import local_engine, profile, selection
+
+    return selection.load(_named(env), profile.DEFAULT, local_engine.connect)
+
+
+def _named(env: str | None) -> str | None:
     from jhswarmd.deploy import profile
 
-    return profile.load(profile.selected_name(env, os.environ) or profile.DEFAULT)
+    return profile.selected_name(env, os.environ)
 
 
 @app.command()

@@ -30,6 +30,8 @@ SPAWN = "jhswarmd.spawn"
 #: On a secret: its kind and its generation, a decimal number from 1.
 KIND = "jhswarmd.kind"
 GENERATION = "jhswarmd.generation"
+#: On a config that records it: the profile that a stack was deployed from.
+PROFILE = "jhswarmd.profile"
 #: On a secret whose content an administrator's file supplied: how to recognise that content.
 SOURCE = "jhswarmd.source"
 #: On a secret of several parts: how many. On one that a request made: the request's id.

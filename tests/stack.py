@@ -103,7 +103,8 @@ class Stack:
     def up(self) -> float:
         """Bring the stack up; returns the seconds it took."""
         started = time.monotonic()
-        result = self.cli("up", "--env", self.profile, timeout_s=UP_S)
+        # --yes: a test may have deployed another profile.
+        result = self.cli("up", "--env", self.profile, "--yes", timeout_s=UP_S)
         self.first_up = self.first_up or result
         return time.monotonic() - started
 

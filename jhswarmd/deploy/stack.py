@@ -21,7 +21,7 @@ import docker
 import yaml
 
 from jhswarmd import assets, labels
-from jhswarmd.deploy import last_words, networks
+from jhswarmd.deploy import last_words, networks, record
 from jhswarmd.deploy.progress import Progress, Step
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineNotFound, JhswarmdError
@@ -355,7 +355,7 @@ def _remove_networks(client: docker.DockerClient, stack: str, step: Step) -> lis
 
 
 def purge(client: docker.DockerClient, stack: str, progress: Progress) -> None:
-    """Remove the secrets and the node's mark of a stack that is down. Never a volume."""
+    """Remove secrets, record and the node's mark of a stack that is down. Never a volume."""
     with progress.step("Removing secrets and the node's label") as step:
         with translated("remove the secrets"):
             held = client.api.secrets(filters={"label": [f"{labels.STACK}={stack}"]})
@@ -364,6 +364,7 @@ def purge(client: docker.DockerClient, stack: str, progress: Progress) -> None:
         for node in hub_nodes(client, stack):
             with translated("take the node's label away"):
                 _update_node_labels(client, node, {labels.hub_node_label(stack): None})
+        record.remove(client, stack)
         step.done(f"{len(held)} secrets")
 
 

@@ -30,6 +30,7 @@ from jhswarmd.deploy import (
     networks,
     placement,
     prepull,
+    record,
     secrets,
 )
 from jhswarmd.deploy import stack as stacks
@@ -107,6 +108,8 @@ class Report(BaseModel):
     addresses: int
     daemon: dict[str, Any] | None
     daemon_error: str = ""
+    profile: str = ""
+    """The profile that it was deployed from; empty: not recorded."""
     host: str = ""
     """The name under which browsers reach the hub; empty: not known."""
     removed_user_servers: str = ""
@@ -193,7 +196,7 @@ def gather(client: docker.DockerClient, stack: str) -> Report:
         by_service.setdefault(task["ServiceID"], []).append(task)
     network = next(iter(networks), None)
     daemon, daemon_error = _ask_daemon(client, stack)
-    settings = _settings_of(services)
+    settings = settings_of(services)
     report = Report(
         stack=stack,
         services=[
@@ -209,6 +212,7 @@ def gather(client: docker.DockerClient, stack: str) -> Report:
         addresses=_addresses(network),
         daemon=daemon,
         daemon_error=daemon_error,
+        profile=found.profile if (found := record.read(client, stack)) else "",
         host=settings.host if settings else "",
         removed_user_servers=settings.removed_user_servers.value if settings else "",
         scattered_over=_scattered_over(nodes, settings),
@@ -412,6 +416,7 @@ def describe(report: Report) -> Group:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim")
     table.add_column()
+    table.add_row("profile", report.profile or "not recorded")
     for service in report.services:
         table.add_row(service.role, f"{service.running}/{service.desired} running, {service.image}")
     table.add_row(
@@ -535,7 +540,7 @@ def _node_state(node: Mapping[str, Any]) -> NodeState:
     )
 
 
-def _settings_of(services: list[dict[str, Any]]) -> Settings | None:
+def settings_of(services: list[dict[str, Any]]) -> Settings | None:
     """Return the profile's keys, as the hub was deployed with them; None: they are not to be had.
 
     Another version of this program may have deployed it, with values that are no longer valid.

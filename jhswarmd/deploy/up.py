@@ -7,7 +7,7 @@ finished by the next one, and a run with nothing to do takes seconds.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import docker
 import requests
@@ -21,8 +21,10 @@ from jhswarmd.deploy import (
     local_engine,
     preflight,
     prepull,
+    record,
     registry,
     secrets,
+    selection,
     stack,
     users,
 )
@@ -40,10 +42,14 @@ ANSWERS_WITHIN_S = 60.0
 LOCAL_ADDRESS = "127.0.0.1"
 
 
-def up(profile: Profile, progress: Progress) -> None:
+def up(
+    profile: Profile,
+    progress: Progress,
+    may_replace: Callable[[str], bool] = lambda question: False,
+) -> None:
     """Bring the deployment of ``profile`` up, or make it what the profile says.
 
-    Raises JhswarmdError.
+    ``may_replace`` is asked whether it may take the place of another profile. Raises JhswarmdError.
     """
     settings = profile.settings
     if warning := preflight.check_certificate(profile):
@@ -52,6 +58,7 @@ def up(profile: Profile, progress: Progress) -> None:
     client = local_engine.ensure_engine(progress)
     _use_logins(client, profile)
     local_engine.ensure_swarm(client, progress)
+    selection.confirm(client, profile, progress, may_replace)
     mode = resolve_publish_mode(settings)
     preflight.check_ports(client, settings)
     for found in preflight.check_subnets(client, settings):
@@ -69,6 +76,7 @@ def up(profile: Profile, progress: Progress) -> None:
     config_check.check(client, settings.stack_name, rendered, progress)
     with progress.step(f"Deploying the stack {settings.stack_name}") as step:
         stack.deploy(settings.stack_name, rendered, profile.login_file)
+        record.write(client, profile)
         step.done(
             "ports in the routing mesh"
             if mode is PublishMode.ingress

@@ -157,14 +157,15 @@ def change(
 def describe(answer: Mapping[str, Any]) -> list[str]:
     """Return what a change of the list did, as lines for people."""
     lines = [
-        f"{what}: {_some(answer[key])}"
+        f"{what}: {some(answer[key])}"
         for key, what in (("comes", "added"), ("goes", "removed"), ("changes", "changed"))
         if answer.get(key)
     ]
     return lines or ["nothing changes"]
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """Return the first of the names, and how many more there are."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 

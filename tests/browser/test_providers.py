@@ -38,7 +38,7 @@ def deploy(stack: Stack, name: str, **keys: object) -> None:
     common = {"HOST": stack.lab.address, "OAUTH_CLIENT_ID": CLIENT_ID, "RESYNC_INTERVAL_S": 5}
     write_profile(stack.env_dir, name, **common, **keys)
     (stack.env_dir / name / "oauth_client_secret").write_text(CLIENT_SECRET)
-    stack.cli("up", "--env", name, timeout_s=UP_S)
+    stack.cli("up", "--env", name, "--yes", timeout_s=UP_S)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ from docker.errors import NotFound
 from docker.models.containers import Container
 from docker.models.services import Service
 
-from jhswarmd import labels
+from jhswarmd import assets, labels
 from jhswarmd.deploy import stack as stacks
 from jhswarmd.deploy.progress import Progress
 from jhswarmd.errors import JhswarmdError
@@ -310,6 +311,26 @@ def test_second_up_is_fast_and_changes_nothing(engine: Lab, stack: Stack) -> Non
 
 
 # --- notebooks ---
+
+
+def test_another_profile_does_not_replace_a_running_deployment_without_a_yes(
+    engine: Lab, stack: Stack
+) -> None:
+    shutil.copytree(assets.ENV / "local", stack.env_dir / "local", dirs_exist_ok=True)
+    before = _inventory(engine)
+    result = stack.cli("up", "--env", "local", check=False)
+    assert result.returncode == 2
+    assert f"has the profile '{stack.profile}', not 'local'" in result.stderr
+    assert f"HOST: {stack.lab.address} -> (default)" in result.stderr
+    assert "accounts removed: alice, bob, dora, carol" in result.stderr
+    assert "accounts that get the password of the profile's list: testuser" in result.stderr
+    assert _inventory(engine) == before
+    # What plain 'make up' does. Swarm counts a deployment that changes nothing as one.
+    hub = stack.container("hub").id
+    stack.cli("up", "--env-if-new", "local")
+    assert {**_inventory(engine), "services": before["services"]} == before
+    assert stack.container("hub").id == hub
+    assert stack.status()["profile"] == stack.profile
 
 
 def test_login_gives_one_service_with_all_labels(stack: Stack, testuser: Visitor) -> None:
@@ -619,7 +640,8 @@ def test_files_survive_down_and_up(stack: Stack) -> None:
     wait_until(lambda: not _left_of(stack), 15, what="nothing is left of the stack")
     assert _kept_of(stack) == kept
     assert stack.cli("status", check=False).returncode == 2
-    stack.up()
+    # Without its name: the profile is recorded.
+    stack.cli("up", "--env-if-new", "local", timeout_s=300)
     with stack.login("testuser") as visitor:
         visitor.start_server()
         assert visitor.read_file("kept-by-down.txt") == "the same file"
@@ -683,6 +705,7 @@ def test_purge_takes_secrets_and_label_and_never_a_volume(stack: Stack) -> None:
     left = _kept_of(stack)
     assert left["volumes"] == volumes
     assert left["secrets"] == []
+    assert stack.lab.client.api.configs() == []
     assert labels.hub_node_label(stack.name) not in left["labels"][0]
 
 

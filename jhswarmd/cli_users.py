@@ -106,6 +106,28 @@ def add(
 
 
 @app.command()
+def passwd(
+    name: NameArgument,
+    generate: Annotated[
+        bool, typer.Option("--generate", help="Make a password, and print it once.")
+    ] = False,
+    stack: StackOption = None,
+) -> None:
+    """Give an account another password; it holds whatever the profile's list says."""
+    import secrets
+
+    from jhswarmd.deploy import users
+
+    client, found = _connect(stack)
+    password = secrets.token_urlsafe(12) if generate else _ask_password()
+    answer = users.set_password(client, found, name, password)
+    typer.echo(f"{name} {_when(answer, 'can log in with the new password')}")
+    if generate:
+        typer.echo(f"The password is {password}")
+    _take_up(client, found, answer)
+
+
+@app.command()
 def remove(name: NameArgument, stack: StackOption = None) -> None:
     """Remove an account; its logins end. Its volume stays, always."""
     from jhswarmd.deploy import users

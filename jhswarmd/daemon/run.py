@@ -182,7 +182,7 @@ class Daemon:
                 "delivered_to": accounts.delivered_to,
                 "generation": accounts.generation,
                 "mounted": self.users.mounted,
-                "has_testuser": "testuser" in accounts.names,
+                "has_published_password": accounts.has_published_password,
                 "removed_with_servers": sorted(self.removed_users.with_servers),
             },
             "routes": {"restored_at_s": self.routes.restored_at_s},

@@ -24,7 +24,7 @@ from jhswarmd.deploy.profile import Profile
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineError, JhswarmdError, UsageError
 from jhswarmd.generations import moment
-from jhswarmd.reconcile import passwd
+from jhswarmd.reconcile import passwd, published
 
 #: The oldest API of which this was shown to work (engine 20.10).
 OLDEST_API = (1, 41)
@@ -337,15 +337,18 @@ def accounts(report: status.Report | None, profile: Profile) -> list[Finding]:
         return []
     content = b"" if profile.settings.uses_oauth else profile.files.get("users", b"")
     listed = passwd.parse(content)
-    if not (report and status.warns_of_testuser(report)):
-        if report and status.has_testuser(report):
-            what = "testuser exists with its published password,"
-        elif users.has_published_password(listed):
+    if not (report and status.warns_of_published_password(report)):
+        if report and status.has_published_password(report.daemon):
+            what = "testuser has its published password,"
+        elif published.has_published_password(listed):
             what = f"{profile.user_list} has testuser with the password that is published,"
         else:
             what = ""
         if what:
-            remedy = "Remove it ('jhswarmd users remove testuser'), and from the profile's list."
+            remedy = (
+                "Set another ('jhswarmd users passwd testuser'), or remove the account ('jhswarmd "
+                "users remove testuser'), and its line in the profile's list."
+            )
             findings.append(_bad(about, f"{what} and the profile is '{profile.name}'", remedy))
     if plain := users.count_plain(listed):
         what = f"{profile.user_list} has passwords as plain text, {plain} of them"

@@ -20,7 +20,7 @@ from jhswarmd.deploy.progress import Progress
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import JhswarmdError, UsageError
 from jhswarmd.generations import Existing
-from jhswarmd.reconcile import passwd
+from jhswarmd.reconcile import passwd, published
 from jhswarmd.settings import Settings
 
 #: Keys that no running service shows.
@@ -186,17 +186,17 @@ def _account_changes(
     listed = passwd.parse(content)
     if not listed.entries:
         return []  # such a list is not applied
-    published = users.has_published_password(listed)
+    is_published = published.has_published_password(listed)
     if is_running:
         try:
             held = ask.ask(client, name, "users")["accounts"]
         except JhswarmdError:
             held = None
         if held is not None:
-            return account_changes(held, list(listed.entries), published=published)
+            return account_changes(held, list(listed.entries), is_published=is_published)
     return [
         f"accounts: the list of '{wanted.name}' replaces the one that was applied last "
-        f"({users.some(list(listed.entries))})" + (f"; {_PUBLISHED}" if published else "")
+        f"({users.some(list(listed.entries))})" + (f"; {_PUBLISHED}" if is_published else "")
     ]
 
 
@@ -204,7 +204,7 @@ _PUBLISHED = "the password of testuser is published"
 
 
 def account_changes(
-    held: Sequence[Mapping[str, Any]], listed: Sequence[str], *, published: bool
+    held: Sequence[Mapping[str, Any]], listed: Sequence[str], *, is_published: bool
 ) -> list[str]:
     """Return what a new list does to the accounts that there are. Pure.
 
@@ -219,7 +219,7 @@ def account_changes(
     if comes:
         lines.append(
             f"accounts added: {users.some(comes)}"
-            + (f" ({_PUBLISHED})" if published and "testuser" in comes else "")
+            + (f" ({_PUBLISHED})" if is_published and published.NAME in comes else "")
         )
     if goes:
         lines.append(f"accounts removed: {users.some(goes)}")

@@ -25,6 +25,7 @@ from rich.text import Text
 from jhswarmd import labels
 from jhswarmd.deploy import (
     ask,
+    exposure,
     last_words,
     local_engine,
     networks,
@@ -112,6 +113,10 @@ class Report(BaseModel):
     """The profile that it was deployed from; empty: not recorded."""
     host: str = ""
     """The name under which browsers reach the hub; empty: not known."""
+    https_port: int = 443
+    answering_at: list[str] = []
+    """Addresses besides the loopback ones at which that port answers. They are looked for only
+    when everybody can log in who knows the published password."""
     removed_user_servers: str = ""
     """What happens to running servers of users who are removed; empty: not known."""
     scattered_over: list[str] = []
@@ -214,6 +219,8 @@ def gather(client: docker.DockerClient, stack: str) -> Report:
         daemon_error=daemon_error,
         profile=found.profile if (found := record.read(client, stack)) else "",
         host=settings.host if settings else "",
+        https_port=(port := settings.https_port if settings else 443),
+        answering_at=_answering_at(daemon, settings, port, nodes),
         removed_user_servers=settings.removed_user_servers.value if settings else "",
         scattered_over=_scattered_over(nodes, settings),
     )
@@ -221,6 +228,17 @@ def gather(client: docker.DockerClient, stack: str) -> Report:
     return report.model_copy(
         update={"health": health.name, "problems": problems, "warnings": warn(report)}
     )
+
+
+def _answering_at(
+    daemon: Mapping[str, Any] | None,
+    settings: Settings | None,
+    port: int,
+    nodes: list[dict[str, Any]],
+) -> list[str]:
+    if not has_published_password(daemon) or (settings and settings.uses_oauth):
+        return []
+    return exposure.answering_at(port, nodes)
 
 
 def judge(report: Report) -> tuple[Health, list[str]]:
@@ -344,22 +362,21 @@ def _warn_of_accounts(report: Report) -> list[str]:
             f"{accounts['plain']} passwords are kept as plain text in Swarm: 'jhswarmd users set' "
             "with the same list keeps their hashes instead"
         )
-    if warns_of_testuser(report):
-        warnings.append(
-            "the account testuser exists with its published password, and others than this "
-            "machine's users reach the hub: 'jhswarmd users remove testuser'"
-        )
+    if warns_of_published_password(report):
+        warnings.append(exposure.warning(report.https_port, report.answering_at))
     return warnings
 
 
-def has_testuser(report: Report) -> bool:
-    """Tell whether there is the account whose password is published."""
-    return report.daemon is not None and bool(report.daemon["accounts"]["has_testuser"])
+def has_published_password(daemon: Mapping[str, Any] | None) -> bool:
+    """Tell whether everybody can log in who has read the list of the profile 'local'."""
+    return daemon is not None and bool(daemon["accounts"].get("has_published_password"))
 
 
-def warns_of_testuser(report: Report) -> bool:
-    """Tell whether that account is there, and others than this machine's users reach the hub."""
-    return has_testuser(report) and report.host not in ("", *LOCAL_HOSTS)
+def warns_of_published_password(report: Report) -> bool:
+    """Tell whether that is so, and others than this machine's users reach the hub."""
+    return has_published_password(report.daemon) and bool(
+        report.answering_at or report.host not in ("", *LOCAL_HOSTS)
+    )
 
 
 def _warn_of_secrets(report: Report) -> list[str]:

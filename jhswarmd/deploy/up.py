@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import docker
 import requests
@@ -16,7 +17,9 @@ from urllib3.exceptions import InsecureRequestWarning
 
 from jhswarmd import generations, labels, registry_login
 from jhswarmd.deploy import (
+    ask,
     config_check,
+    exposure,
     images,
     local_engine,
     preflight,
@@ -28,12 +31,12 @@ from jhswarmd.deploy import (
     stack,
     users,
 )
-from jhswarmd.deploy.profile import LOCAL, Profile
+from jhswarmd.deploy.profile import LOCAL, LOCAL_HOSTS, Profile
 from jhswarmd.deploy.progress import Progress
 from jhswarmd.engine import Engine
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import JhswarmdError
-from jhswarmd.reconcile import passwd
+from jhswarmd.reconcile import passwd, published
 from jhswarmd.settings import PublishMode, Settings
 
 #: Seconds in which a healthy hub is to answer through the published port.
@@ -89,7 +92,7 @@ def up(
     with progress.step("Asking the hub through its published port") as step:
         step.done(_wait_answer(_published_at(client, settings, mode)))
     prepull.wait_after_up(client, settings.stack_name, progress)
-    _tell(profile, progress)
+    _tell(profile, progress, client)
 
 
 def build(profile: Profile, progress: Progress) -> list[str]:
@@ -215,17 +218,35 @@ def _warn_of_list(profile: Profile, progress: Progress) -> None:
         progress.warn(f"{profile.user_list}, {refusal}; the other lines work")
     if profile.is_for_trying_out or profile.settings.uses_oauth:
         return
-    if users.has_published_password(accounts):
+    if published.has_published_password(accounts):
         progress.warn(
             f"{profile.user_list} has testuser with its published password: everybody who reaches "
-            "the hub can log in. Remove that line, and then the account: 'jhswarmd users "
-            "remove testuser'"
+            "the hub can log in. Set another one ('jhswarmd users passwd testuser'), or remove "
+            "that line and the account ('jhswarmd users remove testuser')"
         )
     if plain := users.count_plain(accounts):
         progress.warn(
             f"{profile.user_list} has passwords as plain text, {plain} of them: 'jhswarmd users "
             f"convert {profile.user_list}' replaces them by hashes"
         )
+
+
+def _nodes(client: docker.DockerClient) -> list[dict[str, Any]]:
+    with translated("list the nodes"):
+        found: list[dict[str, Any]] = client.api.nodes()
+    return found
+
+
+def _is_published(client: docker.DockerClient, profile: Profile) -> bool:
+    """Tell whether the published password works, by the daemon, which alone knows all accounts."""
+    # While it does not know them either, what the list says is likely.
+    listed = published.has_published_password(passwd.parse(profile.files.get("users", b"")))
+    try:
+        daemon = ask.ask_patiently(client, profile.settings.stack_name, "status")
+    except JhswarmdError:
+        return listed
+    told = daemon["accounts"]["has_published_password"]
+    return listed if told is None else bool(told)
 
 
 def _published_at(client: docker.DockerClient, settings: Settings, mode: PublishMode) -> str:
@@ -268,16 +289,18 @@ def _wait_answer(base_url: str) -> str:
     return url
 
 
-def _tell(profile: Profile, progress: Progress) -> None:
+def _tell(profile: Profile, progress: Progress, client: docker.DockerClient) -> None:
     settings = profile.settings
+    answering_at = exposure.answering_at(settings.https_port, _nodes(client))
+    is_open = not settings.uses_oauth and _is_published(client, profile)
     progress.note("")
     progress.note(f"The hub is at {settings.url}")
     if settings.uses_oauth:
         progress.note(
             f"Log in with an account of the provider ({settings.authenticator_type.value})."
         )
-    elif profile.name == LOCAL:
-        progress.note("Log in as testuser with the password testpassword.")
+    elif profile.name == LOCAL and is_open:
+        progress.note(f"Log in as testuser with the password {published.PASSWORD}.")
     else:
         names = passwd.parse(profile.files.get("users", b"")).entries
         progress.note(
@@ -287,4 +310,14 @@ def _tell(profile: Profile, progress: Progress) -> None:
         )
     if not profile.files.get("tls_cert"):
         progress.note("Its certificate is self-signed: the browser asks once whether to go on.")
+    if is_open and (answering_at or settings.host not in LOCAL_HOSTS):
+        words = exposure.warning(settings.https_port, answering_at)
+        progress.warn(words[0].upper() + words[1:])
+    elif answering_at:
+        progress.note(
+            f"Port {settings.https_port} answers at {exposure.some(answering_at)}, to everybody "
+            "who reaches that: they need one of these logins."
+        )
+    else:
+        progress.note(f"Port {settings.https_port} answers on this machine alone.")
     progress.note("Next: 'jhswarmd status' shows how it is, 'jhswarmd down' stops it.")

@@ -21,7 +21,7 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_exponenti
 from jhswarmd import encodings
 from jhswarmd.deploy import ask
 from jhswarmd.errors import JhswarmdError, UsageError
-from jhswarmd.hashing import Hasher, hash_password, is_hash_of
+from jhswarmd.hashing import Hasher, hash_password
 from jhswarmd.reconcile import passwd, userlist
 from jhswarmd.reconcile.passwd import Entry
 
@@ -30,8 +30,6 @@ TAKEN_UP_WITHIN_S = 90.0
 #: Seconds between two words about how far the hashing is.
 _TELL_EVERY_S = 1.0
 
-#: testuser's in the profile that is tracked in git.
-_PUBLISHED = "testpassword"
 #: Names that are shown of many.
 _SHOWN = 20
 
@@ -64,14 +62,6 @@ def _hash_all(content: bytes, tell: Tell) -> Callable[[Entry], str]:
         return hashed
 
     return hash_of
-
-
-def has_published_password(accounts: passwd.UserList) -> bool:
-    """Tell whether a list lets everybody in who has read env/local/user_list.txt of ours."""
-    entry = accounts.entries.get("testuser")
-    if entry is None or not entry.is_hashed:
-        return entry is not None and entry.password == _PUBLISHED
-    return is_hash_of(_PUBLISHED, entry.password)
 
 
 def count_plain(accounts: passwd.UserList) -> int:
@@ -140,6 +130,23 @@ def hash_typed(password: str) -> str:
     except UnicodeEncodeError:
         raise UsageError("This password cannot be used", why="not valid UTF-8") from None
     return password if passwd.is_hash(password) else hash_password(password)
+
+
+def set_password(
+    client: docker.DockerClient, stack: str, name: str, password: str
+) -> dict[str, Any]:
+    """Give an account that is there another password; returns what the daemon did.
+
+    It holds whatever the profile's list says later. Raises JhswarmdError.
+    """
+    hashed = hash_typed(password)
+    held = ask.ask_patiently(client, stack, "users")["accounts"]
+    if name not in {each["name"] for each in held}:
+        raise UsageError(
+            f"There is no account '{name}'",
+            remedy=f"See 'jhswarmd users list', or make it with 'jhswarmd users add {name}'.",
+        )
+    return change(client, stack, "add", name=name, hash=hashed, replace=True)
 
 
 def change(

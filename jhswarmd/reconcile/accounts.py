@@ -25,6 +25,7 @@ from jhswarmd.hashing import Hasher
 from jhswarmd.log import event
 from jhswarmd.reconcile import passwd, userlist
 from jhswarmd.reconcile.passwd import Entry
+from jhswarmd.reconcile.published import has_published_password
 from jhswarmd.reconcile.users import Users
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,9 @@ class AccountsView:
     plain: int = 0
     pending: int = 0
     """Plain passwords that are still to be hashed."""
+    has_published_password: bool | None = None
+    """Whether everybody can log in who has read the list of the profile ``local``; None: not known
+    yet."""
     generation: int | None = None
     delivered_to: tuple[str, ...] = ()
 
@@ -80,6 +84,7 @@ class Accounts:
         self._list = passwd.UserList({}, ())
         self._pending = 0
         self._archive = b""
+        self._has_published_password = False
         self._delivered: dict[str, _Delivered] = {}
         self._passed = threading.Condition()
         self.view = AccountsView()
@@ -92,8 +97,11 @@ class Accounts:
         if self._users.is_stale():
             return self._users.take_up()
         generation = self._users.number
+        is_new = self._users.content != self._content
         self._read_list(self._users.content)
         self._deliver()
+        if is_new:  # after the delivery: it takes a slow hash
+            self._has_published_password = has_published_password(self._list)
         entries = self._list.entries.values()
         metrics.ACCOUNTS.set(len(entries))
         metrics.ACCOUNTS_REFUSED.set(len(self._list.refused))
@@ -103,6 +111,7 @@ class Accounts:
                 refused=self._list.refused,
                 plain=sum(not entry.is_hashed for entry in entries),
                 pending=self._pending,
+                has_published_password=self._has_published_password,
                 generation=generation,
                 delivered_to=tuple(id_[:12] for id_ in self._delivered),
             )

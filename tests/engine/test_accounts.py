@@ -105,6 +105,26 @@ def test_account_that_is_there_gets_a_new_password_only_when_asked_to(
     assert not can_log_in(stack, added, PASSWORD)
 
 
+def test_the_published_password_ends_with_one_command_and_stays_away(stack: Stack) -> None:
+    def is_warned() -> bool:
+        return any("published password" in each for each in stack.status()["warnings"])
+
+    assert is_warned()
+    try:
+        _, told = users(stack, "passwd", "testuser", "--generate")
+        password = told.partition("The password is ")[2].split()[0]
+        assert can_log_in(stack, "testuser", password)
+        assert not can_log_in(stack, "testuser", USERS["testuser"])
+        assert not is_warned()
+        stack.up()
+        assert can_log_in(stack, "testuser", password)
+    finally:
+        users(stack, "set", str(stack.env_dir / stack.profile / "user_list.txt"))
+    assert can_log_in(stack, "testuser", USERS["testuser"])
+    code, told = users(stack, "passwd", "nobody-here", given="x y z\n", check=False)
+    assert (code, "There is no account" in told) == (2, True)
+
+
 def test_no_password_of_an_added_account_shows_anywhere(
     engine: Lab, stack: Stack, added: str
 ) -> None:

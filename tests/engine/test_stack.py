@@ -112,6 +112,8 @@ def test_up_told_the_address_and_no_password(stack: Stack) -> None:
     assert stack.first_up
     told = stack.first_up.stdout + stack.first_up.stderr
     assert stack.url in told
+    assert f"port 443 answers at {stack.lab.address}" in told
+    assert "jhswarmd users passwd testuser" in told
     assert [user for user, password in USERS.items() if password in told] == []
 
 
@@ -131,7 +133,8 @@ def test_doctor_finds_all_well_but_the_published_password_and_says_when_the_cert
     assert result.returncode == 1
     bad = [line for line in result.stdout.splitlines() if line.startswith("!!")]
     assert len(bad) == 1, result.stdout
-    assert "jhswarmd users remove testuser" in bad[0]
+    assert "jhswarmd users passwd testuser" in bad[0]
+    assert f"port 443 answers at {stack.lab.address}" in bad[0]
     for words in (
         "swarm: this node is a manager",
         "ports: those of the profile 'lab' are free, or its own",
@@ -322,7 +325,7 @@ def test_another_profile_does_not_replace_a_running_deployment_without_a_yes(
     assert result.returncode == 2
     assert f"has the profile '{stack.profile}', not 'local'" in result.stderr
     assert f"HOST: {stack.lab.address} -> (default)" in result.stderr
-    assert "accounts removed: alice, bob, dora, carol" in result.stderr
+    assert re.search("accounts removed: .*alice", result.stderr)
     assert "accounts that get the password of the profile's list: testuser" in result.stderr
     assert _inventory(engine) == before
     # What plain 'make up' does. Swarm counts a deployment that changes nothing as one.

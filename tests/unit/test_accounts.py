@@ -36,6 +36,24 @@ def make(engine, source, **kw):
     return Accounts(engine, "jupyterhub", users, **kw)
 
 
+@pytest.mark.parametrize(
+    ("text", "is_published"),
+    [
+        ("testuser:testpassword\n", True),
+        pytest.param(f"testuser:{hashing.hash_password('testpassword')}\n", True, id="hash"),
+        ("testuser:another\n", False),
+        ("alice:testpassword\n", False),
+        ("", False),
+    ],
+)
+def test_the_published_password_is_known_also_by_its_hash(source, text, is_published):
+    source.write_text(text)
+    accounts = make(FakeEngine(), source)
+    assert accounts.view.has_published_password is None
+    accounts.reconcile()
+    assert accounts.view.has_published_password is is_published
+
+
 def running(engine, *ids):
     engine.containers = [LocalContainer(id_, "running") for id_ in ids]
 

@@ -114,7 +114,7 @@ def make_profile(name="mine", host="localhost", users=b"ann:$6$saltsalt$" + b"a"
 
 
 @pytest.mark.parametrize(
-    ("profile", "has_testuser", "bad_ones"),
+    ("profile", "is_published", "bad_ones"),
     [
         (make_profile("local"), True, 0),
         (make_profile(), True, 1),
@@ -127,9 +127,9 @@ def make_profile(name="mine", host="localhost", users=b"ann:$6$saltsalt$" + b"a"
     ],
 )
 def test_the_published_password_is_for_the_profile_local_alone_and_told_once(
-    profile, has_testuser, bad_ones
+    profile, is_published, bad_ones
 ):
-    daemon = make_daemon(accounts={"has_testuser": has_testuser}, version=__version__)
+    daemon = make_daemon(accounts={"has_published_password": is_published}, version=__version__)
     report = make_report(host=profile.settings.host, daemon=daemon)
     report = report.model_copy(update={"warnings": warn(report)})
     found = bad(doctor.deployment(report)) + bad(doctor.accounts(report, profile))

@@ -28,7 +28,7 @@ def make_daemon(**facts):
         "plain": 0,
         "pending": 0,
         "delivered_to": ["c1"],
-        "has_testuser": False,
+        "has_published_password": False,
         "removed_with_servers": [],
     }
     return {
@@ -192,11 +192,24 @@ def test_plain_passwords_in_swarm_are_warned_of_and_are_no_illness():
 
 
 @pytest.mark.parametrize(
-    ("host", "is_warned"), [("localhost", False), ("", False), ("hub.example.org", True)]
+    ("host", "answering_at", "is_warned"),
+    [
+        ("localhost", [], False),
+        ("", [], False),
+        ("localhost", ["192.0.2.7"], True),
+        ("hub.example.org", [], True),
+    ],
 )
-def test_testuser_is_warned_of_where_others_reach_the_hub(host, is_warned):
-    report = make_report(daemon=make_daemon(accounts={"has_testuser": True}), host=host)
-    assert ["testuser" in warning for warning in warn(report)] == [True] * is_warned
+def test_the_published_password_is_warned_of_where_others_reach_the_hub(
+    host, answering_at, is_warned
+):
+    facts = {"host": host, "answering_at": answering_at}
+    daemon = make_daemon(accounts={"has_published_password": True})
+    found = warn(make_report(daemon=daemon, **facts))
+    assert ["jhswarmd users passwd testuser" in each for each in found] == [True] * is_warned
+    assert all(address in found[0] for address in answering_at)
+    daemon = make_daemon(accounts={"has_published_password": False})
+    assert warn(make_report(daemon=daemon, **facts)) == []
 
 
 def test_servers_of_removed_users_are_shown_with_what_happens_to_them(capsys):

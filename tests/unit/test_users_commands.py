@@ -103,6 +103,23 @@ def test_a_shadow_line_is_no_password_when_it_is_typed_either():
         admin.hash_typed("$6$saltsalt$" + "a" * 86 + ":19000:0:99999:7:::")
 
 
+def test_a_password_is_set_for_an_account_that_is_there_alone(monkeypatch):
+    asked = []
+
+    def ask(client, stack, command, arguments=None):
+        asked.append((command, arguments))
+        return {"accounts": [{"name": "ann"}]} if command == "users" else {"generation": 2}
+
+    monkeypatch.setattr(admin.ask, "ask_patiently", ask)
+    admin.set_password(None, "jupyterhub", "ann", HASH)
+    (_, (command, arguments)) = asked
+    assert command == "users_change"
+    assert arguments["action"] == "add"
+    assert (arguments["name"], arguments["hash"], arguments["replace"]) == ("ann", HASH, True)
+    with pytest.raises(UsageError, match="no account 'bob'"):
+        admin.set_password(None, "jupyterhub", "bob", HASH)
+
+
 def test_no_command_takes_a_password_as_an_argument():
     for command in ("add", "hash"):
         assert run(command, "alice", "hunter2").exit_code == 2

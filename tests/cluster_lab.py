@@ -24,16 +24,22 @@ _NODE_S = 60
 class Cluster(Lab):
     """A lab that is the first manager of a swarm, and the labs of its other nodes.
 
-    ``image_of`` is a lab whose small image every node gets. ``managers`` counts the first one.
+    ``image_of`` is a lab whose small image and kind of engine every node gets. ``managers`` counts
+    the first one.
     """
 
     heartbeat_s = 5  # the engine's own: tests wait until a node is seen to be down
 
     def __init__(self, image_of: Lab, *, managers: int = 1, workers: int = 0) -> None:
-        super().__init__()
+        kind: dict[str, Any] = {
+            "release": image_of.release,
+            "has_containerd_store": image_of.has_containerd_store,
+        }
+        super().__init__(**kind)
         self._image_of = image_of
-        self.nodes: list[Lab] = [self, *(Lab(swarm=False) for _ in range(managers + workers - 1))]
-        """All nodes, this one first, managers before workers."""
+        others = (Lab(swarm=False, **kind) for _ in range(managers + workers - 1))
+        self.nodes: list[Lab] = [self, *others]
+        """All nodes, this one first, managers before workers; all with the same engine."""
         self._roles = ["manager"] * managers + ["worker"] * workers
 
     @property

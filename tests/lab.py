@@ -5,6 +5,9 @@ Guarantees:
 - The engine shares no network, process table, socket, store, identity or configuration with an
   engine of the host, and neither do programs started by ``Lab.run``: there
   ``/var/run/docker.sock``, ``localhost:5000`` and port 443 are the lab's.
+- The engine is the host's, or that of a Debian release (``release``), which then runs in that
+  release's root file system (tests/debian.py) with the same paths of sockets, store and files in
+  /var/tmp and /tmp. Programs started by ``Lab.run`` are the host's in both cases.
 - The host reaches what the lab publishes at ``Lab.address``; the lab reaches the outside, so
   that builds find their package mirrors.
 - ``close`` removes all of it, also after a start that failed half-way. When the suite is killed
@@ -40,6 +43,7 @@ import docker.errors
 import requests
 from docker.models.services import Service, ServiceCollection
 
+from tests import debian
 from tests.wait import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,6 +94,26 @@ while True:
     signal.pause()
 """
 
+# Enters a release's root and becomes its engine. With pivot_root: from a root entered by chroot the
+# engine cannot run programs in containers, health checks among them. The root is shared, so that
+# nothing is written to it.
+_ENTER_ROOT = """
+set -eu
+root=$1; shift
+mount --make-rprivate /
+mount --bind -o ro "$root" "$root"
+for directory in dev proc sys run tmp var/tmp etc/docker etc/ssl/certs; do
+    mount --rbind "/$directory" "$root/$directory"
+done
+mount --bind /etc/resolv.conf "$root/etc/resolv.conf"
+for directory in opt var/lib; do  # containerd and Swarm make directories there
+    mount -t tmpfs tmpfs "$root/$directory"
+done
+cd "$root"
+pivot_root . mnt
+exec chroot . /bin/sh -c 'umount -l /mnt; exec "$@"' sh "$@"
+"""
+
 # Answers every request, the way a notebook server answers its hub, and stops at once when told.
 _SMALL_SERVER = '''#!/usr/bin/python3
 """A stand-in for a notebook server: one page for every path."""
@@ -135,16 +159,28 @@ class Lab:
     """One engine in swarm mode, with a network, a process table and a store of its own.
 
     ``keep_dir`` keeps the engine's images there for the next lab; all else in the engine is removed
-    before use. Use it as a context manager, or call ``start`` and ``close``.
+    before use. ``release`` names the Debian release whose engine runs, None is the host's;
+    ``has_containerd_store`` lets the engine keep its images in containerd (from 23 on). Use it as a
+    context manager, or call ``start`` and ``close``.
     """
 
     #: Seconds between a node's signs of life; after three of them without one Swarm ends its tasks.
     #: The engine's own 5 s end every notebook of a lab whose machine is too busy for a moment.
     heartbeat_s = 60
 
-    def __init__(self, *, keep_dir: Path | None = None, swarm: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        keep_dir: Path | None = None,
+        swarm: bool = True,
+        release: str | None = None,
+        has_containerd_store: bool = False,
+    ) -> None:
         self._keep_dir = keep_dir
         self._swarm = swarm
+        self.release = release
+        self.has_containerd_store = has_containerd_store
+        self._engine_root: Path | None = None
         self._undo = contextlib.ExitStack()
         self._holder: subprocess.Popen[str] | None = None
         self._init_pid = 0
@@ -191,6 +227,11 @@ class Lab:
             raise LabError("a network namespace needs root: run the tests as root")
         install_missing(_PACKAGES)
         install_missing({"docker": "docker-cli"})  # part of docker.io until Debian 12
+        if self.release:
+            try:
+                self._engine_root = debian.engine_root(self.release)
+            except debian.RootError as exc:
+                raise LabError(str(exc)) from exc
         remove_leftovers()
         self._make_directory()
         self._start_init()
@@ -227,7 +268,11 @@ class Lab:
         self._undo.callback(_remove_tree, self.directory)
         (self.directory / "docker-config").mkdir()
         # Made-up ones: the engine only counts them, and tells a container which it has.
-        config = {"node-generic-resources": ["NVIDIA-GPU=GPU-1", "NVIDIA-GPU=GPU-2"]}
+        config: dict[str, Any] = {
+            "node-generic-resources": ["NVIDIA-GPU=GPU-1", "NVIDIA-GPU=GPU-2"]
+        }
+        if self.has_containerd_store:
+            config["features"] = {"containerd-snapshotter": True}
         (self.directory / "daemon.json").write_text(json.dumps(config))
         (self.directory / "resolv.conf").write_text(_reachable_resolv_conf())
 
@@ -353,7 +398,7 @@ class Lab:
         argv += ["-H", self.base_url, "-H", "unix:///run/docker.sock"]
         with (self.directory / "dockerd.log").open("ab") as log:
             self._dockerd = subprocess.Popen(
-                [*self._enter(), *argv],
+                [*self._enter(), *self._enter_root(), *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -369,6 +414,8 @@ class Lab:
                 f"the engine's store in {self.data_root} would be {driver}, not overlay2: "
                 "name a directory on a real disk with --lab-dir"
             )
+        if self.has_containerd_store and driver != "overlayfs":
+            raise LabError("this engine cannot keep its images in containerd: it is too old")
 
     def _wait_for_engine(self) -> None:
         def listens() -> bool:
@@ -532,6 +579,14 @@ class Lab:
 
     def _enter(self) -> list[str]:
         return ["nsenter", "-t", str(self._init_pid), "-m", "-u", "-i", "-n", "-p"]
+
+    def _enter_root(self) -> list[str]:
+        """Return what goes before the engine's command line, so that it is the release's."""
+        if self._engine_root is None:
+            return []
+        path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"  # the host's may name directories of its own
+        enter = ["sh", "-c", _ENTER_ROOT, "sh", str(self._engine_root), "env", path]
+        return ["unshare", "--mount", *enter]
 
     def _environ(self, extra: Mapping[str, str]) -> dict[str, str]:
         environ = {

@@ -59,6 +59,7 @@ def added(stack: Stack) -> Iterator[str]:
     users(stack, "remove", "erin", check=False)
 
 
+@pytest.mark.every_engine
 def test_added_account_logs_in_within_seconds_and_a_removed_one_does_not(
     stack: Stack, quiet_hub: None
 ) -> None:

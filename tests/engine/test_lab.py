@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import docker
 import docker.errors
@@ -16,6 +17,7 @@ from docker.types import EndpointSpec
 
 from jhswarmd import labels
 from tests.cluster_lab import Cluster
+from tests.debian import RELEASES
 from tests.engine.conftest import CreateService
 from tests.lab import CommandFailed, Lab, LabError, remove_leftovers
 from tests.wait import wait_until
@@ -119,6 +121,45 @@ def test_second_lab_lives_beside_the_first_and_leaves_no_trace(engine: Lab) -> N
         name = other.name
     assert _traces(name) == []
     assert engine.client.ping()
+
+
+@pytest.mark.parametrize("has_containerd_store", [False, True], ids=["own store", "containerd"])
+def test_newest_release_runs_services_on_its_engine_and_leaves_no_trace(
+    engine: Lab, small_image: str, has_containerd_store: bool
+) -> None:
+    *_, (release, version) = RELEASES.items()
+    tar = engine.directory / "saved.tar"
+    engine.run(["docker", "save", "-o", tar, small_image])
+    with Lab(release=release, has_containerd_store=has_containerd_store) as lab:
+        name = lab.name
+        info = lab.client.info()
+        assert info["ServerVersion"].startswith(f"{version}.")
+        assert info["Swarm"]["ControlAvailable"]
+        assert (info["Driver"] == "overlayfs") is has_containerd_store
+        standard = ["docker", "-H", "unix:///var/run/docker.sock", "info", "-f", "{{.Name}}"]
+        assert lab.run(standard).stdout.strip() == name
+        lab.run(["docker", "load", "-q", "-i", tar])
+        service = lab.client.services.create(small_image, name="some")
+
+        def containers() -> list[Any]:
+            label = f"com.docker.swarm.service.id={service.id}"
+            return lab.client.containers.list(filters={"label": label}, ignore_removed=True)
+
+        (container,) = wait_until(containers, 30, what="the service's container")
+        assert container.exec_run(["echo", "hello"]).output == b"hello\n"
+        lab.stop_engine()
+        lab.start_engine()
+        assert lab.client.services.list()
+    assert _traces(name) == []
+
+
+def test_engine_that_has_no_containerd_store_is_said_to_have_none(engine: Lab) -> None:
+    if int(engine.client.version()["Version"].partition(".")[0]) >= 23:
+        pytest.skip("this engine has one")
+    lab = Lab(has_containerd_store=True, swarm=False, release=engine.release)
+    with pytest.raises(LabError, match="too old"):
+        lab.start()
+    assert _traces(lab.name) == []
 
 
 def test_failed_start_leaves_no_trace(engine: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,7 @@ def test_a_node_pulls_an_image_that_it_has_not_with_the_login(
     assert (reconciler.view["nodes"], reconciler.view["failed"]) == (1, [])
 
 
+@pytest.mark.every_engine
 def test_a_node_that_cannot_pull_is_named_with_what_engine_and_registry_say(
     make: Make, engine: Lab
 ) -> None:

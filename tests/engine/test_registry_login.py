@@ -36,6 +36,7 @@ def start_and_stop(spawner: Any) -> None:
     asyncio.run(both())
 
 
+@pytest.mark.every_engine
 def test_without_a_login_the_start_fails_in_words(make_private: Any) -> None:
     failure = fail(make_private())
     assert failure.reason == "registry_refused"
@@ -44,6 +45,7 @@ def test_without_a_login_the_start_fails_in_words(make_private: Any) -> None:
     assert "registry_config.json" in failure.log_message
 
 
+@pytest.mark.every_engine
 def test_the_login_is_read_anew_at_each_start(make_private: Any, registry: PrivateRegistry) -> None:
     spawner = make_private()
     registry.give(FIRST)

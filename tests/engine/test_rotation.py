@@ -125,6 +125,7 @@ def test_dry_run_says_what_would_happen_and_changes_nothing(stack: Stack) -> Non
     assert generation(stack, "cookie") == before
 
 
+@pytest.mark.every_engine
 def test_rotation_of_everything_costs_no_login_no_notebook_and_no_kernel(
     stack: Stack, testuser: Visitor
 ) -> None:

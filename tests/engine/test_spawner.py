@@ -170,6 +170,7 @@ def test_stopping_what_is_gone_already_succeeds(make: Any, client: Flaky) -> Non
     assert client.services() == []
 
 
+@pytest.mark.every_engine
 def test_progress_tells_every_reader_the_way_to_a_running_notebook(make: Any) -> None:
     spawner = make()
 

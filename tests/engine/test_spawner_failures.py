@@ -51,6 +51,7 @@ def fail(spawner: Any) -> StartFailed:
     return caught.value
 
 
+@pytest.mark.every_engine
 @pytest.mark.parametrize(
     ("options", "reason", "engines_words"),
     [
@@ -87,6 +88,7 @@ def test_a_hopeless_start_fails_within_ten_seconds_and_leaves_nothing(
     assert client.services() == []
 
 
+@pytest.mark.every_engine
 def test_a_notebook_that_ends_at_once_shows_its_last_lines_without_its_token(
     make: Any, client: Flaky
 ) -> None:

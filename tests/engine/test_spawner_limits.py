@@ -119,6 +119,7 @@ def test_each_notebook_has_a_gpu_of_its_own_while_there_are_any(
     asyncio.run(start_all())
 
 
+@pytest.mark.every_engine
 def test_all_that_limits_a_notebook_is_as_it_was_asked_for(
     joined: None, make: Any, client: Flaky, engine: Lab
 ) -> None:

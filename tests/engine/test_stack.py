@@ -117,6 +117,7 @@ def test_up_told_the_address_and_no_password(stack: Stack) -> None:
     assert [user for user, password in USERS.items() if password in told] == []
 
 
+@pytest.mark.every_engine
 def test_status_is_healthy(stack: Stack) -> None:
     def is_healthy() -> bool:
         result = stack.cli("status", check=False)
@@ -162,6 +163,7 @@ def test_http_is_redirected_to_https(engine: Lab, stack: Stack) -> None:
     assert target == f"{stack.url}/hub/login?next=%2Fhub%2Fhome"
 
 
+@pytest.mark.every_engine
 @pytest.mark.parametrize("user", USERS)
 def test_account_of_the_list_logs_in(stack: Stack, user: str) -> None:
     with stack.login(user) as visitor:
@@ -297,6 +299,7 @@ def test_port_in_use_is_said_before_anything_is_deployed(engine: Lab, stack: Sta
     assert _inventory(engine) == before
 
 
+@pytest.mark.every_engine
 def test_second_up_is_fast_and_changes_nothing(engine: Lab, stack: Stack) -> None:
     def containers() -> list[str]:
         return sorted(each.id for each in engine.client.containers.list(ignore_removed=True))
@@ -353,6 +356,7 @@ def test_login_gives_one_service_with_all_labels(stack: Stack, testuser: Visitor
     assert spec["TaskTemplate"]["RestartPolicy"]["Condition"] == "none"
 
 
+@pytest.mark.every_engine
 def test_server_stops_and_starts_five_times_in_a_row(stack: Stack, testuser: Visitor) -> None:
     seen = set()
     for _ in range(5):
@@ -363,6 +367,7 @@ def test_server_stops_and_starts_five_times_in_a_row(stack: Stack, testuser: Vis
     assert len(seen) == 5
 
 
+@pytest.mark.every_engine
 @pytest.mark.parametrize("end", ["service removed", "container killed"])
 def test_vanished_notebook_is_seen_by_the_hub_long_before_its_next_poll(
     stack: Stack, testuser: Visitor, end: str
@@ -423,6 +428,7 @@ def test_the_daemon_answers_the_control_network_and_no_notebook(
 # --- orphans ---
 
 
+@pytest.mark.every_engine
 def test_orphan_is_gone_within_a_second(create_like_notebook: CreateOrphan) -> None:
     orphan = create_like_notebook(user="somebody-else")
     print(f"seconds: {_wait_gone(orphan):.2f}")
@@ -619,6 +625,7 @@ def test_changed_list_names_bad_lines_by_number_and_the_good_ones_work(stack: St
         stack.up()
 
 
+@pytest.mark.every_engine
 @pytest.mark.destructive
 def test_plain_stack_rm_leaves_only_volumes_secrets_and_label(
     engine: Lab, stack: Stack, testuser: Visitor

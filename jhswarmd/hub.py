@@ -44,7 +44,7 @@ class Hub:
             raise HubScope(
                 "The daemon's token may not see all servers",
                 why=f"missing: {', '.join(sorted(NEEDED_SCOPES - scopes))}",
-                remedy="Look for a 'load_roles' in hub_config/conf.d that replaces ours.",
+                remedy="Run 'jhswarmd up' again: it deploys the hub with the daemon's role.",
             )
         return _identity(self._get("/jhswarmd"))
 

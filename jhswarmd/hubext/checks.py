@@ -66,6 +66,11 @@ class Classes:
         """The sections of each, the most general one first."""
         return [section_names(cls) for cls in self.all]
 
+    def with_subclasses(self, sections: Sequence[str]) -> set[str]:
+        """Return ``sections`` and those of the chosen classes that they configure too."""
+        mine = set(sections)
+        return mine.union(*(names for names in self.hierarchies if mine <= set(names)))
+
 
 _PAM_INSTEAD = (
     "leave it out, and AUTHENTICATOR_TYPE=pam in the profile: that one ends the logins of accounts "
@@ -282,11 +287,11 @@ _SHOWN = (str, int, float, bool, type(None))
 _NOT_SHOWN = ("cookie_secret", "db_url", "proxy_auth_token", "auth_token", "older_tokens", "keys")
 
 
-def _fixed(base: Config, site: Site, settings: Settings) -> Iterator[str]:
+def _fixed(base: Config, site: Site, classes: Classes, settings: Settings) -> Iterator[str]:
     same = {"port": (settings.https_port,), "db_url": _same_database(settings.database_url)}
     for sections, option, why, instead, allowed in _FIXED:
         ours = [base[name][option] for name in sections if name in base and option in base[name]]
-        for given in site.given(sections, option):
+        for given in site.given(classes.with_subclasses(sections), option):
             if not any(
                 type(given.value) is type(value) and given.value == value
                 for value in (*ours, *allowed, *same.get(option, ()))
@@ -518,9 +523,10 @@ _ARGUMENTS: Mapping[str, Callable[..., Any]] = {
 _NOT_FOR_SITES = frozenset(("self", "task_template"))
 
 
-def _impossible(site: Site) -> Iterator[str]:
+def _impossible(site: Site, classes: Classes) -> Iterator[str]:
+    sections = classes.with_subclasses(_SPAWNER)
     for option, (why, instead) in REFUSED.items():
-        for given in site.given(_SPAWNER, option):
+        for given in site.given(sections, option):
             value = True if isinstance(given.value, LazyConfigValue) else given.value
             if bool(value) is (option != "remove"):
                 yield (
@@ -528,8 +534,9 @@ def _impossible(site: Site) -> Iterator[str]:
                 )
     for option, kind in _ARGUMENTS.items():
         names = inspect.signature(kind).parameters.keys() - _NOT_FOR_SITES
-        for given in site.given(_SPAWNER, option):
-            keys = given.value if isinstance(given.value, dict) else ()
+        for given in site.given(sections, option):
+            value = _plain(given.value, {})
+            keys = value if isinstance(value, dict) else ()
             for key in [key for key in keys if key not in names]:
                 yield (
                     f"{given.place}: {given.name} cannot be used: docker-py's {kind.__name__} has "
@@ -537,15 +544,17 @@ def _impossible(site: Site) -> Iterator[str]:
                 )
 
 
-def _unreachable(c: Config, site: Site, spawner: type[Spawner]) -> Iterator[str]:
+def _unreachable(c: Config, site: Site, classes: Classes) -> Iterator[str]:
     """Find what keeps the hub from reaching any notebook."""
-    for given in site.given(_SPAWNER, "ip"):
+    sections = classes.with_subclasses(_SPAWNER)
+    for given in site.given(sections, "ip"):
         if given.value in ("127.0.0.1", "localhost", "::1"):
             why = "the hub is not in the notebook's container, and could not reach it"
             yield _refusal(given, why, _LEAVE_OUT)
-    for given in site.given(_SPAWNER, "extra_task_spec"):
-        networks = given.value.get("networks") if isinstance(given.value, dict) else None
-        name = _final(c, spawner, "network_name")
+    for given in site.given(sections, "extra_task_spec"):
+        value = _plain(given.value, {})
+        networks = value.get("networks") if isinstance(value, dict) else None
+        name = _final(c, classes.spawner, "network_name")
         if networks and name not in [
             each.get("Target") if isinstance(each, dict) else each for each in networks
         ]:
@@ -555,9 +564,9 @@ def _unreachable(c: Config, site: Site, spawner: type[Spawner]) -> Iterator[str]
             )
 
 
-def _final(c: Config, spawner: type[Spawner], option: str) -> Any:
-    """Return what ``option`` of the spawner is set to in the end; None: it is not set."""
-    values = [c[name][option] for name in section_names(spawner) if name in c and option in c[name]]
+def _final(c: Config, cls: Any, option: str) -> Any:
+    """Return what ``option`` of a class is set to in the end; None: it is not set."""
+    values = [c[name][option] for name in section_names(cls) if name in c and option in c[name]]
     return values[-1] if values else None
 
 
@@ -650,6 +659,8 @@ def _alike_under_legacy(c: Config) -> Iterator[str]:
 
 # ---- services, cookies, start -------------------------------------------------------------------
 
+#: The hub's volume, and its working directory: only the running hub has what is there.
+_DATA = Path("/srv/jupyterhub")
 #: Settings of tornado that make cookies valid.
 _TORNADO = ("cookie_secret", "key_version")
 #: Seconds after which a hub that does not listen yet is ended by its health check, with a margin.
@@ -763,8 +774,24 @@ def _wrong_start(site: Site) -> Iterator[str]:
             yield _refusal(given, why, f"0 to {_LISTENS_WITHIN_S}")
 
 
+def _missing_files(site: Site) -> Iterator[str]:
+    """Find pages and pictures that the image does not have; JupyterHub does not miss them."""
+    for option in ("template_paths", "logo_file"):
+        for given in site.given(_HUB, option):
+            for each in _items(given.value) or [given.value]:
+                path = Path(str(each))
+                if isinstance(each, str) and not path.exists() and _DATA not in path.parents:
+                    yield (
+                        f"{given.place}: {given.name} cannot work here: {path} does not exist in "
+                        "the hub's image. Instead: put it into hub_config, which is "
+                        "/etc/jhswarmd/hub_config there"
+                    )
+
+
 # ---- warnings -----------------------------------------------------------------------------------
 
+#: The group of the accounts that the daemon delivers.
+ACCOUNTS_GROUP = "jhswarmd"
 #: Directories of a node that tell or give every user what is the node's.
 _OF_THE_NODE = ("/etc", "/root", "/proc", "/sys", "/dev", "/run", "/var/run", "/var/lib", "/boot")
 
@@ -791,11 +818,20 @@ def _no_effect(site: Site, classes: Classes) -> Iterator[str]:
                     f"{given.place}: {given.name} has no effect: {given.section} is not what the "
                     "hub uses"
                 )
-        elif given.section in _HUB and given.option in JupyterHub.class_traits():
-            about = JupyterHub.class_traits()[given.option].help.strip()
-            fixed = any(given.option == option for _, option, *_ in _FIXED)
-            if about.startswith("DEPRECATED") and not fixed:
-                yield f"{given.place}: {given.name} is outdated: {' '.join(about.split())[:200]}"
+        elif about := _outdated(given, classes):
+            yield f"{given.place}: {given.name} is outdated: {about}"
+
+
+def _outdated(given: Given, classes: Classes) -> str:
+    """Return what JupyterHub says of an option that it wants to be used no more."""
+    if any(given.option == option for _, option, *_ in _FIXED):
+        return ""
+    for cls in classes.all:
+        if given.section in section_names(cls) and given.option in cls.class_traits():
+            about = " ".join(cls.class_traits()[given.option].help.split())
+            if about.upper().startswith("DEPRECATED"):
+                return about[:_MAX_WORDS]
+    return ""
 
 
 def _is_of_a_choice(cls: Any) -> bool:
@@ -859,7 +895,17 @@ def _who_may_log_in(c: Config, site: Site, classes: Classes, settings: Settings)
             )
         if issubclass(classes.authenticator, DummyAuthenticator):
             yield f"{given.place}: {given.name} lets people in with any name they like"
-    if uses_pam and c.PAMAuthenticator.get("allowed_groups"):
+    if not uses_pam:
+        return
+    for option in ("allowed_groups", "admin_groups"):
+        for given in site.given(_PAM, option):
+            groups = _plain(given.value, set())
+            if isinstance(groups, (set, list, tuple)) and set(groups) - {ACCOUNTS_GROUP}:
+                yield (
+                    f"{given.place}: {given.name} names groups without members: all accounts of "
+                    f"user_list.txt are in the group '{ACCOUNTS_GROUP}' alone"
+                )
+    if _final(c, classes.authenticator, "allowed_groups"):
         for given in site.given(_PAM, "allowed_users"):
             yield (
                 f"{given.place}: {given.name} keeps nobody out: all accounts of user_list.txt may "
@@ -873,13 +919,14 @@ def faults(
 ) -> Iterator[str]:
     """Yield everything that cannot work. ``base`` is our configuration, ``c`` with the site's."""
     checks: Iterable[Callable[[], Iterator[str]]] = (
-        lambda: _fixed(base, site, settings),
+        lambda: _fixed(base, site, classes, settings),
         lambda: _unknown(site, classes),
-        lambda: _impossible(site),
-        lambda: _unreachable(c, site, classes.spawner),
+        lambda: _impossible(site, classes),
+        lambda: _unreachable(c, site, classes),
         lambda: _invalid(site, classes),
         lambda: _wrong_services(base, site),
         lambda: _wrong_start(site),
+        lambda: _missing_files(site),
         lambda: _unsafe(c),
     )
     for check in checks:

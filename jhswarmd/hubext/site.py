@@ -180,4 +180,7 @@ def _words(exc: BaseException) -> str:
     if isinstance(exc, SystemExit):
         return "it ends the hub (SystemExit)"
     text = exc.msg if isinstance(exc, SyntaxError) else str(exc)
+    raised_in = traceback.extract_tb(exc.__traceback__)[-1].filename
+    if isinstance(exc, KeyError) and raised_in.endswith(("/os.py", "<frozen os>")):
+        text += ": the hub's environment has the keys of the profile alone"
     return f"{type(exc).__name__}: {text}"[:_MAX_WORDS]

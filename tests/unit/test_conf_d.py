@@ -170,6 +170,18 @@ def test_a_subclass_of_our_spawner_is_taken(site: Site) -> None:
     assert spawner.mem_limit == 2 * 1024**3
 
 
+def test_a_subclass_of_our_spawner_may_do_no_more(refused: Callable[..., list[str]]) -> None:
+    faults = refused(
+        "from jhswarmd.spawner.swarm import SwarmSpawner\n"
+        "class Ours(SwarmSpawner):\n    pass\n"
+        "c.JupyterHub.spawner_class = Ours\n"
+        "c.Ours.links = {'a': 'b'}\n"
+        "c.Ours.hub_id = 'x'\n"
+        "c.Ours.nosuch = 1\n"
+    )
+    assert len(faults) == 3
+
+
 # ---- what the daemon depends on stays -----------------------------------------------------------
 
 
@@ -212,6 +224,10 @@ def test_tornados_settings_of_the_site_keep_cookies_valid(site: Site, how: str) 
         ("c.JupyterHub.spawner_class = 5", "leave it out"),
         ("c.JupyterHub.authenticator_class = 'none.Authenticator'", "AUTHENTICATOR_TYPE"),
         ("c.JupyterHub.authenticator_class = 'pam'", "AUTHENTICATOR_TYPE=pam"),
+        ("c.JupyterHub.template_paths = ['/no/such']", "/no/such does not exist in the hub's"),
+        ("c.JupyterHub.template_paths.append('templates')", "templates does not exist"),
+        ("c.JupyterHub.logo_file = '/no/such.png'", "/no/such.png does not exist"),
+        ("c.Spawner.extra_task_spec.update({'networks': ['x']})", "'jupyterhub_notebooks' alone"),
         ("c.Spawner.ip = '127.0.0.1'", "could not reach it"),
         ("c.Spawner.hub_connect_url = 'http://10.0.0.1:8081'", "http://hub:8081"),
         ("c.SwarmSpawner.extra_task_spec = {'networks': ['x']}", "'jupyterhub_notebooks' alone"),
@@ -407,6 +423,10 @@ c.JupyterHub.services = [
         ("x = 1\nimport no_such_module", "line 2: ModuleNotFoundError: No module named 'no_such"),
         ("def f():\n    return 1 / 0\n\nf()", "line 2: ZeroDivisionError: division by zero"),
         ("open('/no/such')", "line 1: FileNotFoundError"),
+        (
+            "import os\nos.environ['NOTEBOOK']",
+            "line 2: KeyError: 'NOTEBOOK': the hub's environment",
+        ),
         ("raise SystemExit(1)", "line 1: it ends the hub"),
         ("c.JupyterHub.port = tpyo", "line 1: NameError: name 'tpyo' is not defined"),
     ],
@@ -445,6 +465,10 @@ def test_all_faults_of_all_files_are_said_in_one_go(
         ("c.DockerSpawner.remove_containers = True", "has no effect"),
         ("c.JupyterHub.admin_access = True", "is outdated"),
         ("c.JupyterHub.extra_log_file = '/tmp/x'", "is outdated"),
+        ("c.Authenticator.whitelist = {'ann'}", "is outdated"),
+        ("c.DockerSpawner.container_image = 'x'", "is outdated"),
+        ("c.PAMAuthenticator.allowed_groups = {'staff'}", "groups without members"),
+        ("c.LocalAuthenticator.admin_groups.add('wheel')", "groups without members"),
         ("c.GitLabOAuthenticator.allowed_gitlab_groups = {'x'}", "not what the hub uses"),
         ("c.SystemUserSpawner.run_as_root = True", "not what the hub uses"),
         ("c.SwarmSpawner.read_only_volumes = {'/etc/shadow': '/etc/shadow'}", "/etc/shadow"),
@@ -478,6 +502,7 @@ def test_a_file_that_is_not_read_is_warned_of(
 def test_nothing_is_warned_of_without_reason(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     site(
         "c.Spawner.notebook_dir = '/home/x/work'\n"
+        "c.JupyterHub.template_paths = ['/srv/jupyterhub/templates', '/']\n"
         "c.SwarmSpawner.extra_task_spec = {'networks': ['x', 'jupyterhub_notebooks']}\n"
         "c.JupyterHub.cookie_max_age_days = 7\n"
         "c.Spawner.volumes = {'home-{username}': '/home/x', '/data': '/data', "

@@ -554,7 +554,7 @@ def _unreachable(c: Config, site: Site, classes: Classes) -> Iterator[str]:
     for given in site.given(sections, "extra_task_spec"):
         value = _plain(given.value, {})
         networks = value.get("networks") if isinstance(value, dict) else None
-        name = _final(c, classes.spawner, "network_name")
+        name = final(c, classes.spawner, "network_name")
         if networks and name not in [
             each.get("Target") if isinstance(each, dict) else each for each in networks
         ]:
@@ -564,7 +564,7 @@ def _unreachable(c: Config, site: Site, classes: Classes) -> Iterator[str]:
             )
 
 
-def _final(c: Config, cls: Any, option: str) -> Any:
+def final(c: Config, cls: Any, option: str) -> Any:
     """Return what ``option`` of a class is set to in the end; None: it is not set."""
     values = [c[name][option] for name in section_names(cls) if name in c and option in c[name]]
     return values[-1] if values else None
@@ -853,11 +853,11 @@ def _host_files(c: Config) -> Iterator[str]:
 
 def _unkept(c: Config, spawner: type[Spawner]) -> Iterator[str]:
     """Find that what users save is in no volume."""
-    folder = _final(c, spawner, "notebook_dir")
+    folder = final(c, spawner, "notebook_dir")
     targets = [
         str(bind.get("bind") if isinstance(bind, dict) else bind)
         for option in ("volumes", "read_only_volumes", "shared_volumes")
-        if isinstance(binds := _final(c, spawner, option), dict)
+        if isinstance(binds := final(c, spawner, option), dict)
         for bind in binds.values()
     ]
     if isinstance(folder, str) and folder.startswith("/"):
@@ -905,7 +905,7 @@ def _who_may_log_in(c: Config, site: Site, classes: Classes, settings: Settings)
                     f"{given.place}: {given.name} names groups without members: all accounts of "
                     f"user_list.txt are in the group '{ACCOUNTS_GROUP}' alone"
                 )
-    if _final(c, classes.authenticator, "allowed_groups"):
+    if final(c, classes.authenticator, "allowed_groups"):
         for given in site.given(_PAM, "allowed_users"):
             yield (
                 f"{given.place}: {given.name} keeps nobody out: all accounts of user_list.txt may "

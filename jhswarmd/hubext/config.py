@@ -99,10 +99,14 @@ def _given(c: Any, option: str) -> list[Any]:
 
 
 class SiteRefused(UsageError):
-    """What a site set cannot work. ``faults`` are all reasons, in words."""
+    """What a site set cannot work. ``faults`` are all reasons, in words.
 
-    def __init__(self, faults: Sequence[str]) -> None:
+    ``network`` is where notebooks would be: only the deployment can tell whether that is right.
+    """
+
+    def __init__(self, faults: Sequence[str], network: str) -> None:
         self.faults = tuple(faults)
+        self.network = network
         super().__init__(
             "\n  ".join(["The hub's configuration cannot work:", *faults]),
             remedy="Change it in hub_config/conf.d and deploy again; docs/configuration.md and "
@@ -129,7 +133,8 @@ def add_site(c: Any, folder: Path, settings: Settings) -> None:
     for warning in checks.warnings(c, added, classes, settings):
         _LOG.warning("%s", warning)
     if faults:
-        raise SiteRefused(sorted(faults, key=_by_line))
+        network = checks.final(c, classes.spawner, "network_name")
+        raise SiteRefused(sorted(faults, key=_by_line), str(network))
 
 
 def _by_line(fault: str) -> tuple[str, int]:

@@ -71,16 +71,19 @@ def rehearse(config: Path) -> dict[str, Any]:
 
 
 def _rehearse(config: Path, log: _Log) -> dict[str, Any]:
-    app = JupyterHub()
+    # The hub's only one: its keeper of keys asks that one for the configuration.
+    app = JupyterHub.instance()
     faults: Sequence[str] = ()
+    network = ""
     try:
         asyncio.run(app.initialize(["-f", str(config)]))
     except SiteRefused as exc:
-        faults = exc.faults
+        faults, network = exc.faults, exc.network
     except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever the options lead to
-        words = log.last_error if isinstance(exc, SystemExit) else f"{type(exc).__name__}: {exc}"
+        words = f"{type(exc).__name__}: {exc}"
+        if isinstance(exc, SystemExit):
+            words = exc.code if isinstance(exc.code, str) else log.last_error
         faults = [f"JupyterHub does not start with it: {' '.join(words.split())[:500]}"]
-    network = ""
     if not faults:
         user = SimpleNamespace(name="user")
         network = app.spawner_class(user=user, config=app.config).network_name

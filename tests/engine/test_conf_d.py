@@ -19,6 +19,7 @@ c.JupyterHub.hub_port = 8080
 c.JupyterHub.services = [{"name": "cull-idle", "command": ["python3", "cull.py"]}]
 c.SwarmSpawner.placement = ["node.role == worker"]
 c.DockerSpawner.hub_ip_connect = "site-hub"
+c.SwarmSpawner.network_name = "swarm_jupyterhub-net"
 """,
     "20-broken.py": "import nativeauthenticator\n",
 }
@@ -54,6 +55,7 @@ def test_up_names_all_that_cannot_work_and_touches_nothing(
         "10-older.py, line 4: the service 'cull-idle'",
         "10-older.py, line 5: c.SwarmSpawner.placement is an option of an older spawner",
         "warning hub_config/conf.d/10-older.py, line 6: c.DockerSpawner.hub_ip_connect",
+        "c.SwarmSpawner.network_name = 'swarm_jupyterhub-net' cannot work here",
         "20-broken.py, line 1: ModuleNotFoundError: No module named 'nativeauthenticator'",
         "Nothing was deployed",
     ):

@@ -533,14 +533,14 @@ def rehearse(
     load: Load, hub_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., dict[str, Any]]:
     """Run the rehearsal with one file in conf.d, as a process of its own."""
-    load()  # sets the environment
-    monkeypatch.setattr(settings, "SECRETS_DIR", str(tmp_path / "placeholders"))
     monkeypatch.setattr(rehearsal, "CONFIG", hub_config / "jupyterhub_config.py")
     asked = json.dumps({"secrets": sorted(SECRETS), "absent": ["/no/volume"]})
     monkeypatch.setattr(sys, "argv", ["rehearsal", asked])
 
-    def run(text: str, loads_within_s: int = 60) -> dict[str, Any]:
+    def run(text: str, loads_within_s: int = 60, **environ: str) -> dict[str, Any]:
+        load(**environ)  # sets the environment
         (hub_config / "conf.d" / "10.py").write_text(text)
+        monkeypatch.setattr(settings, "SECRETS_DIR", str(tmp_path / "placeholders"))
         monkeypatch.setattr(rehearsal, "LOADS_WITHIN_S", loads_within_s)
         reader, writer = os.pipe()
         with warnings.catch_warnings():
@@ -568,6 +568,24 @@ def test_a_rehearsal_finds_nothing_wrong_with_ours(
 ) -> None:
     report = rehearse("print('what a file prints is no report')")
     assert report == {"faults": [], "warnings": [], "network": "jupyterhub_notebooks"}
+
+
+@pytest.mark.parametrize("kind", ["github", "gitlab", "google", "generic-oauth"])
+def test_a_rehearsal_finds_nothing_wrong_with_providers(
+    rehearse: Callable[..., dict[str, Any]], kind: str
+) -> None:
+    report = rehearse(
+        "",
+        AUTHENTICATOR_TYPE=kind,
+        HOST="hub.example",
+        OAUTH_CLIENT_ID="id",
+        OAUTH_CLIENT_SECRET_FILE_PATH="oauth_client_secret",
+        OAUTH_AUTHORIZE_URL="https://id.example/authorize",
+        OAUTH_TOKEN_URL="https://id.example/token",
+        OAUTH_USERDATA_URL="https://id.example/userinfo",
+        AUTHENTICATOR_ALLOWED_USERS="ann",
+    )
+    assert report["faults"] == report["warnings"] == []
 
 
 @pytest.mark.parametrize(
@@ -614,6 +632,8 @@ def test_a_rehearsal_tells_the_network_of_the_notebooks(
     rehearse: Callable[[str], dict[str, Any]],
 ) -> None:
     assert rehearse("c.DockerSpawner.network_name = 'mine'")["network"] == "mine"
+    report = rehearse("c.DockerSpawner.network_name = 'mine'\nc.JupyterHub.port = 1")
+    assert (len(report["faults"]), report["network"]) == (1, "mine")
 
 
 def test_the_image_has_the_configuration_where_a_rehearsal_looks() -> None:

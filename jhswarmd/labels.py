@@ -19,7 +19,7 @@ TASK_ID = "com.docker.swarm.task.id"
 
 STACK = "jhswarmd.stack"
 #: On a service of the stack: ``hub``, ``proxy``, ``jhswarmd``. On a notebook: ``notebook``; on
-#: what makes nodes pull their images: ``prepull``.
+#: what makes nodes pull their images: ``prepull``; on what hands new volumes over: ``prepare``.
 ROLE = "jhswarmd.role"
 
 HUB = "jhswarmd.hub"
@@ -55,6 +55,8 @@ COUNT = "jhswarmd.count"
 ROLE_NOTEBOOK = "notebook"
 #: On a service that only makes nodes pull an image (``reconcile.prepull``).
 ROLE_PREPULL = "prepull"
+#: On a service that only gives new volumes to a notebook's user (``spawner.preparing``).
+ROLE_PREPARE = "prepare"
 #: The stack's own services.
 ROLES = ("hub", "proxy", "jhswarmd")
 

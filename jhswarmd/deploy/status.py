@@ -38,7 +38,7 @@ from jhswarmd.deploy import stack as stacks
 from jhswarmd.deploy.profile import LOCAL_HOSTS
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import JhswarmdError, UsageError
-from jhswarmd.generations import Existing
+from jhswarmd.generations import Existing, moment
 from jhswarmd.model import is_local_volume, newest_task
 from jhswarmd.reconcile.rotation import UNITS
 from jhswarmd.settings import Settings
@@ -50,6 +50,11 @@ EXPIRES_SOON_S = 14 * 86400.0
 #: For so long ``status`` tells of secrets that others had changed.
 PUT_RIGHT_SHOWN_S = 7 * 86400.0
 _RENEW = "put a new one into env/NAME/ssl and run 'jhswarmd rotate tls --env NAME'"
+#: So many failures of a service within so many seconds are worth a problem, although it runs.
+FLAPPING = 3
+FLAPPING_WITHIN_S = 600.0
+#: States of a task that ended by itself, or was never started.
+FAILED = ("failed", "rejected")
 #: Seconds between two looks of ``status --watch``.
 WATCH_EVERY_S = 2.0
 
@@ -69,14 +74,15 @@ class ServiceState(BaseModel):
     running: int
     desired: int
     image: str
+    # While it runs these are set only where it has failed again and again.
     error: str = ""
-    """What the engine says of its last task that failed, while none runs."""
+    """What the engine says of its last task that failed."""
     state: str = ""
-    """State of its newest task, while none runs."""
+    """State of its newest task."""
     failures: int = 0
-    """How many of the tasks that the engine remembers have failed, while none runs."""
+    """How many of its tasks have failed, as far as the engine remembers."""
     last_words: list[str] = []
-    """The last lines of its log, while none runs."""
+    """The last lines of the log of that task."""
 
 
 class NodeState(BaseModel):
@@ -258,6 +264,13 @@ def judge(report: Report) -> tuple[Health, list[str]]:
             worse(Health.down, f"the service {role} is not there: run 'jhswarmd up'")
         elif service.running == 0:
             worse(Health.down, _why_down(report.stack, service))
+        elif service.failures:
+            worse(
+                Health.degraded,
+                f"{role} runs, and has ended {service.failures} times in "
+                f"{_ago(FLAPPING_WITHIN_S)} ({service.error}). Its last words: "
+                f"{' '.join(service.last_words[-1:]).strip()}",
+            )
         elif service.running < service.desired:
             worse(Health.degraded, f"{role} runs on {service.running} of {service.desired} nodes")
     held = {secret.kind for secret in report.secrets}
@@ -533,18 +546,36 @@ def _service_state(
         desired=max(1, len(wanted)) if is_global else 1,
         image=service["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"],
     )
-    if running:
-        return state
     failed = sorted((t for t in tasks if t["Status"].get("Err")), key=lambda t: t["UpdatedAt"])
+    if running:
+        failed = _recent_failures(failed, running[0], datetime.now(timezone.utc))
+        if len(failed) < FLAPPING:
+            return state
     newest = newest_task(tasks)
     return state.model_copy(
         update={
             "error": failed[-1]["Status"]["Err"] if failed else "",
             "state": newest["Status"]["State"] if newest else "",
-            "failures": sum(task["Status"]["State"] in ("failed", "rejected") for task in failed),
+            "failures": sum(task["Status"]["State"] in FAILED for task in failed),
             "last_words": list(last_words.of_task(client, failed[-1] if failed else newest)),
         }
     )
+
+
+def _recent_failures(
+    tasks: Iterable[dict[str, Any]], running: Mapping[str, Any], now: datetime
+) -> list[dict[str, Any]]:
+    """Return the tasks that failed lately, as what runs now may. Pure.
+
+    Those of an older specification, which a deployment has replaced, tell nothing about it.
+    """
+    return [
+        task
+        for task in tasks
+        if task["Status"]["State"] in FAILED
+        and task.get("SpecVersion") == running.get("SpecVersion")
+        and (now - moment(task["Status"]["Timestamp"])).total_seconds() < FLAPPING_WITHIN_S
+    ]
 
 
 def _node_state(node: Mapping[str, Any]) -> NodeState:

@@ -69,7 +69,7 @@ class Pause:
         self._next_s = min(self._next_s * 1.5, self._most_s)
 
 
-def _fit(name: str, limit: int) -> str:
+def fit(name: str, limit: int) -> str:
     """Return ``name``, the end of one that is too long replaced by a digest of all of it."""
     if len(name) <= limit:
         return name
@@ -106,7 +106,7 @@ class ServiceSpawner(ChoosingSpawner):
 
     @default("object_name")
     def _object_name_default(self) -> str:
-        return _fit(str(self._render_templates(self.name_template)), MAX_NAME)
+        return fit(str(self._render_templates(self.name_template)), MAX_NAME)
 
     def _follow_rename(self) -> None:
         """Name things after what the user is called now: dockerspawner keeps the first names."""
@@ -120,7 +120,7 @@ class ServiceSpawner(ChoosingSpawner):
         # Also called for paths, which are the site's own.
         def format_name(template: str, spawner: Any) -> str:
             name = str(default_format_volume_name(template, spawner))
-            return name if name.startswith("/") else _fit(name, MAX_VOLUME_NAME)
+            return name if name.startswith("/") else fit(name, MAX_VOLUME_NAME)
 
         return format_name
 

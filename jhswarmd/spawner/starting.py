@@ -8,7 +8,7 @@ is in either.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from jhswarmd import log_tail
@@ -48,6 +48,10 @@ class StartingSpawner(HomeSpawner):
 
     async def _wait_running(self) -> Task:
         """Return the task once it runs. Raises StartFailed when it never will."""
+        return await self._wait_for_task(lambda task: task.phase is Phase.running)
+
+    async def _wait_for_task(self, is_over: Callable[[Task], bool]) -> Task:
+        """Return the task once ``is_over``. Raises StartFailed when it never will be."""
         pause = Pause(START_PAUSE_S)
         seen: tuple[str, str, str] | None = None
         since_at = closer_at = self._now()
@@ -63,9 +67,9 @@ class StartingSpawner(HomeSpawner):
             self._report(task, node, lasted_s)
             if task is not None:
                 await self._remember(task)
+                if is_over(task):
+                    return task
             await self._check(task, node, lasted_s=lasted_s)
-            if task is not None and task.phase is Phase.running:
-                return task
             if self._now() >= closer_at:
                 await self._look_closer(task, node)
                 closer_at = self._now() + LOOK_CLOSER_S

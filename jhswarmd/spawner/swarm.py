@@ -33,9 +33,9 @@ from jhswarmd.errors import EngineConflict, EngineError, EngineNotFound, Jhswarm
 from jhswarmd.spawner import tasks
 from jhswarmd.spawner.base import LOOK_WITHIN_S, REMOVE_WITHIN_S, Pause
 from jhswarmd.spawner.failure import StartFailed
+from jhswarmd.spawner.preparing import PreparingSpawner
 from jhswarmd.spawner.progress import ProgressLog, describe_choice
 from jhswarmd.spawner.request import create_request, dropped, using_options
-from jhswarmd.spawner.starting import StartingSpawner
 from jhswarmd.spawner.tasks import Task
 
 #: Seconds for which what an ended server left behind is tried to be removed.
@@ -53,7 +53,7 @@ _BEFORE_TIMEOUT_S = 0.5
 _LEFT_OVERS = 3
 
 
-class SwarmSpawner(StartingSpawner):
+class SwarmSpawner(PreparingSpawner):
     """Start each notebook server as a Swarm service of its own."""
 
     #: Options that this engine does not know, once one service was read back.
@@ -274,15 +274,17 @@ class SwarmSpawner(StartingSpawner):
         """Create the service and return its running task; begin anew where that may help."""
         pause = Pause()
         for is_last in (False,) * START_RETRIES + (True,):
-            self.object_id = await self._create()
-            self.log.info(
-                "Created service %s (id: %s) from image %s",
-                self.object_name,
-                self.object_id,
-                self.image,
-            )
             try:
+                await self._prepare_own()
+                self.object_id = await self._create()
+                self.log.info(
+                    "Created service %s (id: %s) from image %s",
+                    self.object_name,
+                    self.object_id,
+                    self.image,
+                )
                 task = await self._wait_running()
+                await self._prepare_shared(task)
                 await self._read_back()
                 return task
             except StartFailed as exc:
@@ -290,7 +292,8 @@ class SwarmSpawner(StartingSpawner):
                     raise
                 self.log.warning("Starting anew: %s", exc.log_message)
             service_id, self.object_id = self.object_id, ""
-            await self._remove(service_id, self.spawn_id, self._left_s())
+            if service_id:
+                await self._remove(service_id, self.spawn_id, self._left_s())
             await pause.wait()
             await self._choose_node()  # the one before may have made the volume
         raise AssertionError("the last one returns or raises")

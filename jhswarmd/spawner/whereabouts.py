@@ -1,4 +1,4 @@
-"""Which node holds a volume, remembered in the hub's own database.
+"""Which node holds a volume, and has handed it over, remembered in the hub's own database.
 
 A volume of the engine's ``local`` driver exists on the one node where it was first used, and
 Swarm neither knows nor cares: a start on another node would get a new, empty volume of the same
@@ -25,6 +25,13 @@ _TABLE = sa.Table(
     # For messages: a node that has left the swarm cannot be asked any more.
     sa.Column("node_name", sa.String(255), nullable=False),
     sa.UniqueConstraint("volume", "node_id"),
+)
+#: Which volumes on which nodes have been handed over to their users (``spawner.preparing``).
+_PREPARED = sa.Table(
+    "jhswarmd_prepared_volumes",
+    sa.MetaData(),
+    sa.Column("volume", sa.String(255), primary_key=True),
+    sa.Column("node_id", sa.String(64), primary_key=True),
 )
 
 
@@ -63,6 +70,28 @@ def forget(session: Any, volume: str, node_id: str) -> None:
     """Forget that the node holds ``volume``: it has left the swarm, with all it held."""
     _make_table(session)
     session.execute(_TABLE.delete().where(_TABLE.c.volume == volume, _TABLE.c.node_id == node_id))
+    session.commit()
+
+
+def list_prepared(session: Any, volume: str) -> frozenset[str]:
+    """Return the ids of the nodes on which ``volume`` has been handed over to its users."""
+    _PREPARED.create(session.connection(), checkfirst=True)
+    rows = session.execute(sa.select(_PREPARED.c.node_id).where(_PREPARED.c.volume == volume))
+    return frozenset(row.node_id for row in rows)
+
+
+def remember_prepared(session: Any, volume: str, node_id: str) -> None:
+    """Remember that ``volume`` has been handed over on that node, unless that is known."""
+    if node_id not in list_prepared(session, volume):
+        session.execute(_PREPARED.insert().values(volume=volume, node_id=node_id))
+        session.commit()
+
+
+def forget_prepared(session: Any, volume: str, node_id: str) -> None:
+    """Forget that ``volume`` was handed over on that node: it is there no more."""
+    session.execute(
+        _PREPARED.delete().where(_PREPARED.c.volume == volume, _PREPARED.c.node_id == node_id)
+    )
     session.commit()
 
 

@@ -71,6 +71,16 @@ def fail(spawner: Any) -> StartFailed:
         ),
         ({"volumes": {"/no/such": "/x"}}, "mount", "bind source path does not exist"),
         (
+            # As hooks do.
+            {
+                "extra_container_spec": {
+                    "mounts": [{"type": "bind", "source": "/no/such", "target": "/x"}]
+                }
+            },
+            "mount",
+            "bind source path does not exist",
+        ),
+        (
             {"volumes": {"no-{username}": "/x"}, "volume_driver_options": NO_DIRECTORY},
             "mount",
             "/no/such/ann",

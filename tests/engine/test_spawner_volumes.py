@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
 from typing import Any
 
 import pytest
+from docker.errors import APIError
+from docker.models.containers import Container
 from jupyterhub.spawner import SpawnException
 from jupyterhub.user import User
 
@@ -23,6 +26,7 @@ from tests.engine.spawner_kit import (
     the_service,
 )
 from tests.lab import Lab
+from tests.wait import wait_until
 
 VOLUME = f"{STACK}-user-ann"
 GONE = Holder("nodethatleftlongago", "worker-7")
@@ -212,3 +216,190 @@ def test_a_full_node_that_holds_the_home_is_named(
     with pytest.raises(SpawnException) as caught:
         asyncio.run(start_and_clean_up(make(mem_guarantee="1000T")))
     assert f"on node {this_node(engine).name}, which has not enough" in caught.value.message
+
+
+# ---- new volumes are their users' ---------------------------------------------------------------
+
+AS_USER = {"user": "1000:100"}
+
+
+class Names:
+    """Volumes that no other test has made."""
+
+    def __init__(self) -> None:
+        token = secrets.token_hex(4)
+        self.own = {f"work-{token}-{{username}}": "/work", f"more-{token}-{{username}}": "/more"}
+        self.exchange = f"exchange-{token}"
+        self.shared = {self.exchange: {"bind": "/srv/exchange", "mode": "rw"}}
+
+
+@pytest.fixture
+def names() -> Names:
+    return Names()
+
+
+@pytest.fixture
+def created(client: Flaky, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The roles of the services that were created, in their order."""
+    roles: list[str] = []
+    create = client.create_service
+
+    def create_service(**request: Any) -> Any:
+        roles.append(request["labels"][labels.ROLE])
+        return create(**request)
+
+    monkeypatch.setattr(client, "create_service", create_service, raising=False)
+    return roles
+
+
+def can_write(container: Container, *paths: str, user: str = "1000:100") -> list[bool]:
+    return [
+        container.exec_run(["touch", f"{path}/mine"], user=user).exit_code == 0 for path in paths
+    ]
+
+
+def test_new_volumes_are_the_users_and_later_starts_are_not_delayed(
+    make: Any, client: Flaky, engine: Lab, created: list[str], names: Names
+) -> None:
+    options = {
+        "volumes": names.own,
+        "shared_volumes": names.shared,
+        "extra_container_spec": AS_USER,
+    }
+    spawner = make(**options)
+
+    async def start_stop_start() -> None:
+        await spawner.start()
+        paths = ("/work", "/more", "/srv/exchange")
+        assert can_write(the_container(engine, spawner), *paths) == [True] * 3
+        assert the_service(client)["Spec"]["Labels"][labels.ROLE] == labels.ROLE_NOTEBOOK
+        await spawner.stop()
+        await make(**options).start()
+
+    asyncio.run(start_stop_start())
+    assert created == [labels.ROLE_PREPARE, *[labels.ROLE_NOTEBOOK] * 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "owner"),
+    [
+        ({"environment": {"NB_UID": "1234", "NB_GID": "100"}}, "1234:100"),
+        ({"extra_container_spec": {"user": "1002"}}, "1002"),
+    ],
+    ids=["an image that starts as root", "a number alone"],
+)
+def test_a_volume_is_given_to_whomever_the_notebook_runs_as(
+    make: Any, engine: Lab, options: dict[str, Any], owner: str, names: Names
+) -> None:
+    spawner = make(volumes=names.own, shared_volumes=names.shared, **options)
+    asyncio.run(spawner.start())
+    container = the_container(engine, spawner)
+    assert can_write(container, "/work", "/srv/exchange", user=owner) == [True, True]
+
+
+def test_the_images_own_user_is_known(
+    make: Any, engine: Lab, small_image: str, names: Names
+) -> None:
+    source = engine.client.containers.create(small_image)
+    image = source.commit(repository="jhswarmd-lab/user", changes=["USER 1001:1001"])
+    source.remove()
+    try:
+        spawner = make(volumes=names.own, image="jhswarmd-lab/user:latest")
+        asyncio.run(spawner.start())
+        container = the_container(engine, spawner)
+        assert can_write(container, "/work", user="1001:1001") == [True]
+    finally:
+        for service in engine.client.services.list():
+            service.remove()
+        wait_until(lambda: engine.client.images.remove(image.id) is None, 30, ignoring=(APIError,))
+
+
+def test_what_is_in_a_volume_or_somebodys_already_is_left_alone(
+    make: Any, engine: Lab, small_image: str, names: Names
+) -> None:
+    volume = names.exchange
+    engine.client.containers.run(
+        small_image, ["touch", "/v/theirs"], volumes=[f"{volume}:/v"], remove=True
+    )
+    spawner = make(shared_volumes=names.shared, extra_container_spec=AS_USER)
+    asyncio.run(spawner.start())
+    container = the_container(engine, spawner)
+    told = container.exec_run(["stat", "-c", "%u:%g %a", "/srv/exchange", "/srv/exchange/theirs"])
+    assert told.output.decode().split("\n")[:2] == ["0:0 755", "0:0 644"]
+
+
+def test_two_users_who_start_at_once_share_a_new_volume(
+    make_for: Any, engine: Lab, names: Names
+) -> None:
+    options = {
+        "shared_volumes": names.shared,
+        "extra_container_spec": AS_USER,
+        "volumes": names.own,
+    }
+    spawners = [make_for(name, **options) for name in ("ann", "ben")]
+
+    async def start_both() -> None:
+        await asyncio.gather(*(spawner.start() for spawner in spawners))
+
+    asyncio.run(start_both())
+    for spawner in spawners:
+        assert can_write(the_container(engine, spawner), "/work", "/srv/exchange") == [True, True]
+
+
+def test_a_volume_that_an_administrator_removed_is_handed_over_again(
+    make: Any, engine: Lab, created: list[str], names: Names
+) -> None:
+    options = {"shared_volumes": names.shared, "extra_container_spec": AS_USER}
+
+    async def start_stop_start() -> Any:
+        spawner = make(**options)
+        await spawner.start()
+        await spawner.stop()
+        volume = engine.client.volumes.get(names.exchange)
+        wait_until(lambda: volume.remove() is None, 30, ignoring=(APIError,))
+        spawner = make(**options)
+        await spawner.start()
+        return spawner
+
+    spawner = asyncio.run(start_stop_start())
+    assert can_write(the_container(engine, spawner), "/srv/exchange") == [True]
+    assert created.count(labels.ROLE_PREPARE) == 2
+
+
+def test_a_start_that_is_cancelled_while_it_prepares_leaves_nothing(
+    make: Any, client: Flaky, names: Names
+) -> None:
+    async def cancel() -> None:
+        client.gate.clear()
+        starting = asyncio.ensure_future(make(volumes=names.own).start())
+        await asyncio.get_running_loop().run_in_executor(None, client.has_created.wait, 30)
+        starting.cancel()
+        client.gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+
+    asyncio.run(cancel())
+    assert client.services() == []
+
+
+def test_an_answer_of_the_engine_that_is_lost_meanwhile_does_no_harm(
+    make: Any, client: Flaky, engine: Lab, names: Names
+) -> None:
+    client.lose_answers = 1
+    spawner = make(volumes=names.own, extra_container_spec=AS_USER)
+    asyncio.run(spawner.start())
+    assert can_write(the_container(engine, spawner), "/work") == [True]
+    assert the_service(client)["Spec"]["Labels"][labels.ROLE] == labels.ROLE_NOTEBOOK
+
+
+def test_what_a_killed_hub_has_left_is_replaced(
+    make: Any, client: Flaky, engine: Lab, created: list[str], names: Names
+) -> None:
+    spawner = make(volumes=names.own, extra_container_spec=AS_USER)
+    left = {**spawner._labels(), labels.ROLE: labels.ROLE_PREPARE, labels.SPAWN: "f" * 32}
+    engine.client.services.create(
+        spawner.image, name=f"{spawner.object_name}-volumes", labels=left, command=["true"]
+    )
+    asyncio.run(spawner.start())
+    assert can_write(the_container(engine, spawner), "/work") == [True]
+    assert the_service(client)["Spec"]["Labels"][labels.ROLE] == labels.ROLE_NOTEBOOK

@@ -2,6 +2,7 @@
 
 import io
 import time
+from datetime import datetime, timezone
 from types import SimpleNamespace
 
 import pytest
@@ -406,3 +407,27 @@ def test_a_daemon_that_does_not_run_is_said_once():
     stopped = [*services()[:2], *services(jhswarmd=0)[2:]]
     _, problems = judge(make_report(services=stopped, daemon=None, daemon_error="no container"))
     assert len(problems) == 1
+
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+
+
+def ended(minute, *, state="failed", version=7):
+    return {
+        "Status": {"State": state, "Timestamp": f"2026-03-01T11:{minute}:00.123456789Z"},
+        "SpecVersion": {"Index": version},
+    }
+
+
+def test_only_recent_failures_of_what_runs_now_count():
+    running = {"SpecVersion": {"Index": 7}}
+    late = [ended(55), ended(56, state="rejected"), ended(57)]
+    others = [ended(40), ended(58, version=6), ended(59, state="shutdown")]
+    assert status._recent_failures([*late, *others], running, NOW) == late
+
+
+def test_a_hub_that_runs_and_ends_again_and_again_is_degraded():
+    health, (problem,) = judge(make_report(services=crashing(running=1)))
+    assert health is Health.degraded
+    for words in ("ended 4 times in 10 min", "non-zero exit (1)", "'(' was never closed"):
+        assert words in problem

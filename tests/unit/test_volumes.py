@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from docker.types import DriverConfig, Mount
 from hypothesis import given
 from hypothesis import strategies as st
 from jupyterhub import orm
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from jhswarmd.errors import JhswarmdError
 from jhswarmd.settings import Settings
 from jhswarmd.spawner import whereabouts
+from jhswarmd.spawner.preparing import handed_over
 from jhswarmd.spawner.volumes import Choice, Node, choose, mounts, read_node, render
 from jhswarmd.spawner.whereabouts import Holder
 
@@ -255,3 +257,46 @@ def test_a_volume_stays_as_it_is_when_it_is_to(mode: str, no_copy: bool, is_kept
     )
     assert bool(mount["VolumeOptions"].get("NoCopy")) is is_kept
     assert mount["ReadOnly"] is ("ro" in mode)
+
+
+@pytest.mark.parametrize(
+    ("mount", "found"),
+    [
+        pytest.param(Mount("/work", "w"), {"w": "/work"}, id="a new volume"),
+        pytest.param(Mount("/srv/x/", "x"), {"x": "/srv/x"}, id="a slash at its end"),
+        pytest.param(Mount("/home/jovyan", "h"), {}, id="the image's home"),
+        pytest.param(
+            Mount("/home/jovyan", "h", no_copy=True), {"h": "/home/jovyan"}, id="not copied"
+        ),
+        pytest.param(Mount("/home/jovyan/work", "w"), {"w": "/home/jovyan/work"}, id="below it"),
+        pytest.param(Mount("/work", "w", read_only=True), {}, id="read-only"),
+        pytest.param(Mount("/work", "/srv/work", type="bind"), {}, id="a directory of the node"),
+        pytest.param(Mount("/work", None), {}, id="without a name"),
+        pytest.param(
+            Mount("/work", "w", driver_config=DriverConfig("local", {"type": "nfs"})),
+            {},
+            id="an export",
+        ),
+        pytest.param(
+            Mount("/work", "w", driver_config=DriverConfig("netshare")), {}, id="another driver"
+        ),
+        pytest.param(
+            {"type": "volume", "source": "w", "target": "/work"}, {"w": "/work"}, id="lower case"
+        ),
+        pytest.param("w:/work:rw", {"w": "/work"}, id="a text"),
+        pytest.param(Mount("/dev/shm", None, type="tmpfs"), {}, id="memory"),
+    ],
+)
+def test_only_new_volumes_of_one_node_may_have_to_be_handed_over(mount: Any, found: Any) -> None:
+    assert handed_over([mount]) == found
+
+
+def test_what_was_handed_over_is_remembered_for_each_node() -> None:
+    session = orm.new_session_factory("sqlite:///:memory:")()
+    assert whereabouts.list_prepared(session, "v") == frozenset()
+    for node in ("n1", "n2", "n1"):
+        whereabouts.remember_prepared(session, "v", node)
+    assert whereabouts.list_prepared(session, "v") == {"n1", "n2"}
+    whereabouts.forget_prepared(session, "v", "n1")
+    assert whereabouts.list_prepared(session, "v") == {"n2"}
+    session.close()

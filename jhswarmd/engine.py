@@ -26,7 +26,7 @@ from docker.types import (
     TaskTemplate,
 )
 
-from jhswarmd import generations, labels, registry_login
+from jhswarmd import engine_streams, generations, labels, registry_login
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineError, EngineNotFound, EngineUnavailable
 from jhswarmd.generations import Existing
@@ -111,7 +111,7 @@ class Engine:
             stream=True,
             timeout=(CALL_TIMEOUT_S, read_within_s),
         )
-        _raise_for_status(response)
+        engine_streams.raise_for_status(response)
         return response
 
     def list_notebooks(self, stack: str) -> list[NotebookService]:
@@ -228,7 +228,7 @@ class Engine:
                 json=changed,
                 timeout=CALL_TIMEOUT_S,
             )
-            _raise_for_status(answer)
+            engine_streams.raise_for_status(answer)
 
     def remove_secret(self, secret_id: str) -> None:
         """Remove a secret; the engine refuses (EngineError) while a service mounts it."""
@@ -391,14 +391,6 @@ class Engine:
         except EngineError as exc:
             return exc.why
         return ""
-
-
-def _raise_for_status(response: requests.Response) -> None:
-    """Raise what docker-py raises for an answer that is an error."""
-    try:
-        response.raise_for_status()
-    except requests.HTTPError as exc:
-        raise docker.errors.create_api_error_from_http_exception(exc) from exc
 
 
 def _marks(wanted: Mapping[str, str]) -> list[str]:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from jhswarmd import notebook_profiles
+from jhswarmd import mount_targets, notebook_profiles
 from jhswarmd.notebook_profiles import (
     LEAST_CORES,
     LEAST_MEMORY,
@@ -190,7 +190,7 @@ def _shared_volume(source: str, target: str, mode: str) -> SharedVolume:
         raise ValueError(f"'{source}' is neither a volume's name nor an absolute path")
     if not _is_plain_path(target) or target == "/":
         raise ValueError(f"'{target}' is no absolute path to mount something at")
-    return SharedVolume(source, target.rstrip("/"), mode)
+    return SharedVolume(source, mount_targets.canonical(target), mode)
 
 
 def _is_plain_path(path: str) -> bool:
@@ -372,7 +372,12 @@ class Settings(BaseModel):
     def _is_mountable(cls, value: str) -> str:
         if not _is_plain_path(value) or value.rstrip("/") == "":
             raise ValueError("must be an absolute path to mount something at, without '..'")
-        return value
+        return mount_targets.canonical(value)
+
+    @field_validator("oauth_client_secret_file_path")
+    @classmethod
+    def _is_where_it_lands(cls, value: str) -> str:
+        return mount_targets.canonical(value)
 
     @field_validator("host")
     @classmethod

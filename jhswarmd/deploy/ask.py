@@ -7,15 +7,13 @@ input: an argument list shows in events and in the process table.
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Mapping
 from typing import Any
 
 import docker
-from docker.utils.socket import STDOUT, frames_iter
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from jhswarmd import control, labels
+from jhswarmd import control, engine_streams, labels
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineConflict, EngineNotFound, EngineUnavailable, NotNow
 
@@ -44,7 +42,13 @@ def ask(
                 "No daemon runs on this node",
                 remedy="Run the command on a manager that 'docker service ps' names for it.",
             )
-        output = _run(client.api, found[0]["Id"], ["jhswarmd", "ctl"], request.encode())
+        output = engine_streams.run(
+            client.api,
+            found[0]["Id"],
+            ["jhswarmd", "ctl"],
+            request.encode(),
+            timeout_s=control.TIMEOUT_S + 5,
+        )
     try:
         answer = json.loads(output)
     except ValueError:
@@ -72,19 +76,3 @@ def ask_patiently(
         wait=wait_random_exponential(multiplier=0.1, max=0.5),
         reraise=True,
     )(ask, client, stack, command, arguments)
-
-
-def _run(api: docker.APIClient, container_id: str, command: list[str], given: bytes) -> bytes:
-    """Run a command in a container, with ``given`` on its standard input; returns its output."""
-    started = api.exec_create(container_id, command, stdin=True)
-    stream = api.exec_start(started["Id"], socket=True)
-    # docker-py hands out a reader; what is written goes to the socket below it.
-    connection = getattr(stream, "_sock", stream)
-    try:
-        connection.settimeout(control.TIMEOUT_S + 5)
-        connection.sendall(given)
-        connection.shutdown(socket.SHUT_WR)
-        return b"".join(data for kind, data in frames_iter(stream, tty=False) if kind == STDOUT)
-    finally:
-        # The response owns the stream: closed after its stream, Python 3.13 and later complain.
-        getattr(stream, "_response", stream).close()

@@ -19,7 +19,7 @@ import docker
 import requests
 from docker.errors import DockerException
 
-from jhswarmd import assets
+from jhswarmd import assets, engine_streams
 from jhswarmd.deploy import host
 from jhswarmd.deploy.progress import Progress
 from jhswarmd.deploy.recipes import (
@@ -226,7 +226,8 @@ def _make_debian(client: docker.DockerClient, debian: Debian, progress: Progress
         step.update("importing it into the engine")
         repository, _, tag = debian.reference.rpartition(":")
         with translated("importing the Debian base"):
-            client.api.import_image_from_file(str(archive), repository=repository, tag=tag)
+            answer = client.api.import_image_from_file(str(archive), repository=repository, tag=tag)
+            engine_streams.raise_failure(answer, "importing the Debian base")
         step.done("; ".join(debian.sources))
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import docker
 
+from jhswarmd import engine_streams
 from jhswarmd.deploy import host
 from jhswarmd.deploy.progress import Step
 from jhswarmd.engine_errors import translated
@@ -83,22 +84,25 @@ def is_on_engine(client: docker.DockerClient, reference: str) -> bool:
 def stream(output: Iterable[Mapping[str, Any]], what: str) -> Iterable[str]:
     """Yield the lines of a build, a pull or a push; raise what it reports as an error.
 
-    The engine answers 200 before it begins: a failure is one more line in its answer.
+    The engine answers 200 before it begins: a failure is one more line in its answer, which is
+    read to its end all the same, so that its connection is closed in order.
     """
     lines: deque[str] = deque(maxlen=host.TAIL_LINES)
+    failure = ""
     for part in output:
-        if "error" in part:
-            raise JhswarmdError(
-                what,
-                why=_COLOURS.sub("", str(part["error"])),
-                output=lines,
-                remedy="Run this again: what is finished is kept. A mirror or a registry that did "
-                "not answer is the usual reason.",
-            )
+        failure = failure or engine_streams.failure_in(part)
         line = _COLOURS.sub("", str(part.get("stream") or part.get("status") or "")).strip()
         if line:
             lines.append(line)
             yield line
+    if failure:
+        raise JhswarmdError(
+            what,
+            why=_COLOURS.sub("", failure),
+            output=lines,
+            remedy="Run this again: what is finished is kept. A mirror or a registry that did not "
+            "answer is the usual reason.",
+        )
 
 
 def read_files(folder: Path) -> dict[str, bytes]:

@@ -20,6 +20,7 @@ from jupyterhub.traitlets import ByteSpecification
 from jupyterhub.utils import maybe_future
 from traitlets import TraitError
 
+from jhswarmd import mount_targets
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import JhswarmdError
 
@@ -119,6 +120,12 @@ async def _container_spec(spawner: Any, labels: dict[str, str]) -> ContainerSpec
     if spawner.cap_drop:
         arguments.setdefault("cap_drop", list(spawner.cap_drop))
     spec: ContainerSpec = _make(ContainerSpec, "extra_container_spec", arguments)
+    if spec.get("Mounts"):
+        # Copies: what the site's configuration holds is not changed.
+        spec["Mounts"] = [
+            {**mount, "Target": mount_targets.canonical(mount["Target"])}
+            for mount in spec["Mounts"]
+        ]
     # docker-py has no arguments for these.
     if spawner.ulimits:
         spec["Ulimits"] = [_ulimit(name, limit) for name, limit in spawner.ulimits.items()]

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from jhswarmd import log_tail
+from jhswarmd import engine_streams, log_tail
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineError, EngineNotFound
 from jhswarmd.spawner import addresses, tasks
@@ -240,16 +240,11 @@ class StartingSpawner(HomeSpawner):
 
     def _read_log(self, service_id: str) -> str:
         """Return the end of the log. Blocks."""
-        chunks: list[bytes] = []
-        stream = self.client.service_logs(
+        content = engine_streams.read_service_log(
+            self.client,
             service_id,
-            stdout=True,
-            stderr=True,
-            tail=log_tail.LINES,
+            lines=log_tail.LINES,
             is_tty=bool(self.extra_container_spec.get("tty")),
+            limit=_LOG_BYTES,
         )
-        for chunk in stream:
-            chunks.append(chunk)
-            if sum(map(len, chunks)) > _LOG_BYTES:
-                break
-        return b"".join(chunks).decode("utf-8", errors="replace")
+        return content.decode("utf-8", errors="replace")

@@ -108,21 +108,25 @@ def exchange(request: Mapping[str, Any], path: Path = SOCKET) -> dict[str, Any]:
             with connection.makefile("rb") as lines:
                 answer: dict[str, Any] = json.loads(lines.readline())
     except (OSError, ValueError) as exc:
-        return {
-            "error": {
-                "what": "The daemon does not answer",
-                "why": str(exc),
-                "remedy": "See 'docker service logs' of the service jhswarmd.",
-                "is_now": False,
-            }
-        }
+        return {"error": _silent(str(exc))}
     return answer
 
 
-def result_of(answer: Mapping[str, Any]) -> Any:
+def result_of(answer: Any) -> Any:
     """Return the result in an answer, or raise its error as JhswarmdError or NotNow."""
+    if not isinstance(answer, Mapping) or not {"error", "result"} & answer.keys():
+        answer = {"error": _silent("half an answer")}
     if "error" in answer:
         error = answer["error"]
         kind = JhswarmdError if error.get("is_now", True) else NotNow
         raise kind(error["what"], why=error.get("why", ""), remedy=error.get("remedy", ""))
     return answer["result"]
+
+
+def _silent(why: str) -> dict[str, Any]:
+    return {
+        "what": "The daemon does not answer",
+        "why": why,
+        "remedy": "See 'docker service logs' of the service jhswarmd.",
+        "is_now": False,
+    }

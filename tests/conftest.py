@@ -201,7 +201,8 @@ def pytest_runtest_makereport(
     report = yield
     # The fixture of this very test, which may be a cluster of its own.
     lab = getattr(item, "funcargs", {}).get("engine")
-    if report.failed and lab and lab.directory.exists():  # it may be closed by now
+    # It may be closed by now. Unit tests give that name to engines of their own.
+    if report.failed and isinstance(lab, Lab) and lab.directory.exists():
         report.sections.append(("services of the lab", lab.describe()))
     return report
 

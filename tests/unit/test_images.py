@@ -73,6 +73,7 @@ class FakeEngine:
     def import_image_from_file(self, filename, repository, tag):
         self.calls.append(("import", repository))
         self.here.add(f"{repository}:{tag}")
+        return '{"status": "sha256:1"}\n'
 
     def made(self):
         calls, self.calls = self.calls, []

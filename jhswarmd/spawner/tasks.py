@@ -323,6 +323,16 @@ def why_no_image(failure: Failure, *, image: str, words: str) -> Failure:
 
 
 def _no_node(task: Task, home_node: str) -> Failure:
+    if "missing plugin" in task.error and "insufficient" not in task.error:
+        return Failure(
+            reason="mount",
+            message="Your files, or others that your notebook needs, cannot be reached from any "
+            f"node. {_TELL}",
+            detail=f"task {task.id} {task.state}: {task.error}. The driver of a volume (or of a "
+            "network) is installed on no node that may run it: see VOLUME_DRIVER, "
+            "SHARED_VOLUME_DRIVER and 'docker plugin ls'",
+            status_code=503,
+        )
     is_full = "insufficient resources" in task.error
     if home_node and is_full:
         what = (

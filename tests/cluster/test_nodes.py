@@ -69,6 +69,26 @@ async def start_with_a_file(make: Any, lab: Lab) -> SwarmSpawner:
     return spawner
 
 
+def test_new_volumes_are_the_users_on_whichever_node_they_are_made(
+    make: Any, cluster: Cluster, worker: Lab
+) -> None:
+    options = {
+        "shared_volumes": {"exchange": {"bind": "/srv/exchange", "mode": "rw"}},
+        "extra_container_spec": {"user": "1000:100"},
+    }
+    there = make(volumes={f"{STACK}-work-{{username}}": "/work"}, **options, **on(worker))
+    here = make(name_template="here", volumes={}, **options, **on(cluster))
+
+    async def start_both() -> None:
+        await there.start()
+        await here.start()
+
+    asyncio.run(start_both())
+    for lab, spawner in ((worker, there), (cluster, here)):
+        touch = ["touch", "/srv/exchange/mine", *(["/work/mine"] if spawner is there else [])]
+        assert the_container(lab, spawner).exec_run(touch).exit_code == 0
+
+
 def test_a_notebook_is_reached_from_another_node(make: Any, cluster: Cluster, worker: Lab) -> None:
     here = make(name_template="here", volumes={}, **on(cluster))
 

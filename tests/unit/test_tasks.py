@@ -308,11 +308,20 @@ _NFS = f"{_ERROR}failed to mount local volume: mount :/export/ann:{_DATA}, data:
             "operation not permitted",
             "VOLUME_NO_COPY=true",
         ),
-        (f"chown {_DATA}: operation not permitted", "VOLUME_NO_COPY=true"),
+        # As 26.1 and 28.5 say it.
         (
             f"failed to chmod on {_DATA}: chmod {_DATA}: operation not permitted",
             "VOLUME_NO_COPY=true",
         ),
+        (
+            "starting container failed: failed to create task for container: failed to create shim "
+            "task: OCI runtime create failed: runc create failed: unable to start container "
+            'process: error during container init: error mounting "/opt" to rootfs at "/file": '
+            "mount src=/opt, dst=/file, dstFd=/proc/thread-self/fd/14, flags=MS_BIND|MS_REC: not a "
+            "directory: Are you trying to mount a directory onto a file (or vice-versa)?",
+            "not a directory",
+        ),
+        (f"chown {_DATA}: operation not permitted", "VOLUME_NO_COPY=true"),
         (f"stat {_DATA}: stale NFS file handle", "mount it again"),
         ("VolumeDriver.Mount: error mounting ann: permission denied", "does not let that node"),
         (
@@ -344,6 +353,14 @@ def test_files_that_a_node_cannot_mount_are_the_reason_and_the_log_says_what_to_
         assert "cannot be reached from node box" in found.message
         assert error in found.detail
         assert advice in found.detail
+
+
+def test_a_driver_that_no_node_has_is_a_matter_of_files_too() -> None:
+    task = Task("t", "pending", error="no suitable node (missing plugin on 1 node)")
+    found = failure(task, image="x:1", lasted_s=NO_NODE_GRACE_S)
+    assert found is not None
+    assert found.reason == "mount"
+    assert "VOLUME_DRIVER" in found.detail
 
 
 def test_a_login_among_the_options_of_a_mount_is_not_shown() -> None:

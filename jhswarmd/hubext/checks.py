@@ -572,9 +572,12 @@ def final(c: Config, cls: Any, option: str) -> Any:
 
 def _invalid(site: Site, classes: Classes) -> Iterator[str]:
     """Find values that an option does not take; a start of a notebook would find some first."""
-    made = classes.spawner(user=SimpleNamespace(name="user"), config=Config())
+    try:
+        made = classes.spawner(user=SimpleNamespace(name="user"), config=Config())
+    except Exception:  # noqa: BLE001 - a site's own class may want a whole user
+        made = None
     for cls in classes.all:
-        is_spawner = cls is classes.spawner
+        is_spawner = cls is classes.spawner and made is not None
         traits: dict[str, Any] = cls.class_traits(config=True)
         for given in site.given(section_names(cls)):
             trait = traits.get(given.option)
@@ -669,7 +672,7 @@ _INTERPRETERS = ("python", "python3", "sh", "bash", "node", "perl", "ruby")
 
 
 def _wrong_services(base: Config, site: Site) -> Iterator[str]:
-    ours = {each["name"] for each in base.JupyterHub.services}
+    ours = [each["name"] for each in base.JupyterHub.services]
     fields = Service.class_trait_names(input=True)
     for given in site.given(_HUB, "services"):
         for service in _items(given.value):
@@ -687,7 +690,7 @@ def _wrong_services(base: Config, site: Site) -> Iterator[str]:
             if name in ours:
                 words.append("jhswarmd has a service of this name. Instead: another name")
             words += _wrong_command(service)
-            if (urlsplit(str(service.get("url") or "")).hostname or "") in _LOOPBACK:
+            if _host(service) in _LOOPBACK:
                 words.append(
                     "the proxy runs in another container and cannot reach its url. Instead: "
                     "http://hub:PORT, and let the service listen on 0.0.0.0"
@@ -708,6 +711,13 @@ def _wrong_services(base: Config, site: Site) -> Iterator[str]:
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - to be refused
 
 
+def _host(service: Mapping[str, Any]) -> str:
+    try:
+        return urlsplit(str(service.get("url") or "")).hostname or ""
+    except ValueError:
+        return ""  # JupyterHub says what is wrong with it
+
+
 def _items(value: Any) -> list[Any]:
     """Return the items of a list, or what is appended to it."""
     value = _plain(value, [])
@@ -719,14 +729,15 @@ def _wrong_command(service: Mapping[str, Any]) -> Iterator[str]:
     command = service.get("command") or ()
     if isinstance(command, str):
         command = [command]
-    if not command:
+    if not command or not isinstance(command, (list, tuple)):
         return
     program, *arguments = [str(each) for each in command]
-    cwd = Path(service.get("cwd") or ".")
+    cwd = Path(str(service.get("cwd") or "."))
     if not cwd.is_dir():
         yield f"its directory {cwd} does not exist in the hub's image"
         return
-    path = (service.get("environment") or {}).get("PATH")
+    environment = service.get("environment")
+    path = environment.get("PATH") if isinstance(environment, dict) else None
     found = shutil.which(str(cwd / program) if "/" in program else program, path=path)
     if found is None:
         yield (

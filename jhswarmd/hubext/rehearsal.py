@@ -17,13 +17,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from jupyterhub.app import JupyterHub
 
 from jhswarmd import settings
-from jhswarmd.hubext import site
+from jhswarmd.hubext import checks, site
 from jhswarmd.hubext.config import SiteRefused
 
 #: Where the image has the hub's configuration.
@@ -85,8 +84,7 @@ def _rehearse(config: Path, log: _Log) -> dict[str, Any]:
             words = exc.code if isinstance(exc.code, str) else log.last_error
         faults = [f"JupyterHub does not start with it: {' '.join(words.split())[:500]}"]
     if not faults:
-        user = SimpleNamespace(name="user")
-        network = app.spawner_class(user=user, config=app.config).network_name
+        network = checks.final(app.config, app.spawner_class, "network_name")
     return {"faults": list(faults), "warnings": log.warnings, "network": network}
 
 

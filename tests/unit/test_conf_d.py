@@ -170,6 +170,29 @@ def test_a_subclass_of_our_spawner_is_taken(site: Site) -> None:
     assert spawner.mem_limit == 2 * 1024**3
 
 
+def test_a_subclass_that_wants_a_whole_user_is_taken(site: Site) -> None:
+    site(
+        "from jhswarmd.spawner.swarm import SwarmSpawner\n"
+        "class Ours(SwarmSpawner):\n"
+        "    def __init__(self, **kwargs):\n"
+        "        super().__init__(**kwargs)\n"
+        "        self.user.id\n"
+        "c.JupyterHub.spawner_class = Ours\n"
+        "c.Ours.mem_limit = '1G'\n"
+    )
+
+
+def test_options_of_a_provider_are_known(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site(
+        "c.GitLabOAuthenticator.allowed_gitlab_groups = {'physics'}",
+        AUTHENTICATOR_TYPE="gitlab",
+        OAUTH_CLIENT_ID="id",
+        HOST="hub.example",
+        OAUTH_CLIENT_SECRET_FILE_PATH="oauth_client_secret",
+    )
+    assert not caplog.records
+
+
 def test_a_subclass_of_our_spawner_may_do_no_more(refused: Callable[..., list[str]]) -> None:
     faults = refused(
         "from jhswarmd.spawner.swarm import SwarmSpawner\n"
@@ -389,6 +412,7 @@ def test_options_of_older_spawners_are_named_with_todays(
         ("{'name': 'x', 'url': 'http://127.0.0.1:9000'}", "http://hub:PORT"),
         ("{'name': 'x', 'api_toke': 'y'}", "Did you mean api_token"),
         ("{'name': 'jhswarmd', 'api_token': 'y'}", "another name"),
+        ("{'name': 'x', 'command': ['no-such'], 'environment': 1, 'cwd': '.'}", "does not exist"),
         ("{'command': ['sh']}", "no dict with a 'name'"),
     ],
 )

@@ -179,7 +179,7 @@ _FIXED: Sequence[tuple[Sequence[str], str, str, str, tuple[Any, ...]]] = (
     (
         _HUB,
         "hub_routespec",
-        "the proxy sends all to the hub that is no notebook's",
+        "paths that are not a notebook's go to the hub",
         _LEAVE_OUT,
         ("/",),
     ),
@@ -397,7 +397,7 @@ def _option_names(cls: Any) -> set[str]:
 def _no_section(given: Given, known: Mapping[str, Any]) -> str:
     like = [name for name in known if name.lower() == given.option.lower()]
     return (
-        f"{given.place}: c.{given.option} is no class with options"
+        f"{given.place}: c.{given.option} is not a class with options"
         f"{_did_you_mean(like or get_close_matches(given.option, known), 'c.')}"
     )
 
@@ -677,7 +677,7 @@ def _wrong_services(base: Config, site: Site) -> Iterator[str]:
     for given in site.given(_HUB, "services"):
         for service in _items(given.value):
             if not isinstance(service, dict) or not service.get("name"):
-                yield f"{given.place}: {given.name} holds what is no dict with a 'name'"
+                yield f"{given.place}: {given.name} has an entry that is not a dict with a 'name'"
                 continue
             name = service["name"]
             if service in base.JupyterHub.services:
@@ -700,7 +700,7 @@ def _wrong_services(base: Config, site: Site) -> Iterator[str]:
     for given in site.given(_HUB, "load_roles"):
         for role in _items(given.value):
             if not isinstance(role, dict) or not role.get("name"):
-                yield f"{given.place}: {given.name} holds what is no dict with a 'name'"
+                yield f"{given.place}: {given.name} has an entry that is not a dict with a 'name'"
             elif role["name"] in ours and role not in base.JupyterHub.load_roles:
                 yield (
                     f"{given.place}: the role '{role['name']}' in {given.name} is jhswarmd's own. "

@@ -413,7 +413,7 @@ def test_options_of_older_spawners_are_named_with_todays(
         ("{'name': 'x', 'api_toke': 'y'}", "Did you mean api_token"),
         ("{'name': 'jhswarmd', 'api_token': 'y'}", "another name"),
         ("{'name': 'x', 'command': ['no-such'], 'environment': 1, 'cwd': '.'}", "does not exist"),
-        ("{'command': ['sh']}", "no dict with a 'name'"),
+        ("{'command': ['sh']}", "not a dict with a 'name'"),
     ],
 )
 @pytest.mark.parametrize("how", [" = [{}]", ".append({})"])

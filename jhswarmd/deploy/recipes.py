@@ -1,8 +1,8 @@
 """One image to build: what goes in, the tag that follows from it, and the build itself.
 
 A tag is a hash of everything that goes into its image, so one that exists needs no build, and an
-edited file is never deployed under an old name. The classic builder is all that is asked of the
-engine.
+edited file is never deployed under an old name. What a Dockerfile says is understood by every
+builder: no ``RUN --mount``, no heredocs (``builders``).
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import requests
+from docker.errors import DockerException
 
 from jhswarmd import engine_streams
-from jhswarmd.deploy import host
+from jhswarmd.deploy import builders, host
 from jhswarmd.deploy.progress import Step
 from jhswarmd.engine_errors import translated
-from jhswarmd.errors import EngineNotFound, JhswarmdError
+from jhswarmd.errors import EngineNotFound
 
 #: Repositories are ``<registry>/jhswarmd/<name>``.
 NAMESPACE = "jhswarmd"
@@ -57,7 +59,16 @@ class Recipe:
 def build_recipe(client: docker.DockerClient, recipe: Recipe, reference: str, step: Step) -> None:
     """Build an image and tag it ``reference``. Raises JhswarmdError."""
     arguments = {"BASE": recipe.base, **_site_arguments()}
-    with translated(f"building the image {recipe.name}"):
+    what = f"The image {recipe.name} cannot be built"
+
+    def show(line: str) -> None:
+        step.update(f"{recipe.name}: {line}")
+
+    if builders.uses_buildkit(client):
+        builders.build_by_command(_tar(recipe.context), reference, arguments, what, show)
+        return
+    doing = f"building the image {recipe.name}"
+    try:
         output = client.api.build(
             fileobj=_tar(recipe.context),
             custom_context=True,
@@ -67,8 +78,11 @@ def build_recipe(client: docker.DockerClient, recipe: Recipe, reference: str, st
             forcerm=True,
             decode=True,
         )
-        for line in stream(output, f"The image {recipe.name} cannot be built"):
-            step.update(f"{recipe.name}: {line}")
+    except (DockerException, requests.RequestException) as exc:
+        raise builders.refused(exc, what, doing) from exc
+    with translated(doing):
+        for line in stream(output, what):
+            show(line)
 
 
 def is_on_engine(client: docker.DockerClient, reference: str) -> bool:
@@ -96,13 +110,7 @@ def stream(output: Iterable[Mapping[str, Any]], what: str) -> Iterable[str]:
             lines.append(line)
             yield line
     if failure:
-        raise JhswarmdError(
-            what,
-            why=_COLOURS.sub("", failure),
-            output=lines,
-            remedy="Run this again: what is finished is kept. A mirror or a registry that did not "
-            "answer is the usual reason.",
-        )
+        raise builders.failed(what, _COLOURS.sub("", failure), lines)
 
 
 def read_files(folder: Path) -> dict[str, bytes]:

@@ -101,6 +101,8 @@ def machine(monkeypatch, tmp_path):
     for name in ("http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL", "NPM_CONFIG_REGISTRY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.swapcase(), raising=False)
+    # Which builder does the work: test_builders.py.
+    monkeypatch.setenv("DOCKER_BUILDKIT", "0")
     return ran
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from jhswarmd import __version__, labels
-from jhswarmd.deploy import local_engine, preflight, status, users
+from jhswarmd.deploy import engine_check, local_engine, preflight, status, users
 from jhswarmd.deploy import stack as stacks
 from jhswarmd.deploy.profile import Profile
 from jhswarmd.engine_errors import translated
@@ -80,6 +80,8 @@ def _surroundings(
         yield _bad("engine", str(exc), exc.remedy)
         return None
     yield from _seen("engine", lambda: engine(client.version()))
+    registry = profile.settings.registry if profile else None
+    yield from _seen("engine", lambda: registry_and_firewall(client.info(), registry))
     swarm = _swarm(client)
     yield swarm
     if swarm.grade is Grade.bad:
@@ -161,7 +163,16 @@ def engine(version: Mapping[str, Any]) -> list[Finding]:
     if api < OLDEST_API:
         oldest = ".".join(map(str, OLDEST_API))
         return [_bad("engine", f"{told} is too old", f"Update it: API {oldest} is the oldest.")]
-    return [_good("engine", told)]
+    untested = engine_check.untested(version["Version"])
+    return [_good("engine", f"{told}, {untested}" if untested else told)]
+
+
+def registry_and_firewall(info: Mapping[str, Any], registry: str | None) -> list[Finding]:
+    """Judge how the engine is set up for a swarm, and for a profile's ``registry``. Pure."""
+    found = [engine_check.firewall(info)]
+    if registry:
+        found.append(engine_check.insecure_registry(info, registry))
+    return [_bad("engine", *each) for each in found if each]
 
 
 def _swarm(client: docker.DockerClient) -> Finding:

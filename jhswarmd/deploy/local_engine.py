@@ -24,7 +24,7 @@ import docker
 import requests
 from docker.errors import APIError, DockerException
 
-from jhswarmd.deploy import host
+from jhswarmd.deploy import engine_check, host
 from jhswarmd.deploy.progress import Progress, Step
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import JhswarmdError
@@ -147,7 +147,9 @@ def ensure_swarm(client: docker.DockerClient, progress: Progress) -> None:
                 raise JhswarmdError(
                     "The engine cannot be put into swarm mode",
                     why=str(exc.explanation),
-                    remedy=f"Name the address that other nodes reach this one at: "
+                    remedy=engine_check.FIREWALL_REMEDY
+                    if "nftables" in str(exc.explanation)
+                    else f"Name the address that other nodes reach this one at: "
                     f"{ADVERTISE_VARIABLE}=ADDRESS.",
                 ) from exc
         step.done(f"made, this node is at {address}")

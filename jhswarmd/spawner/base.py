@@ -21,7 +21,7 @@ from docker.utils import kwargs_from_env
 from dockerspawner.volumenamingstrategy import default_format_volume_name
 from traitlets import Unicode, default
 
-from jhswarmd import labels, registry_login, retry
+from jhswarmd import engine_streams, labels, registry_login, retry
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineError, EngineNotFound
 from jhswarmd.spawner import tasks, volumes
@@ -219,6 +219,13 @@ class ServiceSpawner(ChoosingSpawner):
             arguments.update(self.client_kwargs)
             ServiceSpawner._engine_client = docker.APIClient(**arguments)
         return ServiceSpawner._engine_client
+
+    def _docker(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call the engine in a thread. A pull that failed under way is an error, too."""
+        answer = super()._docker(method, *args, **kwargs)
+        if method == "pull":
+            engine_streams.raise_failure(answer, f"pull {self.image}")
+        return answer
 
     async def _engine(self, doing: str, method: str, *args: Any, within_s: float, **kw: Any) -> Any:
         """Call the engine in a thread; retry what may pass for ``within_s`` seconds.

@@ -29,7 +29,13 @@ from jupyterhub.utils import AnyTimeoutError, maybe_future
 
 from jhswarmd import labels, retry
 from jhswarmd.engine_errors import translated
-from jhswarmd.errors import EngineConflict, EngineError, EngineNotFound, JhswarmdError
+from jhswarmd.errors import (
+    EngineConflict,
+    EngineError,
+    EngineNotFound,
+    EngineUnavailable,
+    JhswarmdError,
+)
 from jhswarmd.spawner import tasks
 from jhswarmd.spawner.base import LOOK_WITHIN_S, REMOVE_WITHIN_S, Pause
 from jhswarmd.spawner.failure import StartFailed
@@ -228,6 +234,10 @@ class SwarmSpawner(PreparingSpawner):
             await retry.coroutine(self._left_s())(once)
         except EngineNotFound as exc:
             await self._fail(tasks.image_not_found(self.image, str(exc)))
+        except EngineUnavailable:
+            raise
+        except EngineError as exc:
+            await self._fail(tasks.not_pulled(self.image, exc.why, str(exc)))
 
     def _count_this_spawn(self) -> str:
         """Return the count that the service will carry, once it is in the hub's database."""

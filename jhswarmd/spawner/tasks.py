@@ -17,6 +17,7 @@ from typing import Any
 
 from jhswarmd.log_tail import hide
 from jhswarmd.model import ENDED_STATES, is_local_volume, newest_task
+from jhswarmd.spawner import pull_errors
 
 
 class Phase(Enum):
@@ -48,10 +49,6 @@ NO_NODE_GRACE_S = 5.0
 
 #: A node learns of a network with its first task in it, and may be late (moby#35288).
 _MISSING_NETWORK = re.compile(r"\bnetwork \S+ not found|No such network")
-#: As registries refuse (docker's distribution, Docker Hub) and as the engine says without a login.
-_REFUSED = re.compile(
-    r"no basic auth credentials|unauthorized|authentication required|denied", re.IGNORECASE
-)
 #: A volume or directory that the node could not mount, or not prepare: words of the engine's own
 #: (moby, volume/local, daemon/volumes; 20.10 to 28.5), of its plugins' and of runc's.
 _MOUNT = re.compile(
@@ -240,11 +237,10 @@ def failure(
 def _ended(task: Task, *, image: str, node: str) -> Failure:
     words = task.error
     detail = f"task {task.id} {task.state} on node {node or 'none'}: {words or 'no reason given'}"
-    if "No such image" in words or "manifest unknown" in words:
-        # The engine says the same when it cannot reach the registry.
-        return image_not_found(
-            image, f"{detail}. There is no such image, or that node cannot reach its registry"
-        )
+    # Also the words of a mount may name an address.
+    why = None if _MOUNT.search(words) else pull_errors.cause(words)
+    if why is not None:
+        return _no_image(why, image, hide(detail))
     if _MISSING_NETWORK.search(words):
         return Failure(
             reason="network_missing",
@@ -295,6 +291,36 @@ def _no_mount(detail: str, words: str, node: str) -> Failure:
     )
 
 
+def not_pulled(image: str, words: str, detail: str) -> Failure:
+    """Return the failure of a pull to the hub's own node that ended with ``words``."""
+    return _no_image(pull_errors.cause(words) or pull_errors.Cause.unknown, image, hide(detail))
+
+
+def _no_image(why: pull_errors.Cause, image: str, detail: str) -> Failure:
+    if why is pull_errors.Cause.refused:
+        # Some engines 29 say so although that node has the image.
+        return _registry_refused(image, detail)
+    if why is pull_errors.Cause.unreachable:
+        return Failure(
+            reason="registry_unreachable",
+            message=f"The registry of the notebook's image {image} cannot be reached. {_LATER}",
+            detail=detail,
+            status_code=503,
+        )
+    if why is pull_errors.Cause.unknown:
+        # The engine says the same when it cannot reach the registry.
+        detail = f"{detail}. There is no such image, or that node cannot reach its registry"
+    return image_not_found(image, detail)
+
+
+def _registry_refused(image: str, detail: str) -> Failure:
+    return Failure(
+        reason="registry_refused",
+        message=f"The cluster may not pull the notebook's image {image}. {_TELL}",
+        detail=f"{detail}. Its login belongs in registry_config.json of the profile",
+    )
+
+
 def image_not_found(image: str, detail: str) -> Failure:
     """Return the failure of an image that somebody looked for in vain."""
     return Failure(
@@ -307,19 +333,14 @@ def image_not_found(image: str, detail: str) -> Failure:
 def why_no_image(failure: Failure, *, image: str, words: str) -> Failure:
     """Return the failure of a missing image with what its registry said, empty when nothing.
 
-    To a node that may not pull, an image is just not there.
+    To a node that may not pull, an image is just not there (engines up to 28).
     """
     if not words:
         return failure
     detail = f"{failure.detail}. The registry says: {words}"
-    if not _REFUSED.search(words):
+    if not pull_errors.REFUSED.search(words):
         return replace(failure, detail=detail)
-    return replace(
-        failure,
-        reason="registry_refused",
-        message=f"The cluster may not pull the notebook's image {image}. {_TELL}",
-        detail=f"{detail}. Its login belongs in registry_config.json of the profile",
-    )
+    return _registry_refused(image, detail)
 
 
 def _no_node(task: Task, home_node: str) -> Failure:

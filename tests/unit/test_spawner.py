@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from types import SimpleNamespace
 from typing import Any
@@ -287,6 +288,30 @@ def test_an_image_that_cannot_be_pulled_is_said_to_be_missing() -> None:
     with pytest.raises(StartFailed) as caught:
         asyncio.run(spawner._pull_here())
     assert caught.value.reason == "image_not_found"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("unauthorized: authentication required", "registry_refused"),
+        ('Get "https://r.example/v2/": dial tcp: no route to host', "registry_unreachable"),
+        ("no space left on device", "image_not_found"),
+    ],
+)
+def test_a_pull_that_fails_under_way_fails_the_start_in_the_engines_words(
+    words: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawner = make_spawner(pull_policy="always", image="r.example/x:1")
+    Calls(spawner)
+    del spawner.pull_image
+    answer = (
+        json.dumps({"status": "Pulling"}) + "\n" + json.dumps({"errorDetail": {"message": words}})
+    )
+    engine = SimpleNamespace(pull=lambda repository, tag: answer)
+    monkeypatch.setattr(ServiceSpawner, "_engine_client", engine)
+    with pytest.raises(StartFailed) as caught:
+        asyncio.run(spawner._pull_here())
+    assert caught.value.reason == reason
 
 
 def test_nothing_is_pulled_to_the_hubs_node_unless_the_site_says_so() -> None:

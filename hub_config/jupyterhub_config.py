@@ -7,8 +7,10 @@ Do not edit it: what a site adds goes into conf.d, which is read last and wins.
 import os
 from pathlib import Path
 
+from aiohttp import ClientTimeout
+
 from jhswarmd import labels
-from jhswarmd.hubext import auth, config, credentials, identity, oauth
+from jhswarmd.hubext import auth, config, credentials, hubstart, identity, oauth
 from jhswarmd.hubext.handlers import REPORT_SCOPE, handlers
 from jhswarmd.settings import RemovedUserServers, Settings
 
@@ -41,7 +43,9 @@ c.ConfigurableHTTPProxy.auth_token, *c.RotatingProxy.older_tokens = proxy_tokens
 c.JupyterHub.cleanup_proxy = False
 c.JupyterHub.cleanup_servers = False
 # A restarted proxy has a new address where the kernel has no IPVS.
-c.JupyterHubHTTPClient.connector_options = {"use_dns_cache": False}
+# Servers that are slow to answer must not take each other's connections.
+c.JupyterHubHTTPClient.connector_options = {"use_dns_cache": False, "limit": 0}
+c.JupyterHubHTTPClient.session_options = {"timeout": ClientTimeout(total=30)}
 # Show the progress page at once.
 c.JupyterHub.tornado_settings["slow_spawn_timeout"] = 0
 
@@ -149,8 +153,10 @@ c.SwarmSpawner.generic_resources = {
 if settings.notebook_constraints:
     c.SwarmSpawner.extra_placement_spec = {"constraints": list(settings.notebook_constraints)}
 c.SwarmSpawner.start_timeout = settings.start_timeout_s
-# For one that is slow to answer; also what it gets when the hub restarts.
+# For one that is slow to answer when it starts. One that runs is never stopped for its silence.
 c.SwarmSpawner.http_timeout = 60
+hubstart.keep_silent_servers()
+c.SwarmSpawner.during_check = hubstart.checking
 
 # ---- what the site adds -----------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import dockerspawner
@@ -29,6 +30,12 @@ class OptionsSpawner(dockerspawner.SwarmSpawner):  # type: ignore[misc]  # untyp
         config=True,
         help="""Identity of this hub, kept in its database. Every notebook carries it, and what
         carries another one is never removed.""",
+    )
+    during_check: Any = Callable(
+        contextlib.nullcontext,
+        config=True,
+        help="""Called for each server that the hub, at its start, finds in its database; returns a
+        context manager that lasts for as long as the engine is asked about it.""",
     )
     count_spawn: Any = Callable(
         None,

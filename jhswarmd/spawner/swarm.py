@@ -5,8 +5,8 @@ looks sections up by class name, so this class has its parent's) and replaces ho
 engine. What it guarantees:
 
 - The hub's event loop never waits for the engine, and one user's slow call delays nobody else's.
-- A notebook is gone only when the engine definitely says so. An outage, at the hub's start too,
-  never makes the hub forget one.
+- A notebook is gone only when the engine definitely says so. Neither an outage nor its own
+  silence, at the hub's start too, makes the hub forget one (also: jhswarmd/hubext/hubstart.py).
 - A start that fails, is cancelled or times out removes what it created, also when the request to
   create it is still on its way.
 - It removes nothing but what carries its own labels, or what its own hub remembers by id.
@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 import docker
 import sqlalchemy as sa
-from jupyterhub.utils import AnyTimeoutError, maybe_future
+from jupyterhub.utils import maybe_future
 
 from jhswarmd import labels, retry
 from jhswarmd.engine_errors import translated
@@ -53,7 +53,6 @@ LEFT_BEHIND_S = 900.0
 #: How often a start begins anew because its node did not know the network, changed, or was lost.
 START_RETRIES = 3
 
-_CONNECT_WITHIN_S = 1.0
 _BEFORE_TIMEOUT_S = 0.5
 #: How often a left-over of the same name may be in the way before something else is wrong.
 _LEFT_OVERS = 3
@@ -146,8 +145,7 @@ class SwarmSpawner(PreparingSpawner):
             return 0
         if self._check_pending:
             return await self._poll_at_hub_start()
-        is_known, status = await self._look()
-        return status if is_known else None
+        return await self._look()
 
     async def stop(self, now: bool = False) -> None:
         """Remove the service and wait until its task is gone.
@@ -398,22 +396,32 @@ class SwarmSpawner(PreparingSpawner):
 
     # ---- poll -----------------------------------------------------------------------------
 
-    async def _look(self) -> tuple[bool, int | str | None]:
-        """Return whether the engine gave a definite answer, and what ``poll`` says to it."""
+    async def _look(self) -> int | str | None:
+        """Return what the engine says to ``poll``; without a definite answer the server lives."""
         try:
             # A request to a silent engine hangs for longer than a page should.
-            return True, await asyncio.wait_for(self._exit_status(), LOOK_WITHIN_S)
+            return await asyncio.wait_for(self._exit_status(), LOOK_WITHIN_S)
         except EngineNotFound:
             self.log.warning("Service %s (id: %s) is gone", self.object_name, self.object_id)
-            return True, 0
+            return 0
         except (EngineError, asyncio.TimeoutError) as exc:
             reason = str(exc) or f"no answer within {LOOK_WITHIN_S:g} s"
             self.log.warning("Service %s counts as alive: %s", self.object_name, reason)
-            return False, None
         except Exception:
             # JupyterHub takes a poll that raises for the end of a notebook, and stops it.
             self.log.exception("Service %s counts as alive: its poll failed", self.object_name)
-            return False, None
+        return None
+
+    async def _poll_at_hub_start(self) -> int | str | None:
+        with self.during_check():
+            status = await self._look()
+        if self._check_pending:
+            return status
+        # It was stopped meanwhile: the hub must not go on with a server that is gone.
+        pause = Pause()
+        while self._stop_pending:
+            await pause.wait()
+        return 0
 
     async def _exit_status(self) -> int | str | None:
         """Return what ``poll`` says to the newest task. Raises EngineError."""
@@ -431,31 +439,6 @@ class SwarmSpawner(PreparingSpawner):
             # it, and it ends as soon as its node is back (measured: a paused engine, a killed one).
             return f"its node {await self._node_name(task.node_id)} is down"
         return status
-
-    async def _poll_at_hub_start(self) -> int | str | None:
-        """Wait for a definite answer, of the engine or of the notebook itself.
-
-        After this poll the hub gives the notebook ``http_timeout`` to answer, and else stops and
-        forgets it. In an outage that also cuts the hub off, that would be the end of a notebook
-        that runs well. Until then the server is pending ('check'): its route stays, and the hub
-        serves everybody else (``JupyterHub.init_spawners_timeout``).
-        """
-        pause = Pause()
-        while self._check_pending:
-            is_known, status = await self._look()
-            if is_known:
-                return status
-            if await self._has_answered():
-                return None
-            await pause.wait()
-        return None
-
-    async def _has_answered(self) -> bool:
-        try:
-            await self.server.wait_up(http=True, timeout=_CONNECT_WITHIN_S, extra_path="api")
-        except AnyTimeoutError:
-            return False
-        return True
 
     # ---- clean-up -------------------------------------------------------------------------
 

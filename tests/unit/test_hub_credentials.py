@@ -27,12 +27,11 @@ class Api:
     def __init__(self):
         self.token, self.asked = "old", []
 
-    async def fetch(self, url, *, headers, **options):
-        token = headers["Authorization"].removeprefix("token ")
+    async def request(self, url, token, **options):
         self.asked.append(token)
         await asyncio.sleep(0)
         if token != self.token:
-            info = RequestInfo(URL(url), "GET", headers, URL(url))
+            info = RequestInfo(URL(url), "GET", {}, URL(url))
             raise ClientResponseError(info, (), status=403, message="Forbidden")
         return SimpleNamespace(body=b"{}")
 
@@ -40,8 +39,7 @@ class Api:
 @pytest.fixture
 def api(monkeypatch):
     made = Api()
-    for module in ("jupyterhub.proxy", "jhswarmd.hubext.proxy"):
-        monkeypatch.setattr(f"{module}.fetch", made.fetch)
+    monkeypatch.setattr("jhswarmd.hubext.proxy.request", made.request)
     return made
 
 

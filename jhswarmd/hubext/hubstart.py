@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 #: What the start is doing, one line. The image makes its directory; elsewhere nothing is written.
 START_FILE = Path("/run/jhswarmd-hub/start")
 #: Seconds between two lines about the start.
-_REPORT_EVERY_S = 1.0
+_LOG_EVERY_S = 1.0
 
 _wait_for_answer = User._wait_up
 
@@ -55,31 +55,34 @@ class StartProgress:
     def __init__(self, path: Path = START_FILE) -> None:
         self._path = path
         self._total = self._done = 0
-        self._reported_at = float("-inf")
+        self._logged_at = time.monotonic()
 
     @contextmanager
     def checking(self) -> Iterator[None]:
         """Count one server as being checked for a block. All begin before the first one ends."""
         self._total += 1
-        self._report()
+        self._write()
         try:
             yield
         finally:
             self._done += 1
-            self._report()
+            self._write()
+            self._log()
 
-    def _report(self) -> None:
+    def __str__(self) -> str:
+        return f"{self._done} of {self._total} servers checked"
+
+    def _log(self) -> None:
         now = time.monotonic()
-        if self._done < self._total and now - self._reported_at < _REPORT_EVERY_S:
-            return
-        self._reported_at = now
-        text = f"{self._done} of {self._total} servers checked"
-        if self._done:
-            log.info("The hub is starting: %s", text)
+        if self._done == self._total or now - self._logged_at > _LOG_EVERY_S:
+            self._logged_at = now
+            log.info("The hub is starting: %s", self)
+
+    def _write(self) -> None:
         if not self._path.parent.is_dir():
             return
         try:
-            self._path.write_text(f"{text}\n", encoding="utf-8")
+            self._path.write_text(f"{self}\n", encoding="utf-8")
         except OSError as exc:
             log.warning("The health check cannot see how far the hub's start is: %s", exc)
 

@@ -313,7 +313,7 @@ def test_hub_starts_before_it_reaches_the_notebooks(spares_ann: FaultSite) -> No
     site.hub.end(signal.SIGKILL)
     with site.hub_cut_off_from_notebooks():
         site.start_hub()
-        assert not site.hub.is_known("ann")  # it is being checked
+        wait_until(lambda: site.hub.is_known("ann"), CONVERGED_S, what="the engine's word is taken")
 
 
 def test_database_is_wiped(spares_ann: FaultSite) -> None:

@@ -62,6 +62,7 @@ async def linger_first(spawner, auth_state):
 c.Spawner.post_stop_hook = linger
 # A hook that no other test sets for all spawners.
 c.Spawner.auth_state_hook = linger_first
+c.SwarmSpawner.http_timeout = int(os.environ.get("HTTP_TIMEOUT_S", "60"))
 c.JupyterHub.proxy_class = MemoryProxy
 c.JupyterHub.authenticator_class = "dummy"
 c.DummyAuthenticator.allow_all = True
@@ -411,9 +412,45 @@ def test_a_hub_that_starts_while_the_engine_is_silent_keeps_its_notebook(
     stopped.kill()
     with engine.paused():
         stopped.start()
-        # The notebook answers although the engine does not.
         wait_until(stopped.is_ready, 60)
     assert stopped.is_ready()
+
+
+@pytest.mark.parametrize("kind", ["frozen", "packets dropped"])
+def test_a_silent_notebook_outlives_a_restart_of_the_hub_and_can_be_stopped(
+    stopped: HubProcess, engine: Lab, kind: str
+) -> None:
+    """What a frozen server's kernel accepts stays without an answer; other packets are lost."""
+    start(stopped)
+    (before,) = engine.client.services.list()
+    (container,) = engine.client.containers.list(filters={"label": labels.SPAWN})
+    stopped.kill()
+    if kind == "frozen":
+        container.kill(signal="SIGSTOP")
+    else:
+        rule = ["INPUT", "-p", "tcp", "--dport", "8888", "-j", "DROP"]
+        in_network = ["nsenter", "-t", str(container.attrs["State"]["Pid"]), "-n"]
+        engine.run([*in_network, "iptables", "-I", *rule])
+    log_size = stopped.log.stat().st_size
+
+    def said() -> str:
+        return stopped.log.read_text()[log_size:]
+
+    stopped.environ["HTTP_TIMEOUT_S"] = "1"
+    try:
+        stopped.start()
+        wait_until(stopped.is_ready, 60, what="it counts as running")
+        wait_until(lambda: "does not answer; it is left running" in said(), 60)
+        assert stopped.is_ready()
+        assert [service.id for service in engine.client.services.list()] == [before.id]
+        assert "/user/ann/" in stopped.call("GET", "/proxy", TOKENS["daemon_token"])[1]
+        assert stopped.call("DELETE", "/users/ann/server")[0] in (202, 204)
+        wait_until(stopped.is_stopped, 60)
+        assert engine.client.services.list() == []
+    finally:
+        stopped.kill()
+        del stopped.environ["HTTP_TIMEOUT_S"]
+        stopped.start()
 
 
 def test_a_notebook_that_its_user_shut_down_is_gone_from_hub_and_cluster(

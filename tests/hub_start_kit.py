@@ -214,7 +214,8 @@ class StartingHub:
         """Return once it answers."""
 
         def listens() -> bool:
-            assert self._process and self._process.poll() is None, "the hub has ended"
+            assert self._process
+            assert self._process.poll() is None, "the hub has ended"
             return self._session.get(f"{self.url}/health", timeout=5).ok
 
         down = (requests.RequestException,)

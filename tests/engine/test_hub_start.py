@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jupyterhub.httpclient import JupyterHubHTTPClient
 from jupyterhub_idle_culler import cull_idle
+from traitlets.config import Config
 
+from jhswarmd.hubext.proxy import RotatingProxy
 from tests.hub_start_kit import SECRETS, ProxyApi, StartingHub, silent_listener
 from tests.wait import wait_until
 
@@ -92,3 +95,38 @@ def test_only_what_the_engine_says_has_ended_is_forgotten(
     assert hub.removed() == ["ended"]
     wait_until(lambda: {"/user/runs", "/user/unknown"} <= set(proxy.routes), 30)
     assert "/user/ended" not in proxy.routes
+
+
+def test_the_proxy_is_reached_while_silent_servers_hold_all_connections(
+    proxy: ProxyApi, port: int
+) -> None:
+    async def ask() -> None:
+        options = {"connector_options": {"limit": 1}}
+        JupyterHubHTTPClient.clear_instance()
+        client = JupyterHubHTTPClient.instance(config=Config(JupyterHubHTTPClient=options))
+        asking = asyncio.ensure_future(client.fetch(f"http://127.0.0.1:{port}/api"))
+        try:
+            await asyncio.sleep(0)
+            hub_side = RotatingProxy(api_url=proxy.url, auth_token="x", should_start=False)
+            await asyncio.wait_for(hub_side.get_all_routes(), 20)
+            assert not asking.done()
+        finally:
+            asking.cancel()
+            await client.close()
+
+    asyncio.run(ask())
+
+
+def test_a_proxy_that_accepts_and_never_answers_is_given_up_in_time(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jhswarmd.hubext.proxy.REQUEST_WITHIN_S", 0.1)
+    monkeypatch.setattr("jhswarmd.hubext.proxy.RETRY_WITHIN_S", 0.5)
+
+    async def ask() -> None:
+        url = f"http://127.0.0.1:{port}"
+        hub_side = RotatingProxy(api_url=url, auth_token="x", should_start=False)
+        with pytest.raises(TimeoutError, match="the proxy does not answer"):
+            await hub_side.get_all_routes()
+
+    asyncio.run(ask())

@@ -48,6 +48,17 @@ class Hub:
             )
         return _identity(self._get("/jhswarmd"))
 
+    def list_silent(self) -> list[str]:
+        """Return the servers that run and do not answer the hub: ``USER`` or ``USER:SERVER``.
+
+        None is known to a hub of an older version.
+        """
+        path = "/jhswarmd/silent"
+        response = self._request("GET", path, accepted=(404,))
+        if response.status_code == 404:
+            return []
+        return [str(each) for each in _need(_json(response, f"GET {path}"), "servers", list)]
+
     def read_user(self, name: str, service_id: str = "") -> tuple[HubIdentity, HubUser | None]:
         """Return which hub answers, and the user: None when it definitely has no such user.
 

@@ -164,6 +164,7 @@ class FakeHub:
         self.held_services: set[str] = set()
         self.restored = 0
         self.removed_users: list[str] = []
+        self.silent: list[str] = []
         self.stops_removed = False
         self.reports: list[tuple[str, str]] = []
         self.calls: list[str] = []
@@ -192,6 +193,10 @@ class FakeHub:
         self._answer("report_vanished")
         self.reports.append((user, server))
         return True
+
+    def list_silent(self) -> list[str]:
+        self._answer("list_silent")
+        return self.silent
 
     def look_at_removed_users(self) -> tuple[list[str], bool]:
         self._answer("look_at_removed_users")

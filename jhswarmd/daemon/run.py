@@ -173,6 +173,7 @@ class Daemon:
                 "held": sorted(service.name for service in list(servers.held.values())),
                 "removals": [vars(removal) for removal in list(servers.removals)],
                 "last_pass_at_s": servers.last_pass_s,
+                "silent": servers.silent,
             },
             "accounts": {
                 "names": len(accounts.names),

@@ -478,6 +478,8 @@ def _add_daemon_rows(
     table.add_row("orphans", f"{len(servers['removals'])} removed, {len(servers['held'])} held")
     for removal in servers["removals"][-3:]:
         table.add_row("", f"removed {removal['service']}: {removal['reason']}")
+    if servers.get("silent"):
+        table.add_row("servers", f"running, do not answer: {', '.join(servers['silent'])}")
     pending = f", {accounts['pending']} still to be hashed" if accounts["pending"] else ""
     table.add_row(
         "accounts",

@@ -35,7 +35,7 @@ class Answers:
     def __init__(self) -> None:
         # The event loop itself holds tasks only weakly.
         self._tasks: set[asyncio.Task[None]] = set()
-        self._silent: set[Any] = set()
+        self._silent: dict[Any, str] = {}
         self._turns = asyncio.Semaphore(MAX_REQUESTS)
 
     def watch(self, user: Any, spawner: Any) -> None:
@@ -44,9 +44,9 @@ class Answers:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def is_silent(self, spawner: Any) -> bool:
-        """Tell whether the server ran at the hub's start and has not answered when asked."""
-        return spawner in self._silent
+    def silent(self) -> list[str]:
+        """Return the servers that run and did not answer: ``USER`` or ``USER:SERVER``."""
+        return sorted(self._silent.values())
 
     async def _ask_until_answered(self, user: Any, spawner: Any) -> None:
         name, log_name = spawner.name, spawner._log_name
@@ -63,7 +63,7 @@ class Answers:
                             log.info("The server of %s answers again", log_name)
                         return
                     if spawner not in self._silent:
-                        self._silent.add(spawner)
+                        self._silent[spawner] = log_name
                         log.warning(
                             "The server of %s is running and does not answer; it is left running",
                             log_name,
@@ -73,7 +73,7 @@ class Answers:
         except Exception:
             log.exception("Whether the server of %s answers is no longer checked", log_name)
         finally:
-            self._silent.discard(spawner)
+            self._silent.pop(spawner, None)
 
     async def _ask(self, url: str) -> Mapping[str, str] | None:
         """Return the headers of the answer, None when there is none that a browser could use."""

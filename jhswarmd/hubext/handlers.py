@@ -11,7 +11,7 @@ from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.scopes import define_custom_scopes, needs_scope
 from tornado import web
 
-from jhswarmd.hubext import credentials, identity
+from jhswarmd.hubext import credentials, hubstart, identity
 from jhswarmd.hubext.auth import PAMAuthenticator
 
 
@@ -59,6 +59,15 @@ class UserHandler(IdentityHandler):
                 for each in holder.spawners.values()
             )
         self.write(json.dumps(answer))
+
+
+class SilentHandler(APIHandler):  # type: ignore[misc]
+    """``GET /hub/api/jhswarmd/silent``: servers that run, as the engine says, and do not answer."""
+
+    @needs_scope("read:servers")  # type: ignore[untyped-decorator]
+    def get(self) -> None:
+        """Write ``{"servers": ["USER", "USER:SERVER", ...]}``."""
+        self.write(json.dumps({"servers": hubstart.answers.silent()}))
 
 
 #: Seconds for which the daemon waits for what came of its report: others stand behind it.
@@ -172,6 +181,7 @@ def handlers(
     return [
         (r"/api/jhswarmd/removed-users", RemovedUsersHandler, {"stops": stops_removed}),
         (r"/api/jhswarmd/credentials", CredentialsHandler, {"tokens": tokens}),
+        (r"/api/jhswarmd/silent", SilentHandler, {}),
         (r"/api/jhswarmd", IdentityHandler, {"hub_id": hub_id}),
         (r"/api/jhswarmd/users/([^/]+)", UserHandler, {"hub_id": hub_id}),
         (r"/api/jhswarmd/users/([^/]+)/servers/([^/]*)", ReportHandler, {}),

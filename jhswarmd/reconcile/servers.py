@@ -75,6 +75,8 @@ class ServersView:
     why_held: dict[str, str] = field(default_factory=dict)
     """Reasons by the ids of what is held, and maybe of what was."""
     removals: deque[Removal] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    silent: list[str] = field(default_factory=list)
+    """Servers that run and do not answer the hub: ``USER`` or ``USER:SERVER``."""
     last_pass_s: float | None = None
     look_took_s: float = 0.0
     """What the last full pass needed to look at everything; what it removed is not in it."""
@@ -190,6 +192,7 @@ class Servers:
         self._remove(orphans, verdicts, lambda it: self._try(failed, it.id, self._remove_one, it))
         for user, server in vanished(services, hub, users.values()):
             self._try(failed, "", self._report, user, server, "no service")
+        self._try(failed, "", self._list_silent)
         self.view.last_pass_s = time.time()
         for verdict in Verdict:
             metrics.TRACKED.labels(verdict.name).set(counts.get(verdict.name, 0))
@@ -198,6 +201,9 @@ class Servers:
         pending = [id_ for id_, verdict in verdicts.items() if verdict is Verdict.pending]
         self._pending_looks = {id_: self._pending_looks.get(id_, 0) for id_ in pending}
         return pending + [id_ for id_ in failed if id_]
+
+    def _list_silent(self) -> None:
+        self.view.silent = self._hub.list_silent()
 
     def reconcile_one(self, service_id: str) -> float | None:
         """Look at one service. Returns the seconds until it needs another look, or None."""

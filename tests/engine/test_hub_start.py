@@ -68,6 +68,9 @@ def test_silent_servers_are_ready_and_routed_and_stopped_by_nobody_but_people(
 
     # Once it was asked in vain nothing is done about it.
     wait_until(lambda: "is running and does not answer" in hub.log(), 60)
+    silent = hub.request("GET", "/jhswarmd/silent", SECRETS["daemon_token"])
+    assert set(silent["servers"]) <= set(names)
+    assert silent["servers"]
     assert len(hub.servers()) == min(SILENT, 200)
     assert hub.removed() == []
 

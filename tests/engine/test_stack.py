@@ -569,6 +569,37 @@ def test_replaced_task_has_routes_and_fresh_logins_within_seconds(
     assert took_s < 45
 
 
+def test_a_notebook_that_is_silent_while_hub_and_proxy_restart_keeps_its_kernel(
+    stack: Stack, testuser: Visitor
+) -> None:
+    with testuser.start_kernel() as kernel:
+        assert kernel.execute("x = 40; x") == "40"
+    (notebook,) = stack.containers(stack.notebook("testuser"))
+    notebook.pause()
+    try:
+        for role in ("hub", "proxy"):
+            container = stack.container(role)
+            container.kill()
+            wait_until(lambda gone=container.id: stack.container(role).id != gone, 60)  # type: ignore[misc]
+            stack.wait_healthy()
+
+        def is_silent() -> bool:
+            return "testuser" in stack.daemon()["servers"]["silent"]
+
+        wait_until(is_silent, 60, what="the daemon knows that it does not answer")
+        server = testuser.server()
+        assert server
+        assert server["ready"]
+    finally:
+        notebook.unpause()
+
+    def kernels() -> list[str]:
+        return testuser.kernels()
+
+    assert wait_until(kernels, 60, what="the notebook answers", ignoring=_DOWN) == [kernel.id]
+    assert [each.id for each in stack.containers(stack.notebook("testuser"))] == [notebook.id]
+
+
 # --- the whole stack goes and comes ---
 
 

@@ -53,6 +53,13 @@ def test_the_identity_is_read_with_a_token_that_sees_everything():
     assert hub.read_identity() == HubIdentity("abc", {"r": 2})
 
 
+def test_silent_servers_are_none_for_an_older_hub():
+    hub, _ = make_hub(**{"jhswarmd/silent": (200, {"servers": ["ann"]})})
+    assert hub.list_silent() == ["ann"]
+    hub, _ = make_hub(**{"jhswarmd/silent": (404, {})})
+    assert hub.list_silent() == []
+
+
 def test_a_token_that_may_not_see_all_servers_makes_everything_unknown():
     hub, _ = make_hub(user=(200, {"scopes": ["list:users!group=x", "read:servers"]}))
     with pytest.raises(HubUnknown, match="list:users"):

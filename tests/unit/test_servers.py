@@ -42,7 +42,7 @@ def test_services_are_listed_before_the_hub_is_asked():
     engine, hub = FakeEngine(), FakeHub()
     engine.calls = hub.calls = calls
     reconciler(engine, hub).reconcile_all()
-    assert calls == ["list_notebooks", "read_identity", "list_users"]
+    assert calls[:3] == ["list_notebooks", "read_identity", "list_users"]
 
 
 def test_a_server_that_appears_before_the_removal_is_kept():

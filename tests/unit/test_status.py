@@ -150,6 +150,12 @@ def test_the_report_shows_every_part(capsys):
         assert part in out
 
 
+def test_servers_that_do_not_answer_are_named(capsys):
+    report = make_report(health="healthy", daemon=make_daemon(servers={"silent": ["ann", "bob:x"]}))
+    show(report, Console(width=200))
+    assert "running, do not answer: ann, bob:x" in capsys.readouterr().out
+
+
 def test_the_report_reads_back_from_its_json():
     report = make_report()
     assert Report.model_validate_json(report.model_dump_json()) == report

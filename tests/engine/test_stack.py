@@ -569,6 +569,14 @@ def test_replaced_task_has_routes_and_fresh_logins_within_seconds(
     assert took_s < 45
 
 
+def _replace_container(stack: Stack, role: str) -> None:
+    """Kill a service's container, and return once the hub answers through another."""
+    killed = stack.container(role)
+    killed.kill()
+    wait_until(lambda: stack.container(role).id != killed.id, 60, what=f"a new task of {role}")
+    stack.wait_healthy()
+
+
 def test_a_notebook_that_is_silent_while_hub_and_proxy_restart_keeps_its_kernel(
     stack: Stack, testuser: Visitor
 ) -> None:
@@ -578,10 +586,7 @@ def test_a_notebook_that_is_silent_while_hub_and_proxy_restart_keeps_its_kernel(
     notebook.pause()
     try:
         for role in ("hub", "proxy"):
-            container = stack.container(role)
-            container.kill()
-            wait_until(lambda gone=container.id: stack.container(role).id != gone, 60)  # type: ignore[misc]
-            stack.wait_healthy()
+            _replace_container(stack, role)
 
         def is_silent() -> bool:
             return "testuser" in stack.daemon()["servers"]["silent"]

@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOAK_S ?= 600
+ENGINES ?= bookworm trixie forky forky+containerd
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test unit soak lint format bench screenshots locks engine-stop clean
+.PHONY: help up down status test test-engines test-machines unit soak lint format bench screenshots locks engine-stop clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: $(VENV)/.ready ## bring the hub up on this machine, engine included (ENV=NAME: with that profile)
 	@$(BIN)/jhswarmd up $(if $(ENV),--env $(ENV),--env-if-new local) $(if $(YES),--yes)
@@ -22,6 +23,13 @@ status: $(VENV)/.ready ## show how the deployment is
 
 test: $(VENV)/.ready-dev ## pass every test, on a real engine of its own and in a real browser
 	@$(BIN)/pytest -n 2 --dist loadscope
+
+test-engines: $(VENV)/.ready-dev ## pass all engine tests on each tested engine (an hour or two)
+	@for engine in $(ENGINES); do echo "Engine $$engine"; \
+		$(BIN)/pytest -n 2 --dist loadscope tests/engine tests/cluster tests/browser --engine $$engine || exit 1; done
+
+test-machines: $(VENV)/.ready-dev ## run the quick start and the unit tests on fresh Debian machines
+	@$(BIN)/pytest tests/machines
 
 unit: $(VENV)/.ready-dev ## pass the tests that need no engine, in a minute
 	@$(BIN)/pytest tests/unit

@@ -125,16 +125,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if is_marked and not metafunc.config.getoption("engine"):
         # Without a parameter as well, as all other tests have it: they share that engine.
         engines = [pytest.param(None, id=pytest.HIDDEN_PARAM), *_OTHER_ENGINES]
-        if "stack" in metafunc.fixturenames:
-            engines.remove("forky")
         metafunc.parametrize("engine", engines, indirect=True, scope="session")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         parts = item.path.relative_to(HERE).parts if item.path.is_relative_to(HERE) else ("",)
-        if parts[0] in ("engine", "cluster", "browser", "soak"):
-            item.add_marker("engine" if parts[0] == "soak" else parts[0])
+        if parts[0] in ("engine", "cluster", "browser", "soak", "machines"):
+            item.add_marker("engine" if parts[0] in ("soak", "machines") else parts[0])
             has_timeout = item.get_closest_marker("timeout")
             if config.pluginmanager.hasplugin("timeout") and not has_timeout:
                 item.add_marker(pytest.mark.timeout(_ENGINE_TEST_S, func_only=True))

@@ -77,14 +77,29 @@ def mirror() -> str:
 
     Raises RootError.
     """
+    found = _mirrors()
+    if not found:  # apt has no lists yet to tell by
+        with apt():
+            _call(["apt-get", "-qq", "update"])
+        found = _mirrors()
+    if not found:
+        raise RootError("this machine installs nothing from a mirror of Debian")
+    return found[0]
+
+
+def _mirrors() -> list[str]:
     argv = ["apt-get", "indextargets", "--format", "$(REPO_URI)|$(RELEASE)"]
     argv += ["Created-By: Packages", "Origin: Debian"]
     out = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
     # Those of updates and of security are for one release alone.
-    found = [line.split("|")[0] for line in out.splitlines() if "-" not in line.split("|")[1]]
-    if not found:
-        raise RootError("this machine has no package lists of Debian: run 'apt-get update'")
-    return found[0]
+    return [line.split("|")[0] for line in out.splitlines() if "-" not in line.split("|")[1]]
+
+
+@contextmanager
+def apt() -> Iterator[None]:
+    """Wait for the suite's other workers to be done with apt: it refuses to work twice at once."""
+    with _locked(Path("/var/tmp/jhswarmd-apt.lock")):
+        yield
 
 
 def _root(release: str, packages: Sequence[str], variant: str, finish: str) -> Path:

@@ -44,6 +44,7 @@ import requests
 from docker.models.services import Service, ServiceCollection
 
 from tests import debian
+from tests.debian import apt
 from tests.wait import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -223,16 +224,12 @@ class Lab:
             raise
 
     def _start(self) -> None:
-        if os.geteuid() != 0:
-            raise LabError("a network namespace needs root: run the tests as root")
-        install_missing(_PACKAGES)
-        install_missing({"docker": "docker-cli"})  # part of docker.io until Debian 12
+        self._prepare()
         if self.release:
             try:
                 self._engine_root = debian.engine_root(self.release)
             except debian.RootError as exc:
                 raise LabError(str(exc)) from exc
-        remove_leftovers()
         self._make_directory()
         self._start_init()
         self._connect()
@@ -255,6 +252,14 @@ class Lab:
         self._undo.close()
 
     # --- building blocks, in the order of use ---
+
+    @staticmethod
+    def _prepare() -> None:
+        if os.geteuid() != 0:
+            raise LabError("a network namespace needs root: run the tests as root")
+        install_missing(_PACKAGES)
+        install_missing({"docker": "docker-cli"})  # part of docker.io until Debian 12
+        remove_leftovers()
 
     def _make_directory(self) -> None:
         # Locked under another name first: a directory of ours without a lock is a dead lab's.
@@ -300,7 +305,7 @@ class Lab:
                 "cannot make namespaces here (this needs root of a machine, not of a container): "
                 + log.read_text()
             )
-        (self._init_pid,) = _children(self._holder.pid)
+        (self._init_pid,) = children_of(self._holder.pid)
 
     def _make_mount_point(self, directory: Path) -> None:
         """See that a directory of the host exists, and leave it as it was found."""
@@ -434,7 +439,7 @@ class Lab:
         except (AssertionError, docker.errors.DockerException, requests.RequestException) as exc:
             raise LabError(f"{exc}\n{self._dockerd_log()}") from exc
         assert self._dockerd
-        (self._dockerd_pid,) = _children(self._dockerd.pid)
+        (self._dockerd_pid,) = children_of(self._dockerd.pid)
 
     def _dockerd_log(self) -> str:
         return _tail((self.directory / "dockerd.log").read_text())
@@ -444,7 +449,7 @@ class Lab:
         if self._dockerd is None:
             return
         if self._dockerd.poll() is None:
-            pids = [self._dockerd_pid] if self._dockerd_pid else _children(self._dockerd.pid)
+            pids = [self._dockerd_pid] if self._dockerd_pid else children_of(self._dockerd.pid)
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL if kill else signal.SIGTERM)
@@ -705,14 +710,6 @@ class Services(ServiceCollection):
             return self.prepare_model({"ID": service_id["ID"], "Spec": {"Name": ""}})
 
 
-@contextlib.contextmanager
-def apt() -> Iterator[None]:
-    """Wait for the suite's other workers to be done with apt: it refuses to work twice at once."""
-    with (_WORK_ROOT / "jhswarmd-apt.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _missing(packages: Mapping[str, str]) -> list[str]:
     return sorted({package for program, package in packages.items() if not shutil.which(program)})
 
@@ -768,13 +765,14 @@ def _quietly(action: Callable[[], object]) -> None:
         action()
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
+    """Return the process ids of a process's children."""
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _descendants(pid: int) -> list[int]:
     try:
-        children = _children(pid)
+        children = children_of(pid)
     except FileNotFoundError:
         return []
     return [each for child in children for each in (child, *_descendants(child))]

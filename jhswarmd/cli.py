@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from jhswarmd import __version__, cli_users, log
+from jhswarmd import __version__, cli_users, log, outbound
 from jhswarmd.cli_options import DryRunOption, JsonOption, StackOption
 from jhswarmd.errors import JhswarmdError, UsageError
 from jhswarmd.settings import Settings
@@ -42,6 +42,7 @@ EnvOption = Annotated[
 
 def main() -> None:
     """Run the command line and turn errors into messages and exit codes."""
+    outbound.keep_local(os.environ)
     try:
         app(standalone_mode=True)
     except JhswarmdError as exc:

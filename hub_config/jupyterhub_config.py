@@ -10,7 +10,7 @@ from pathlib import Path
 from aiohttp import ClientTimeout
 
 from jhswarmd import labels
-from jhswarmd.hubext import auth, config, credentials, hubstart, identity, oauth
+from jhswarmd.hubext import admins, auth, config, credentials, hubstart, identity, oauth
 from jhswarmd.hubext.handlers import REPORT_SCOPE, handlers
 from jhswarmd.settings import RemovedUserServers, Settings
 
@@ -161,3 +161,4 @@ c.SwarmSpawner.during_check = hubstart.checking
 # ---- what the site adds -----------------------------------------------------------------------
 
 config.add_site(c, Path(__file__).parent / "conf.d", settings)
+admins.declare(c)

@@ -180,7 +180,12 @@ def _identity(answer: Any) -> HubIdentity:
     spawns = _need(answer, "spawns", dict)
     if not all(isinstance(count, int) for count in spawns.values()):
         raise HubMalformed("The hub's answer has a count that is no number")
-    return HubIdentity(hub_id=_need(answer, "hub_id", str), spawns=spawns)
+    admins = answer.get("admins")
+    return HubIdentity(
+        hub_id=_need(answer, "hub_id", str),
+        spawns=spawns,
+        admins=tuple(map(str, admins)) if isinstance(admins, list) else None,
+    )
 
 
 def _user(item: Any) -> HubUser:

@@ -95,11 +95,13 @@ class HubIdentity:
 
     ``hub_id`` is made at random when the database is new. ``spawns`` says how many notebooks each
     start of the hub has made, by the start's random name: a notebook with a higher count, or of a
-    start that is not there, is younger than the database.
+    start that is not there, is younger than the database. ``admins`` are the names of its admins;
+    None: they were not asked for.
     """
 
     hub_id: str
     spawns: Mapping[str, int] = field(default_factory=dict)
+    admins: tuple[str, ...] | None = None
 
     def has_counted(self, count: str | None) -> bool:
         """Tell whether the database knows of the spawn with this count, ``START.NUMBER``.

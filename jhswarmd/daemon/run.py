@@ -186,6 +186,7 @@ class Daemon:
                 "has_published_password": accounts.has_published_password,
                 "removed_with_servers": sorted(self.removed_users.with_servers),
             },
+            "admins": servers.admins,
             "routes": {"restored_at_s": self.routes.restored_at_s},
             "prepull": self.prepull.view,
             "rotation": self.credentials.news.now,

@@ -456,6 +456,8 @@ def describe(report: Report) -> Group:
     states = ", ".join(f"{count} {state}" for state, count in sorted(report.notebooks.items()))
     table.add_row("servers", states or "none")
     table.add_row("addresses", f"{report.addresses_used} of {report.addresses} used")
+    if report.daemon is not None and report.daemon.get("admins") is not None:
+        table.add_row("admins", ", ".join(report.daemon["admins"]) or "none")
     if report.daemon is not None:
         _add_daemon_rows(table, report.daemon, report.nodes, report.removed_user_servers)
     _add_secret_rows(table, report)

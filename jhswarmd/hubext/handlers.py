@@ -11,7 +11,7 @@ from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.scopes import define_custom_scopes, needs_scope
 from tornado import web
 
-from jhswarmd.hubext import credentials, hubstart, identity
+from jhswarmd.hubext import admins, credentials, hubstart, identity
 from jhswarmd.hubext.auth import PAMAuthenticator
 
 
@@ -23,12 +23,13 @@ class IdentityHandler(APIHandler):  # type: ignore[misc]  # jupyterhub is untype
         self._hub_id = hub_id
 
     def _read_identity(self) -> dict[str, Any]:
-        return dict(vars(identity.read(self.db, self._hub_id)))
+        found = identity.read(self.db, self._hub_id)
+        return {"hub_id": found.hub_id, "spawns": found.spawns}
 
     @needs_scope("read:hub")  # type: ignore[untyped-decorator]
     def get(self) -> None:
-        """Write ``{"hub_id": ..., "spawns": {start: count, ...}}``."""
-        self.write(json.dumps(self._read_identity()))
+        """Write ``{"hub_id": ..., "spawns": {start: count, ...}, "admins": [name, ...]}``."""
+        self.write(json.dumps({**self._read_identity(), "admins": admins.names(self.db)}))
 
 
 class UserHandler(IdentityHandler):

@@ -78,6 +78,8 @@ class ServersView:
     silent: list[str] = field(default_factory=list)
     """Servers that run and do not answer the hub: ``USER`` or ``USER:SERVER``."""
     last_pass_s: float | None = None
+    admins: tuple[str, ...] | None = None
+    """The hub's admins; None: not known."""
     look_took_s: float = 0.0
     """What the last full pass needed to look at everything; what it removed is not in it."""
     ended_took_s: float = 0.0
@@ -182,6 +184,7 @@ class Servers:
             # What the hub has again was approved for a reason that is no more.
             self._approved &= ids
         self.view.tracked = len(services)
+        self.view.admins = hub.admins
         self._ours = sum(each.hub_id == hub.hub_id for each in services)
         self.view.by_verdict = counts
         self.view.held = {id_: held for id_, held in self.view.held.items() if id_ in ids}

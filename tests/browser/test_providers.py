@@ -68,6 +68,8 @@ def oidc(github: Stack, provider: Provider) -> Stack:
         OAUTH_USERNAME_CLAIM="preferred_username",
         OAUTH_SCOPE="openid",
         OAUTH_ALLOW_ALL="true",
+        # As sites have it that come from the older deployment: in the volume of the hub.
+        OAUTH_CLIENT_SECRET_FILE_PATH="/srv/jupyterhub/jupyterhub_oauth_secret",
     )
     return github
 

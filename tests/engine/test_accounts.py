@@ -229,6 +229,36 @@ def test_server_of_a_removed_user_is_stopped_when_the_profile_says_so(
 
 
 @pytest.mark.destructive
+def test_an_admin_taken_out_of_the_profile_is_none_any_more(stack: Stack) -> None:
+    def is_admin(visitor: Visitor) -> bool:
+        return bool(visitor.request("GET", "/hub/api/user").json()["admin"])
+
+    stack.write_keys(AUTHENTICATOR_ADMIN_USERS="alice")
+    try:
+        stack.up()
+        with stack.login("alice") as alice, stack.login("dora") as dora:
+            assert is_admin(alice)
+            alice.request("PATCH", "/hub/api/users/dora", json={"admin": True})
+            assert is_admin(dora)
+            wait_until(
+                lambda: stack.status()["daemon"]["admins"] == ["alice", "dora"],
+                30,
+                what="status names both",
+            )
+            # The profile decides, at each start of the hub.
+            stack.write_keys()
+            stack.up()
+            assert not is_admin(alice)
+            assert not is_admin(dora)
+            with pytest.raises(requests.HTTPError, match="403"):
+                alice.request("GET", "/hub/api/users")
+        wait_until(lambda: stack.status()["daemon"]["admins"] == [], 30, what="status names nobody")
+    finally:
+        stack.write_keys()
+    assert "Configuration specifies both" not in stack.log("hub")
+
+
+@pytest.mark.destructive
 def test_more_accounts_than_libpam_reads_of_a_group_can_log_in(
     stack: Stack, tmp_path: Path, quiet_hub: None
 ) -> None:

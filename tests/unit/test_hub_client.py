@@ -51,6 +51,7 @@ def test_the_identity_is_read_with_a_token_that_sees_everything():
         user=(200, {"scopes": SCOPES}), jhswarmd=(200, {"hub_id": "abc", "spawns": {"r": 2}})
     )
     assert hub.read_identity() == HubIdentity("abc", {"r": 2})
+    assert hub.read_identity().admins is None
 
 
 def test_silent_servers_are_none_for_an_older_hub():

@@ -233,7 +233,8 @@ def test_a_cookie_secret_that_is_no_hexadecimal_is_named_and_not_repeated(
 def test_the_daemon_may_do_what_it_needs_and_no_more(load: Load) -> None:
     c = load()
     assert [service["name"] for service in c.JupyterHub.services] == ["jhswarmd"]
-    (role,) = c.JupyterHub.load_roles
+    role, admin = c.JupyterHub.load_roles
+    assert admin == {"name": "admin", "users": []}
     assert role["services"] == ["jhswarmd"]
     needed = {"list:users", "read:servers", "read:hub", "proxy", "custom:jhswarmd:report"}
     assert set(role["scopes"]) == needed
@@ -251,7 +252,7 @@ def test_without_a_culler_token_there_is_no_culler(load: Load, secrets: Path) ->
 
 
 def test_all_scopes_exist_in_this_jupyterhub(load: Load) -> None:
-    roles = load(IDLE_TIMEOUT_S="3600").JupyterHub.load_roles
+    *roles, _ = load(IDLE_TIMEOUT_S="3600").JupyterHub.load_roles
     assert {scope for role in roles for scope in role["scopes"]} <= set(scope_definitions)
     assert not {role["name"] for role in roles} & {role["name"] for role in get_default_roles()}
 

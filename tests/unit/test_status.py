@@ -170,6 +170,18 @@ def test_files_on_several_nodes_are_warned_of_and_are_no_illness():
     assert warn(make_report()) == []
 
 
+@pytest.mark.parametrize(
+    ("admins", "row"), [(["ann", "bob"], "ann, bob"), ([], "none"), (None, "")]
+)
+def test_the_admins_are_named(capsys, admins, row):
+    show(make_report(health="healthy", daemon=make_daemon(admins=admins)), Console(width=200))
+    text = capsys.readouterr().out
+    lines = [
+        line.strip().split(maxsplit=1) for line in text.splitlines() if line.startswith("admins")
+    ]
+    assert lines == ([["admins", row]] if row else [])
+
+
 def test_a_warning_is_shown(capsys):
     show(make_report(health="healthy", warnings=["mind the gap"]), Console(width=200))
     assert "warning: mind the gap" in capsys.readouterr().out

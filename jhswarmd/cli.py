@@ -98,10 +98,14 @@ def up(
 @app.command()
 def build(env: EnvOption = None) -> None:
     """Build and push the images alone, and list what the registry then holds."""
-    from jhswarmd.deploy import up
+    from jhswarmd.deploy import local_engine, profile, selection, up
     from jhswarmd.deploy.progress import Progress
 
-    for line in up.build(_load_profile(env), Progress()):
+    progress = Progress()
+    wanted = selection.load(
+        _named(env), profile.DEFAULT, lambda: local_engine.ensure_engine(progress)
+    )
+    for line in up.build(wanted, progress):
         typer.echo(line)
 
 

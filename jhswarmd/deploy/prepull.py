@@ -86,16 +86,20 @@ def wait_after_up(client: docker.DockerClient, stack: str, progress: Progress) -
 
     What is left the daemon does, and the hub works without it.
     """
-    with progress.step(TITLE, is_attempt=True) as step:
-        try:
-            view = _wait_first(client, stack, step)
-        except JhswarmdError as exc:
-            view = None
-            step.done(f"not known ({exc}); 'jhswarmd status' tells")
-    for line in describe_failures(view or {}):
+    try:
+        with progress.step(TITLE, is_attempt=True) as step:
+            try:
+                view = _wait_first(client, stack, step)
+            except JhswarmdError as exc:
+                step.done(f"not known ({exc}); 'jhswarmd status' tells")
+                return
+            if no_node := describe_no_node(view):
+                raise JhswarmdError(no_node, remedy=_NO_NODE_REMEDY)
+    except JhswarmdError as exc:
+        progress.warn(f"{exc}. {exc.remedy}")
+        return
+    for line in describe_failures(view):
         progress.warn(line)
-    if view and (no_node := describe_no_node(view)):
-        progress.warn(f"{no_node}. {_NO_NODE_REMEDY}")
 
 
 def _wait_first(client: docker.DockerClient, stack: str, step: Step) -> Mapping[str, Any]:

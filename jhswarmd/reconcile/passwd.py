@@ -199,7 +199,7 @@ def _parse_line(line: bytes, system_names: Collection[str]) -> Entry:
         # 'from None': the original holds the bytes.
         raise ValueError(encodings.NOT_UTF8) from None
     if "\0" in text:
-        raise ValueError("a NUL byte")
+        raise ValueError("a NUL byte, as UTF-16 has it: save the file as UTF-8")
     name, colon, password = text.partition(":")
     name = name.strip()
     if not colon:

@@ -408,6 +408,7 @@ def test_constraints_that_no_node_fulfils_are_no_success(monkeypatch):
     console = Console(file=text, soft_wrap=True)
     command.wait_after_up(None, "jupyterhub", Progress(console))
     assert "warning No ready node may run notebooks" in text.getvalue()
+    assert text.getvalue().startswith("no Notebook images")
 
 
 @pytest.mark.parametrize(

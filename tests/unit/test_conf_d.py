@@ -216,7 +216,7 @@ def test_services_and_roles_of_the_site_stand_beside_ours(site: Site, how: str) 
         f"c.JupyterHub.services{how.format(service)}\nc.JupyterHub.load_roles{how.format(role)}"
     )
     assert [each["name"] for each in c.JupyterHub.services] == ["jhswarmd", "mine"]
-    assert [each["name"] for each in c.JupyterHub.load_roles] == ["jhswarmd", "mine"]
+    assert [each["name"] for each in c.JupyterHub.load_roles] == ["jhswarmd", "mine", "admin"]
 
 
 def test_pages_of_the_site_stand_beside_ours(site: Site) -> None:

@@ -30,7 +30,7 @@ c.JupyterHub.hub_ip = "0.0.0.0"  # noqa: S104 - its networks are the stack's own
 c.JupyterHub.hub_port = 8081
 # An alias on both networks, for the proxy and the notebooks.
 c.JupyterHub.hub_connect_ip = "hub"
-if settings.host != "localhost":
+if settings.public_url or settings.host != "localhost":
     # Else any name leads to it, each node's included, and the hub goes by what the browser says.
     c.JupyterHub.public_url = f"{settings.url}/"
 

@@ -229,6 +229,7 @@ Memory = Annotated[Annotated[int, Field(ge=LEAST_MEMORY)] | None, BeforeValidato
 Profiles = Annotated[tuple[NotebookProfile, ...], BeforeValidator(notebook_profiles.parse)]
 Cores = Annotated[Annotated[float, Field(ge=LEAST_CORES)] | None, BeforeValidator(_optional)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+HeaderSize = Annotated[Annotated[int, Field(ge=8192, le=65536)], BeforeValidator(parse_bytes)]
 
 
 class Settings(BaseModel):
@@ -244,6 +245,16 @@ class Settings(BaseModel):
     """Published port that redirects to HTTPS."""
     https_port: Port = 443
     """Published port of the hub."""
+    public_url: str = ""
+    """Where browsers reach the hub behind a TLS proxy of the site, as ``https://NAME[:PORT]``;
+    empty: at ``host`` and ``https_port``."""
+    trusted_proxies: Words = ()
+    """Addresses and subnets (IPv4) of the site's own proxies, as the hub's node sees them: what
+    they say of browsers in forwarded headers is believed, and nobody else's."""
+    upload_timeout_s: int = Field(21600, ge=0)
+    """Seconds for one request, its body included: an upload from a slow line; 0: no limit."""
+    max_header_size: HeaderSize = 65536
+    """Bytes of all headers of a request. More than 64K hub and notebooks refuse themselves."""
     publish_mode: PublishMode = PublishMode.auto
     """``ingress``: any node answers (needs IPVS); ``host``: the proxy's node alone; ``auto``: the
     first where the kernel has IPVS."""
@@ -389,6 +400,35 @@ class Settings(BaseModel):
             )
         return value
 
+    @field_validator("public_url")
+    @classmethod
+    def _is_origin(cls, value: str) -> str:
+        if not value:
+            return value
+        value = value.rstrip("/")
+        try:
+            parts = urlsplit(value)
+            origin = f"{parts.scheme}://{parts.netloc}"
+            port, name = parts.port, parts.hostname or ""
+        except ValueError:
+            origin, port, name = "", None, ""
+        if not (value == origin and value.startswith("https://") and _HOST.match(name)) or (
+            parts.username or parts.netloc.endswith(":")
+        ):
+            raise ValueError(
+                "must be https://NAME or https://NAME:PORT, without a path: the address that "
+                "browsers use. By plain HTTP passwords could be read on the way"
+            )
+        return f"https://{name}" + (f":{port}" if port not in (None, 443) else "")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        networks = [ipaddress.IPv4Network(each) for each in value]
+        if any(network.prefixlen < 8 for network in networks):
+            raise ValueError("would believe the headers of half the world; name single proxies")
+        return tuple(map(str, networks))
+
     @field_validator("notebooks_subnet", "control_subnet")
     @classmethod
     def _is_subnet(cls, value: str) -> str:
@@ -474,6 +514,12 @@ class Settings(BaseModel):
                 raise ValueError(f"NOTEBOOK_PROFILES: for '{profile.slug}' {fault}")
         if self.http_port == self.https_port:
             raise ValueError("HTTP_PORT and HTTPS_PORT are the same")
+        if self.trusted_proxies and not self.public_url:
+            raise ValueError("TRUSTED_PROXIES needs PUBLIC_URL: where browsers reach the hub")
+        if self.trusted_proxies and self.publish_mode is PublishMode.ingress:
+            raise ValueError(
+                "TRUSTED_PROXIES needs PUBLISH_MODE=host: the routing mesh hides who connects"
+            )
         if self.uses_oauth:
             self._check_oauth()
         return self
@@ -491,17 +537,18 @@ class Settings(BaseModel):
         if missing:
             raise ValueError(f"AUTHENTICATOR_TYPE={kind.value} needs {' and '.join(missing)}")
         callback = urlsplit(self.callback_url)
+        public = urlsplit(self.url).hostname
         if (
             callback.scheme != "https"
-            or callback.hostname != self.host.lower()
+            or callback.hostname != public
             or callback.path != "/hub/oauth_callback"
         ):
             named = callback.hostname or ""
-            other = named != self.host.lower() and _HOST.match(named)
+            other = named != public and _HOST.match(named) and not self.public_url
             raise ValueError(
-                f"OAUTH_CALLBACK_URL must be https://{self.host}/hub/oauth_callback, of the HOST "
-                "that browsers use: the provider sends them there"
-                + (f"; if that is {named}, set HOST={named}" if other else "")
+                f"OAUTH_CALLBACK_URL must be https://{public}/hub/oauth_callback, of the "
+                f"{'PUBLIC_URL' if self.public_url else 'HOST'} that browsers use: the provider "
+                "sends them there" + (f"; if that is {named}, set HOST={named}" if other else "")
             )
         is_github = kind is AuthenticatorType.github
         if (
@@ -547,6 +594,8 @@ class Settings(BaseModel):
     @property
     def url(self) -> str:
         """Where browsers find the hub."""
+        if self.public_url:
+            return self.public_url
         port = "" if self.https_port == 443 else f":{self.https_port}"
         return f"https://{self.host}{port}"
 

@@ -84,6 +84,7 @@ STACK_FILES = {
     "test_conf_d.py",
     "test_hygiene.py",
     "test_prepull.py",
+    "test_proxy.py",
     "test_rotation.py",
     "test_stack.py",
 }

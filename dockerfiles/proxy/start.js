@@ -6,6 +6,7 @@
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { API_PORT, controlAddress } from "./control.js";
+import { Front } from "./front.js";
 
 function refuse(what, remedy) {
   console.error(`The proxy does not start: ${what}. ${remedy}`);
@@ -53,9 +54,8 @@ const options = [
   "--port", "8000",
   "--ssl-key", env.PROXY_TLS_KEY_FILE || `${secrets}/tls_key`,
   "--ssl-cert", env.PROXY_TLS_CERT_FILE || `${secrets}/tls_cert`,
-  "--redirect-port", "8080",
-  // The published port: what browsers must be sent to, not what listens here.
-  "--redirect-to", env.HTTPS_PORT || "443",
+  // Longer than proxies of sites keep idle connections (60 s): they never meet one that closes.
+  "--keep-alive-timeout", "75000",
   "--api-ip", apiAddress,
   "--api-port", String(API_PORT),
   "--default-target", "http://hub:8081",
@@ -63,4 +63,14 @@ const options = [
 ];
 process.argv = [process.argv[0], "configurable-http-proxy", ...options, ...process.argv.slice(2)];
 
+const front = new Front({
+  publicUrl: env.PUBLIC_URL || "",
+  trusted: env.TRUSTED_PROXIES || "",
+  // The published port: what browsers must be sent to, not what listens here.
+  httpsPort: env.HTTPS_PORT || "443",
+  uploadTimeoutS: Number(env.UPLOAD_TIMEOUT_S || 0),
+  maxHeaderSize: Number(env.MAX_HEADER_SIZE || 65536),
+});
+front.install();
 await import("configurable-http-proxy/bin/configurable-http-proxy");
+front.listen(8080);

@@ -68,6 +68,10 @@ def render(settings: Settings, values: Placeholders) -> str:
         "HUB_NODE_LABEL": labels.hub_node_label(settings.stack_name),
         "HTTP_PORT": settings.http_port,
         "HTTPS_PORT": settings.https_port,
+        "PUBLIC_URL": settings.public_url,
+        "TRUSTED_PROXIES": " ".join(settings.trusted_proxies),
+        "UPLOAD_TIMEOUT_S": str(settings.upload_timeout_s),
+        "MAX_HEADER_SIZE": str(settings.max_header_size),
         "PUBLISH_MODE": values.publish_mode.value,
         # A virtual address, which a restart does not change, needs IPVS as the mesh does.
         "ENDPOINT_MODE": "vip" if ingress else "dnsrr",

@@ -137,6 +137,9 @@ def resolve_publish_mode(settings: Settings) -> PublishMode:
     """Return how ports are published: what the profile says, else what the kernel can."""
     if settings.publish_mode is not PublishMode.auto:
         return settings.publish_mode
+    if settings.trusted_proxies:
+        # The mesh hides who connects.
+        return PublishMode.host
     return PublishMode.ingress if local_engine.has_ipvs() else PublishMode.host
 
 

@@ -202,3 +202,12 @@ def test_docker_reads_the_logins_where_they_are_and_nothing_is_copied(tmp_path, 
     stacks.deploy("jupyterhub", "services: {}", login_file)
     assert links
     assert not links[0].parent.exists()
+
+
+def test_the_proxy_knows_where_browsers_reach_the_hub_and_whom_to_believe():
+    settings = Settings(public_url="https://hub.example.org", trusted_proxies="192.0.2.1 10.0.0.0/8")
+    environment = rendered(settings)["services"]["proxy"]["environment"]
+    assert environment["PUBLIC_URL"] == "https://hub.example.org"
+    assert environment["TRUSTED_PROXIES"] == "192.0.2.1/32 10.0.0.0/8"
+    assert environment["UPLOAD_TIMEOUT_S"] == "21600"
+    assert environment["MAX_HEADER_SIZE"] == "65536"

@@ -51,6 +51,8 @@ class Existing:
     """Whether older generations stop working because of it."""
     expires_at: str = ""
     """When the certificate in it ends, if there is one."""
+    certificate_names: tuple[str, ...] = ()
+    """The names and addresses that the certificate in it is for; empty: none, or not known."""
     put_right: str = ""
     """``MOMENT WHAT``: what others had done to it, and when that was put right; empty: nothing."""
 
@@ -132,6 +134,7 @@ def read(secret: Mapping[str, Any]) -> Existing | None:
         rejected=marks.get(labels.REJECTED, ""),
         revokes=marks.get(labels.REVOKES) == "true",
         expires_at=marks.get(labels.EXPIRES, ""),
+        certificate_names=tuple(marks.get(labels.CERTIFICATE_NAMES, "").split()),
         put_right=marks.get(labels.PUT_RIGHT, ""),
     )
 
@@ -146,6 +149,7 @@ def marks(
     request: str = "",
     revokes: bool = False,
     expires_at: str = "",
+    certificate_names: Iterable[str] = (),
     put_right: str = "",
 ) -> dict[str, str]:
     """Return the labels from which ``read`` makes an ``Existing``."""
@@ -163,6 +167,8 @@ def marks(
         found[labels.REVOKES] = "true"
     if expires_at:
         found[labels.EXPIRES] = expires_at
+    if certificate_names:
+        found[labels.CERTIFICATE_NAMES] = " ".join(certificate_names)
     if put_right:
         found[labels.PUT_RIGHT] = put_right
     return found

@@ -38,12 +38,13 @@ SOURCE = "jhswarmd.source"
 PARTS = "jhswarmd.parts"
 REQUEST = "jhswarmd.request"
 #: On a generation: from when on everything worked with it; why it was taken back; that older ones
-#: stop working with it; when its certificate ends; ``MOMENT WHAT`` of others' doings that were put
-#: right. Moments are ISO 8601 in UTC.
+#: stop working with it; when its certificate ends, and the names that it is for; ``MOMENT WHAT`` of
+#: others' doings that were put right. Moments are ISO 8601 in UTC.
 SETTLED = "jhswarmd.settled"
 REJECTED = "jhswarmd.rejected"
 REVOKES = "jhswarmd.revokes"
 EXPIRES = "jhswarmd.expires"
+CERTIFICATE_NAMES = "jhswarmd.certificate_names"
 PUT_RIGHT = "jhswarmd.put_right"
 
 #: On a container that tries out the hub's configuration: the stack it is for.

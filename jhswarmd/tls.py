@@ -52,6 +52,12 @@ def begins_at(certificate: bytes) -> datetime:
     return x509.load_pem_x509_certificate(certificate).not_valid_before_utc
 
 
+def is_self_signed(certificate: bytes) -> bool:
+    """Tell whether the first certificate of a PEM file vouches for itself. Raises ValueError."""
+    found = x509.load_pem_x509_certificate(certificate)
+    return found.issuer == found.subject
+
+
 def names_of(certificate: bytes) -> list[str]:
     """Return the names and addresses that a certificate in PEM form is for. Raises ValueError.
 

@@ -17,13 +17,13 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 
-from jhswarmd import __version__, labels
-from jhswarmd.deploy import engine_check, local_engine, preflight, status, users
+from jhswarmd import __version__, labels, tls
+from jhswarmd.deploy import engine_check, local_engine, preflight, secrets, status, users
 from jhswarmd.deploy import stack as stacks
 from jhswarmd.deploy.profile import Profile
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineError, JhswarmdError, UsageError
-from jhswarmd.generations import moment
+from jhswarmd.generations import Existing, moment, newest
 from jhswarmd.reconcile import passwd, published
 
 #: The oldest API of which this was shown to work (engine 20.10).
@@ -105,6 +105,11 @@ def _surroundings(
         return deployment(report)
 
     yield from _seen("deployment", look)
+    if report and report.host:
+        host = report.host
+        yield from _seen(
+            "certificate", lambda: live_certificate(secrets.list_existing(client, name), host)
+        )
     return report
 
 
@@ -154,6 +159,24 @@ def certificate(profile: Profile) -> list[Finding]:
     if warning:
         return [_bad(about, warning, preflight.SET_HOST)]
     return [_good(about, f"that of the profile '{profile.name}' is for {profile.settings.host}")]
+
+
+def live_certificate(existing: Sequence[Existing], host: str) -> list[Finding]:
+    """Compare the names of the certificate in use with the host of the deployment. Pure."""
+    current = newest(existing, *secrets.TLS.names)
+    names = current.secrets[0].certificate_names if current else ()
+    if not names:
+        return []
+    if tls.is_for(host, names):
+        return [_good("certificate", f"is for {host}")]
+    return [
+        _bad(
+            "certificate",
+            f"is for {', '.join(names)}, and people reach the hub as {host}",
+            "Run 'jhswarmd up': it makes a self-signed one for HOST, or takes that of the "
+            "profile's folder ssl, which must be for HOST.",
+        )
+    ]
 
 
 def engine(version: Mapping[str, Any]) -> list[Finding]:

@@ -113,16 +113,16 @@ def plan(
 ) -> list[Create]:
     """Decide which secrets to create. Pure but for the time that comparing slow hashes takes.
 
-    What exists is kept unless the profile supplies something else than what it holds. A file
-    that was removed from the profile changes nothing: the secret made from it stays. One with
-    which hub or proxy did not start is not applied again, unless ``tries_again``: it would cost
-    three starts each time.
+    What exists is kept unless the profile supplies something else than what it holds, and a
+    generated certificate as long as it is for the profile's host. A file that was removed from the
+    profile changes nothing: the secret made from it stays. One with which hub or proxy did not
+    start is not applied again, unless ``tries_again``: it would cost three starts each time.
     """
     creations = []
     for kind in KINDS:
         supplied = _supplied(profile, kind)
         current = newest(existing, *kind.names)
-        if supplied is None and (current is not None or kind.generate is None):
+        if supplied is None and (kind.generate is None or _is_kept(kind, current, profile)):
             continue
         if supplied and current and source_matches(current.source, supplied):
             continue
@@ -133,6 +133,16 @@ def plan(
         used = [each.generation for each in existing if whole(each.kind) in kind.names]
         creations.append(Create(kind, max(used, default=0) + 1, supplied))
     return creations
+
+
+def _is_kept(kind: Kind, current: Generation | None, profile: Profile) -> bool:
+    """Tell whether what was generated, or supplied once, is still right without a file."""
+    if current is None:
+        return False
+    names = current.secrets[0].certificate_names
+    # Without names it is of an older version: not known.
+    is_outdated = kind is TLS and current.source == GENERATED and names
+    return not is_outdated or tls.is_for(profile.settings.host, names)
 
 
 def rolled_back(profile: Profile, existing: Sequence[Existing]) -> dict[str, str]:
@@ -209,7 +219,10 @@ def create(
         contents = split(users.hash_list(contents[0], tell).encode())
         names = part_names(kind.names[0], len(contents))
     # The certificate comes first, and its key ends with it.
-    ends = spelled(tls.expires_at(contents[0])) if kind is TLS else ""
+    ends, certificate_names = "", []
+    if kind is TLS:
+        ends = spelled(tls.expires_at(contents[0]))
+        certificate_names = tls.names_of(contents[0])
     for name, content in zip(names, contents, strict=True):
         if len(content) > MAX_BYTES:
             raise EngineError(
@@ -223,7 +236,15 @@ def create(
             engine.create_secret(
                 full_name,
                 content,
-                marks(stack, name, creation.generation, source, parts=parts, expires_at=ends),
+                marks(
+                    stack,
+                    name,
+                    creation.generation,
+                    source,
+                    parts=parts,
+                    expires_at=ends,
+                    certificate_names=certificate_names,
+                ),
             )
         except EngineConflict as exc:
             raise EngineConflict(

@@ -7,7 +7,7 @@ finished by the next one, and a run with nothing to do takes seconds.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import docker
@@ -15,7 +15,7 @@ import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 from urllib3.exceptions import InsecureRequestWarning
 
-from jhswarmd import generations, labels, registry_login
+from jhswarmd import generations, labels, registry_login, tls
 from jhswarmd.deploy import (
     ask,
     config_check,
@@ -294,6 +294,17 @@ def _wait_answer(base_url: str) -> str:
     return url
 
 
+def _is_self_signed(profile: Profile, existing: Sequence[generations.Existing]) -> bool:
+    """Tell whether that is known of the certificate in use.
+
+    One that another profile supplied cannot be read back.
+    """
+    if "tls_cert" in profile.files:
+        return tls.is_self_signed(profile.files["tls_cert"])
+    current = generations.newest(existing, *secrets.TLS.names)
+    return current is not None and current.source == generations.GENERATED
+
+
 def _tell(profile: Profile, progress: Progress, client: docker.DockerClient) -> None:
     settings = profile.settings
     answering_at = exposure.answering_at(settings.https_port, _nodes(client))
@@ -313,7 +324,7 @@ def _tell(profile: Profile, progress: Progress, client: docker.DockerClient) -> 
             if names
             else "There are no accounts yet: write env/NAME/user_list.txt and use --env NAME."
         )
-    if not profile.files.get("tls_cert"):
+    if _is_self_signed(profile, secrets.list_existing(client, settings.stack_name)):
         progress.note("Its certificate is self-signed: the browser asks once whether to go on.")
     if is_open and (answering_at or settings.host not in LOCAL_HOSTS):
         words = exposure.warning(settings.https_port, answering_at)

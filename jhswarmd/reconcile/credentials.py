@@ -128,7 +128,11 @@ class Credentials:
             # not be brought back.
             last = next(iter(generations.complete(existing, *kinds)), None)
             source = last.source if last and name != "tls" else GENERATED
-            contents, expires_at = self._contents(name)
+            contents = self._contents(name)
+            expires_at, certificate_names = "", []
+            if name == "tls":
+                expires_at = generations.spelled(tls.expires_at(contents[0]))
+                certificate_names = tls.names_of(contents[0])
             for kind, content in zip(kinds, contents, strict=True):
                 marks = generations.marks(
                     self._stack,
@@ -138,6 +142,7 @@ class Credentials:
                     request=request,
                     revokes=revokes,
                     expires_at=expires_at,
+                    certificate_names=certificate_names,
                     put_right=put_right,
                 )
                 try:
@@ -149,11 +154,10 @@ class Credentials:
             _say(Point.begin, "A rotation begins", unit=name, generation=number, revokes=revokes)
         return made
 
-    def _contents(self, name: str) -> tuple[tuple[bytes, ...], str]:
+    def _contents(self, name: str) -> tuple[bytes, ...]:
         if name == "tls":
-            pair = tls.self_signed(self._settings.host)
-            return pair, generations.spelled(tls.expires_at(pair[0]))
-        return tuple(random.token_hex(32).encode() for _ in UNITS[name]), ""
+            return tls.self_signed(self._settings.host)
+        return tuple(random.token_hex(32).encode() for _ in UNITS[name])
 
     # ---- what is done ---------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from jhswarmd.deploy import doctor
 from jhswarmd.deploy.doctor import Grade
 from jhswarmd.deploy.profile import Profile
 from jhswarmd.deploy.status import warn
+from jhswarmd.generations import Existing
 from jhswarmd.settings import Settings
 from tests.unit.test_status import make_daemon, make_report
 
@@ -171,3 +172,22 @@ def test_for_how_long_a_node_may_be_silent_is_told(heartbeat_s, silence, has_rem
     assert finding.grade is Grade.good
     assert silence in finding.what
     assert ("--dispatcher-heartbeat" in finding.remedy) is has_remedy
+
+
+@pytest.mark.parametrize(
+    ("names", "host", "is_bad"),
+    [
+        (("hub.example", "localhost"), "hub.example", False),
+        (("*.example",), "hub.example", False),
+        (("localhost", "127.0.0.1"), "hub.example", True),
+    ],
+)
+def test_the_certificate_in_use_is_compared_with_the_host(names, host, is_bad):
+    held = [
+        Existing(kind, kind, kind, 1, "generated", certificate_names=names)
+        for kind in ("tls_cert", "tls_key")
+    ]
+    (found,) = doctor.live_certificate(held, host)
+    assert (found.grade is doctor.Grade.bad) is is_bad
+    assert host in found.what
+    assert doctor.live_certificate([], host) == []

@@ -8,6 +8,7 @@ import pytest
 from jhswarmd.deploy import secrets
 from jhswarmd.deploy.profile import Profile
 from jhswarmd.deploy.secrets import GENERATED, KINDS, Existing
+from jhswarmd.generations import read
 from jhswarmd.settings import Settings
 
 USERS, COOKIE, TLS = (
@@ -151,3 +152,38 @@ def test_only_what_is_older_than_the_live_generation_is_retired():
     assert secrets.superseded([half_made, *live, *older]) == older
     parts = [Existing("a", "a", "users", 5, "", parts=2), existing("users", 4)]
     assert secrets.superseded(parts) == []
+
+
+def certificate_for(*names, source=GENERATED):
+    return [
+        replace(existing(kind, 1, source), certificate_names=names)
+        for kind in ("tls_cert", "tls_key")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("held", "generation"),
+    [
+        pytest.param(certificate_for("old.example", "localhost"), 2, id="for the former host"),
+        pytest.param(certificate_for("hub.example", "localhost"), None, id="for this host"),
+        pytest.param(certificate_for(), None, id="of an older version, not known"),
+        pytest.param(certificate_for("old.example", source="x"), None, id="supplied once"),
+    ],
+)
+def test_a_self_signed_certificate_follows_the_host(held, generation):
+    profile = Profile("site", Settings(host="hub.example"), {}, Path("env/site"))
+    others = [each for each in everything() if each.kind not in TLS.names]
+    assert planned(profile, [*others, *held]).get(TLS.names) == generation
+
+
+def test_the_names_of_a_certificate_are_labels_of_its_secrets(mocker):
+    created = {}
+    engine = mocker.patch("jhswarmd.deploy.secrets.Engine").return_value
+    engine.create_secret.side_effect = lambda name, content, marks: created.update({name: marks})
+    profile = Profile("site", Settings(host="hub.example"), {}, Path("env/site"))
+    secrets.create(None, profile, secrets.Create(TLS, 1, None))
+    shown = [
+        read({"ID": "1", "CreatedAt": "", "Spec": {"Name": name, "Labels": marks}})
+        for name, marks in created.items()
+    ]
+    assert [each.certificate_names[0] for each in shown] == ["hub.example"] * 2

@@ -205,7 +205,9 @@ def test_docker_reads_the_logins_where_they_are_and_nothing_is_copied(tmp_path, 
 
 
 def test_the_proxy_knows_where_browsers_reach_the_hub_and_whom_to_believe():
-    settings = Settings(public_url="https://hub.example.org", trusted_proxies="192.0.2.1 10.0.0.0/8")
+    settings = Settings(
+        public_url="https://hub.example.org", trusted_proxies="192.0.2.1 10.0.0.0/8"
+    )
     environment = rendered(settings)["services"]["proxy"]["environment"]
     assert environment["PUBLIC_URL"] == "https://hub.example.org"
     assert environment["TRUSTED_PROXIES"] == "192.0.2.1/32 10.0.0.0/8"

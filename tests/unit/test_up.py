@@ -1,14 +1,22 @@
 """What `up` says of a profile before it touches anything."""
 
 import io
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from rich.console import Console
 
+from jhswarmd import tls
 from jhswarmd.deploy import up
 from jhswarmd.deploy.profile import Profile
 from jhswarmd.deploy.progress import Progress
+from jhswarmd.generations import Existing
 from jhswarmd.hashing import hash_password
 from jhswarmd.settings import Settings
 
@@ -53,3 +61,31 @@ def test_accounts_that_everybody_can_use_and_plain_passwords_are_warned_of(
     for word in words:
         assert word in text
     assert "testpassword" not in text
+
+
+def issued_by_a_ca():
+    """A certificate that another one vouches for."""
+    now = datetime.now(timezone.utc)
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject, issuer = (
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("hub", "A CA")
+    )
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer)
+    builder = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    builder = builder.public_key(key.public_key()).serial_number(1)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+@pytest.mark.parametrize(
+    ("files", "source", "is_self_signed"),
+    [
+        pytest.param({}, "generated", True, id="ours"),
+        pytest.param({}, "sha256:x", False, id="of an earlier profile"),
+        pytest.param({"tls_cert": tls.self_signed("hub")[0]}, "sha256:x", True, id="own"),
+        pytest.param({"tls_cert": issued_by_a_ca()}, "sha256:x", False, id="a CA's"),
+    ],
+)
+def test_only_a_self_signed_certificate_is_called_so(files, source, is_self_signed):
+    held = [Existing(kind, kind, kind, 1, source) for kind in ("tls_cert", "tls_key")]
+    profile = Profile("mine", Settings(), files, Path("env/mine"))
+    assert up._is_self_signed(profile, held) is is_self_signed

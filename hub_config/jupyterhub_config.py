@@ -89,6 +89,8 @@ if settings.uses_oauth:
             c.OAuthenticator[option] = getattr(settings, f"oauth_{option}")
     if settings.oauth_scope:
         c.OAuthenticator.scope = list(settings.oauth_scope)
+    if settings.proxy_environment:
+        c.OAuthenticator.http_client = oauth.ProxiedClient()
     # Somebody waits for the page behind these requests.
     c.OAuthenticator.http_request_kwargs = {"connect_timeout": 5, "request_timeout": 10}
     # What the provider gave is kept, encrypted with the crypt key, to ask it again later.
@@ -157,6 +159,8 @@ c.SwarmSpawner.start_timeout = settings.start_timeout_s
 c.SwarmSpawner.http_timeout = 60
 hubstart.keep_silent_servers()
 c.SwarmSpawner.during_check = hubstart.checking
+# From the hub's own environment; what a site sets as 'environment' adds to them.
+c.SwarmSpawner.env_keep = list(settings.proxy_environment)
 
 # ---- what the site adds -----------------------------------------------------------------------
 

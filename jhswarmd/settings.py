@@ -259,6 +259,13 @@ class Settings(BaseModel):
     """``ingress``: any node answers (needs IPVS); ``host``: the proxy's node alone; ``auto``: the
     first where the kernel has IPVS."""
 
+    http_proxy: str = ""
+    https_proxy: str = ""
+    """Proxies of the site, as ``http://NAME:PORT``: for builds, the hub's requests to providers,
+    and notebooks. Never with a login: they stand in the services' specifications."""
+    no_proxy: Words = ()
+    """Names, domains and subnets to reach without them, besides the stack's own."""
+
     registry: str = Field("localhost:5000", min_length=1)
     """Registry the nodes pull our images from. The default is a service of our own."""
     base_images: BaseImages = BaseImages.auto
@@ -420,6 +427,25 @@ class Settings(BaseModel):
                 "browsers use. By plain HTTP passwords could be read on the way"
             )
         return f"https://{name}" + (f":{port}" if port not in (None, 443) else "")
+
+    @field_validator("http_proxy", "https_proxy")
+    @classmethod
+    def _is_proxy(cls, value: str) -> str:
+        if not value:
+            return value
+        try:
+            parts = urlsplit(value if "://" in value else f"http://{value}")
+            is_one = bool(parts.hostname) and parts.port != 0 and parts.path in ("", "/")
+        except ValueError:
+            is_one = False
+        if not is_one or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
+            raise ValueError("must be the address of a proxy, such as http://proxy.example:3128")
+        if "@" in parts.netloc:
+            raise ValueError(
+                "must not hold a user's name or password, which everybody could read in the "
+                "services and in each notebook: let a proxy on a node of the site add them"
+            )
+        return f"{parts.scheme}://{parts.netloc}"
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -590,6 +616,27 @@ class Settings(BaseModel):
             *(profile.image for profile in self.notebook_profiles),
         )
         return tuple(dict.fromkeys(image for image in named if image))
+
+    @property
+    def proxy_environment(self) -> dict[str, str]:
+        """What tells programs of the site's proxies, as they know it; empty without any.
+
+        Never for what belongs to the stack: a proxy outside does not reach it.
+        """
+        found = {"HTTP_PROXY": self.http_proxy, "HTTPS_PROXY": self.https_proxy}
+        if not any(found.values()):
+            return {}
+        own = ("localhost", "127.0.0.1", "::1", "hub", "proxy", "jhswarmd")
+        names = (self.host, urlsplit(self.url).hostname or "")
+        subnets = (self.control_subnet, self.notebooks_subnet)
+        found["NO_PROXY"] = ",".join(dict.fromkeys((*own, *names, *subnets, *self.no_proxy)))
+        # Both spellings are in use, and curl knows http_proxy in lower case alone.
+        return {
+            spelled: value
+            for key, value in found.items()
+            if value
+            for spelled in (key, key.lower())
+        }
 
     @property
     def url(self) -> str:

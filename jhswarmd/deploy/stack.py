@@ -148,7 +148,8 @@ _WHOLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)\}\Z")
 
 
 def _add_settings(document: dict[str, Any], settings: Settings) -> None:
-    environment = {key: _given(value) for key, value in settings.to_environ().items()}
+    keys = {**settings.to_environ(), **settings.proxy_environment}
+    environment = {key: _given(value) for key, value in keys.items()}
     # The image of the notebooks is resolved already.
     environment.pop("SINGLE_USER_IMAGE", None)
     # Inside a container the socket is always at the standard path.

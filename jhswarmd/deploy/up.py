@@ -6,6 +6,7 @@ finished by the next one, and a run with nothing to do takes seconds.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -58,6 +59,7 @@ def up(
     if warning := preflight.check_certificate(profile):
         progress.warn(f"{warning}. {preflight.SET_HOST}")
     _warn_of_list(profile, progress)
+    _use_proxies(settings)
     client = local_engine.ensure_engine(progress)
     _use_logins(client, profile)
     local_engine.ensure_swarm(client, progress)
@@ -98,6 +100,7 @@ def up(
 def build(profile: Profile, progress: Progress) -> list[str]:
     """Build and push the images alone; returns what the registry then holds."""
     settings = profile.settings
+    _use_proxies(settings)
     client = local_engine.ensure_engine(progress)
     _use_logins(client, profile)
     local_engine.ensure_swarm(client, progress)
@@ -141,6 +144,11 @@ def resolve_publish_mode(settings: Settings) -> PublishMode:
         # The mesh hides who connects.
         return PublishMode.host
     return PublishMode.ingress if local_engine.has_ipvs() else PublishMode.host
+
+
+def _use_proxies(settings: Settings) -> None:
+    """Let what is downloaded from here on (packages, bases, builds) go through the profile's."""
+    os.environ.update(settings.proxy_environment)
 
 
 def _use_logins(client: docker.DockerClient, profile: Profile) -> None:

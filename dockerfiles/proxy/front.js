@@ -103,8 +103,8 @@ export class Front {
   }
 
   asEncrypted(request) {
-    // From this the proxy concludes what it tells the hub: that the browser came by HTTPS.
-    request.socket.encrypted = true;
+    // The mark by which the proxy knows an encrypted connection; it tells the hub of that.
+    request.socket.pair = true;
     delete request.headers["x-forwarded-proto"];
     return request;
   }

@@ -28,6 +28,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+    def do_PUT(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
 http.server.ThreadingHTTPServer(("0.0.0.0", 8081), Handler).serve_forever()
 """
 PUBLIC = "https://hub.example.org"

@@ -50,16 +50,29 @@ def hash_password(password: str) -> str:
 
     ``password`` has no NUL and at most 500 bytes.
     """
+    return _hash(password, _METHOD, 0)
+
+
+def hash_for_registry(password: str) -> str:
+    """Return a bcrypt hash, the only kind that a registry reads. Raises JhswarmdError.
+
+    The registry computes it for each request, so the cost is the lowest one: for a password that
+    is random, not one that a person chose. At most 72 bytes.
+    """
+    return _hash(password, b"$2b$", 4)
+
+
+def _hash(password: str, method: bytes, cost: int) -> str:
     setting = ctypes.create_string_buffer(_OUTPUT_SIZE)
     # No bytes of ours: libcrypt asks the kernel for random ones.
     made = _libcrypt().crypt_gensalt_rn(
-        _METHOD, ctypes.c_ulong(0), None, 0, setting, ctypes.c_int(_OUTPUT_SIZE)
+        method, ctypes.c_ulong(cost), None, 0, setting, ctypes.c_int(_OUTPUT_SIZE)
     )
     hashed = made and _crypt(password, made)
     if not hashed:
         raise JhswarmdError(
             "This system cannot hash passwords",
-            why="its libcrypt does not know yescrypt",
+            why=f"its libcrypt does not know the method {method.decode()}",
             remedy="Update it, or write hashes into the list of users.",
         )
     return str(hashed.decode())

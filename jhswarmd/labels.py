@@ -22,6 +22,9 @@ STACK = "jhswarmd.stack"
 #: what makes nodes pull their images: ``prepull``; on what hands new volumes over: ``prepare``.
 ROLE = "jhswarmd.role"
 
+#: On a service of the stack: the image that ``up`` deployed, by digest.
+IMAGE = "jhswarmd.image"
+
 HUB = "jhswarmd.hub"
 USER = "jhswarmd.user"
 SERVER = "jhswarmd.server"
@@ -58,6 +61,8 @@ ROLE_NOTEBOOK = "notebook"
 ROLE_PREPULL = "prepull"
 #: On a service that only gives new volumes to a notebook's user (``spawner.preparing``).
 ROLE_PREPARE = "prepare"
+#: On the registry's service, its container and its secrets. They are no stack's.
+ROLE_REGISTRY = "registry"
 #: The stack's own services.
 ROLES = ("hub", "proxy", "jhswarmd")
 

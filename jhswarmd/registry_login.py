@@ -11,6 +11,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,28 @@ Logins = Mapping[str, Mapping[str, str]]
 
 _HELPERS = ("credsStore", "credHelpers")
 _WRITE = "write \"auth\": the base64 form of user:password (printf '%s' 'user:password' | base64)"
+
+
+@dataclass(frozen=True)
+class Login:
+    """A name and a password for one registry."""
+
+    registry: str
+    username: str
+    password: str = field(repr=False)
+
+
+def merge(content: bytes | None, login: Login) -> bytes:
+    """Return the logins of ``content``, if any, and this one, as a ``config.json``.
+
+    The same input gives the same bytes. Raises UsageError.
+    """
+    if content is not None:
+        read(content)
+    held = json.loads(content)["auths"] if content is not None else {}
+    auth = base64.b64encode(f"{login.username}:{login.password}".encode()).decode()
+    auths = {**held, login.registry: {"auth": auth}}
+    return json.dumps({"auths": auths}, sort_keys=True).encode()
 
 
 def faults(content: bytes) -> list[str]:

@@ -277,6 +277,8 @@ class Settings(BaseModel):
 
     single_user_images: Pairs = {}
     """What users may choose from, as ``Title=image; Other title=image:tag``; empty: no choice."""
+    pin_images: bool = False
+    """Whether ``up`` replaces the tags of these images by what their registries say they are."""
 
     notebook_profiles: Profiles = ()
     """What users may choose from, with limits: the content of ``notebook_profiles.yml``, never

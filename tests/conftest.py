@@ -85,6 +85,7 @@ STACK_FILES = {
     "test_hygiene.py",
     "test_prepull.py",
     "test_proxy.py",
+    "test_registry.py",
     "test_rotation.py",
     "test_stack.py",
 }

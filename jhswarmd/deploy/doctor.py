@@ -17,8 +17,9 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 
-from jhswarmd import __version__, labels, tls
+from jhswarmd import __version__, labels, registry_login, tls
 from jhswarmd.deploy import engine_check, local_engine, preflight, secrets, status, users
+from jhswarmd.deploy import registry as registries
 from jhswarmd.deploy import stack as stacks
 from jhswarmd.deploy.profile import Profile
 from jhswarmd.engine_errors import translated
@@ -316,6 +317,9 @@ def _registry(client: docker.DockerClient, stack: str) -> list[Finding]:
         for service in stacks.list_services(client, stack)
         if labels.of(service).get(labels.ROLE) in labels.ROLES
     }
+    for registry in {image.partition("/")[0] for image in images}:
+        if login := registries.known_login(client, registry):
+            registry_login.add(client.api, registry_login.merge(None, login))
     for image in sorted(images):
         try:
             with translated(f"ask the registry for {image}"):

@@ -1,12 +1,14 @@
 """Build our images and push them to the registry, once for each content.
 
-A tag that the registry holds is right as it is (``recipes``), so a run with nothing to do asks
+What is deployed is named by digest. A tag in a registry says nothing: whoever can write there can
+move it. Which digest is ours follows from what this engine built, or from what Swarm was given
+before; of the registry it is only asked whether it holds that, so a run with nothing to do asks
 three questions and ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import docker
 import requests
 
-from jhswarmd import assets
+from jhswarmd import assets, labels
 from jhswarmd.deploy import bases as bases_
 from jhswarmd.deploy.bases import Bases
 from jhswarmd.deploy.progress import Progress, Step
@@ -43,7 +45,7 @@ _LOCKS = {
 
 @dataclass(frozen=True)
 class Images:
-    """References to deploy, and what they were made from."""
+    """References to deploy, ours as ``repository:tag@digest``, and what they were made from."""
 
     hub: str
     """Image of the hub and of the daemon."""
@@ -55,31 +57,38 @@ class Images:
     """Names of the images that were not in the registry before."""
 
 
-def build(client: docker.DockerClient, settings: Settings, progress: Progress) -> Images:
+def build(
+    client: docker.DockerClient,
+    settings: Settings,
+    progress: Progress,
+    deployed: Collection[str] = (),
+) -> Images:
     """See that the registry holds our images, building and pushing what it lacks.
 
-    Raises JhswarmdError.
+    ``deployed`` are references in use (``list_deployed``): what another manager built. Raises
+    JhswarmdError.
     """
     candidates = bases_.candidates(settings, progress)
     with progress.step("Images") as step:
         step.update("asking the registry")
         for bases in candidates:
             recipes = _recipes(bases, settings)
-            if all(_in_registry(client, it.reference(settings.registry)) for it in recipes):
+            found = _find(client, recipes, settings, deployed)
+            if len(found) == len(recipes):
                 step.done("already in the registry")
-                return _images(recipes, bases, settings, built=())
+                return _images(found, bases, settings, built=())
         step.done("to be built")
     bases = bases_.ensure(client, settings, progress)
     recipes = _recipes(bases, settings)
     with progress.step("Building and pushing images") as step:
-        missing = [
-            it for it in recipes if not _in_registry(client, it.reference(settings.registry))
-        ]
+        found = _find(client, recipes, settings, deployed)
+        missing = [it for it in recipes if it.name not in found]
         # Downloads and unpacking take turns well, also on two cores.
         with ThreadPoolExecutor(max_workers=max(1, len(missing))) as pool:
             jobs = [pool.submit(_build_and_push, client, it, settings, step) for it in missing]
-        step.done(", ".join(job.result() for job in jobs))
-    return _images(recipes, bases, settings, built=tuple(it.name for it in missing))
+        found |= {it.name: job.result()[0] for it, job in zip(missing, jobs, strict=True)}
+        step.done(", ".join(job.result()[1] for job in jobs))
+    return _images(found, bases, settings, built=tuple(it.name for it in missing))
 
 
 def build_local(
@@ -99,29 +108,89 @@ def build_local(
         return str(client.images.get(recipe.reference()).id)
 
 
-def plan(client: docker.DockerClient, settings: Settings) -> Images:
+def plan(client: docker.DockerClient, settings: Settings, deployed: Collection[str] = ()) -> Images:
     """Return the images that ``build`` would give, changing nothing. Raises JhswarmdError.
 
-    Where the choice of the bases is still open, it is the one that ``build`` looks for first.
+    What is still to be built has no digest (``list_missing``). Where the choice of the bases is
+    still open, it is the one that ``build`` looks for first.
     """
-    candidates = bases_.candidates(settings, None)
-    for bases in candidates:
-        images = _images(_recipes(bases, settings), bases, settings, built=())
-        if not list_missing(client, images):
-            return images
-    return _images(_recipes(candidates[0], settings), candidates[0], settings, built=())
+    planned = []
+    for bases in bases_.candidates(settings, None):
+        recipes = _recipes(bases, settings)
+        try:
+            found = _find(client, recipes, settings, deployed)
+        except EngineUnavailable:
+            found = {}
+        tags = {it.name: it.reference(settings.registry) for it in recipes}
+        planned.append(_images({**tags, **found}, bases, settings, built=()))
+        if len(found) == len(recipes):
+            return planned[-1]
+    return planned[0]
 
 
-def list_missing(client: docker.DockerClient, images: Images) -> list[str]:
-    """Return which of our images the registry lacks, and all if it does not answer.
+def list_missing(images: Images) -> list[str]:
+    """Return which of our images the registry lacks, and all if it does not answer. Pure.
 
     An image of the site's own (SINGLE_USER_IMAGE) is the nodes' to find.
     """
     ours = [it for it in (images.hub, images.proxy, images.singleuser) if f"/{NAMESPACE}/" in it]
+    return [it for it in ours if "@" not in it]
+
+
+def list_deployed(client: docker.DockerClient, stack: str) -> list[str]:
+    """Return the images of the stack's services and of its notebooks, as Swarm was given them."""
+    with translated("list the services"):
+        found = client.api.services(filters={"label": f"{labels.STACK}={stack}"})
+    containers = [
+        each["Spec"]["TaskTemplate"]["ContainerSpec"]
+        for each in found
+        if labels.of(each).get(labels.ROLE) in labels.ROLES
+    ]
+    notebooks = [
+        entry.partition("=")[2]
+        for each in containers
+        for entry in each.get("Env") or ()
+        if entry.startswith("SINGLE_USER_IMAGE=")
+    ]
+    return list(dict.fromkeys([*(each["Image"] for each in containers), *notebooks]))
+
+
+def pinned(client: docker.DockerClient, settings: Settings) -> Settings:
+    """Return the settings with the site's images by digest, where PIN_IMAGES asks for it.
+
+    Swarm pulls a tag again for each task; a digest stays what it was. Raises JhswarmdError.
+    """
+    if not settings.pin_images:
+        return settings
+    digests = {image: _pin(client, image) for image in settings.notebook_images}
+    titled = settings.single_user_images.items()
+    return settings.model_copy(
+        update={
+            "single_user_image": digests.get(settings.single_user_image, ""),
+            "single_user_images": {title: digests[image] for title, image in titled},
+            "notebook_profiles": tuple(
+                each.model_copy(update={"image": digests[each.image]}) if each.image else each
+                for each in settings.notebook_profiles
+            ),
+        }
+    )
+
+
+def _pin(client: docker.DockerClient, image: str) -> str:
+    if "@" in image:
+        return image
     try:
-        return [it for it in ours if not _in_registry(client, it)]
-    except EngineUnavailable:
-        return ours
+        with translated(f"asking the registry for {image}"):
+            answer = client.api.inspect_distribution(image)
+    except EngineError as exc:
+        raise JhswarmdError(
+            f"The image {image} cannot be pinned",
+            why=exc.why,
+            remedy="See that its registry answers this machine, and gives the image to the login "
+            "in registry_config.json, if it wants one; or write image@digest into the profile; or "
+            "set PIN_IMAGES=false.",
+        ) from exc
+    return f"{image}@{answer['Descriptor']['digest']}"
 
 
 def list_registry(client: docker.DockerClient, settings: Settings) -> list[str]:
@@ -194,9 +263,8 @@ def _recipes(bases: Bases, settings: Settings) -> list[Recipe]:
 
 
 def _images(
-    recipes: Iterable[Recipe], bases: Bases, settings: Settings, *, built: tuple[str, ...]
+    references: Mapping[str, str], bases: Bases, settings: Settings, *, built: tuple[str, ...]
 ) -> Images:
-    references = {it.name: it.reference(settings.registry) for it in recipes}
     return Images(
         hub=references["hub"],
         proxy=references["proxy"],
@@ -204,6 +272,41 @@ def _images(
         base=bases.words,
         built=built,
     )
+
+
+def _find(
+    client: docker.DockerClient,
+    recipes: Iterable[Recipe],
+    settings: Settings,
+    deployed: Collection[str],
+) -> dict[str, str]:
+    """Return by name which images are known by digest, and in the registry."""
+    found = {}
+    for recipe in recipes:
+        reference = recipe.reference(settings.registry)
+        known = [each for each in deployed if each.startswith(f"{reference}@")]
+        known += [f"{reference}@{it}" for it in _digests(client, recipe, reference)]
+        for each in dict.fromkeys(known):
+            if _in_registry(client, each):
+                found[recipe.name] = each
+                break
+    return found
+
+
+def _digests(client: docker.DockerClient, recipe: Recipe, reference: str) -> list[str]:
+    """Return the digests under which a repository has had the image that this engine built.
+
+    The engine knows them from its own pushes and pulls, and a digest proves the content. The image
+    goes by a name without a registry: a name with one may have been pulled since.
+    """
+    try:
+        with translated(f"looking for {recipe.reference()}"):
+            image = client.images.get(recipe.reference())
+    except EngineNotFound:
+        return []
+    repository = reference.rpartition(":")[0]
+    split = (each.partition("@") for each in image.attrs.get("RepoDigests") or ())
+    return [digest for name, _, digest in split if name == repository]
 
 
 def _in_registry(client: docker.DockerClient, reference: str) -> bool:
@@ -224,17 +327,41 @@ def _in_registry(client: docker.DockerClient, reference: str) -> bool:
 
 def _build_and_push(
     client: docker.DockerClient, recipe: Recipe, settings: Settings, step: Step
-) -> str:
-    """Return how long it took, in words."""
+) -> tuple[str, str]:
+    """Return the image by digest, and how long it took, in words."""
     started = step.elapsed_s
     reference = recipe.reference(settings.registry)
     # Built but not pushed: an earlier run was interrupted.
-    if not is_on_engine(client, reference):
-        build_recipe(client, recipe, reference, step)
+    if not is_on_engine(client, recipe.reference()):
+        build_recipe(client, recipe, recipe.reference(), step)
     built = step.elapsed_s
     what = f"{reference} cannot be pushed"
+    pushed: list[str] = []
     with translated(f"pushing {reference}"):
         repository, _, tag = reference.rpartition(":")
-        for line in stream(client.api.push(repository, tag, stream=True, decode=True), what):
+        client.api.tag(recipe.reference(), repository, tag, force=True)
+        output = client.api.push(repository, tag, stream=True, decode=True)
+        for line in stream(_noting_digest(output, pushed), what):
             step.update(f"{recipe.name}: {line}")
-    return f"{recipe.name} {built - started:.0f} + {step.elapsed_s - built:.0f} s"
+    if not pushed or pushed[-1] not in _digests(client, recipe, reference):
+        raise JhswarmdError(
+            what,
+            why=f"the engine pushed {pushed[-1]}, which is not what it built"
+            if pushed
+            else "the engine did not say what it has pushed",
+            remedy="Run this again. If it says so again, something else changes the image "
+            f"{reference} on this engine meanwhile.",
+        )
+    words = f"{recipe.name} {built - started:.0f} + {step.elapsed_s - built:.0f} s"
+    return f"{reference}@{pushed[-1]}", words
+
+
+def _noting_digest(
+    output: Iterable[Mapping[str, Any]], pushed: list[str]
+) -> Iterator[Mapping[str, Any]]:
+    """Pass a push's answer on, and add the digest in it to ``pushed``."""
+    for part in output:
+        digest = (part.get("aux") or {}).get("Digest")
+        if digest:
+            pushed.append(digest)
+        yield part

@@ -95,11 +95,6 @@ class Profile:
         """
         return self.name == LOCAL and self.settings.host in LOCAL_HOSTS
 
-    @property
-    def login_file(self) -> Path | None:
-        """Where the registries' logins are; None without any."""
-        return self.folder / REGISTRY_CONFIG if "registry_login" in self.files else None
-
     def __repr__(self) -> str:
         """Leave the content of secrets out."""
         return f"Profile({self.name!r}, files={sorted(self.files)})"

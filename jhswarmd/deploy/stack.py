@@ -6,6 +6,7 @@ that the command in the documentation and the one behind ``jhswarmd up`` are the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import string
@@ -200,21 +201,25 @@ def _update_node_labels(
     client.api.update_node(node["ID"], node["Version"]["Index"], spec)
 
 
-def deploy(stack: str, rendered: str, login_file: Path | None = None) -> None:
+def deploy(stack: str, rendered: str, logins: bytes | None = None) -> None:
     """Hand the rendered file to ``docker stack deploy``.
 
-    Images are tagged by their content, so resolving tags to digests would only cost time. With
-    ``login_file``, a config.json, the nodes get the login of the images' registry.
+    Our images are named by digest, so there is nothing to resolve. With ``logins``, the content of
+    a config.json, the nodes get the login of the images' registry.
     """
     command = ["docker", "stack", "deploy", "--resolve-image", "never", "-c", "-"]
-    with tempfile.TemporaryDirectory() as folder:
-        environment = dict(os.environ)
-        if login_file is not None:
+    with contextlib.ExitStack() as stack_:
+        environment, passed = dict(os.environ), []
+        if logins is not None:
             command.append("--with-registry-auth")
-            # A link: the login itself is written nowhere else.
-            Path(folder, "config.json").symlink_to(login_file.resolve())
+            folder = stack_.enter_context(tempfile.TemporaryDirectory())
+            # The client reads logins from a file alone. This one is in memory and has no name.
+            held = stack_.enter_context(os.fdopen(os.memfd_create("logins"), "wb", buffering=0))
+            held.write(logins)
+            passed = [held.fileno()]
+            Path(folder, "config.json").symlink_to(f"/proc/self/fd/{held.fileno()}")
             environment["DOCKER_CONFIG"] = folder
-        result = _run_docker([*command, stack], input=rendered, env=environment)
+        result = _run_docker([*command, stack], input=rendered, env=environment, pass_fds=passed)
     if result.returncode != 0:
         raise JhswarmdError(
             f"'docker stack deploy' failed for the stack {stack}",
@@ -360,7 +365,10 @@ def _remove_networks(client: docker.DockerClient, stack: str, step: Step) -> lis
 
 
 def purge(client: docker.DockerClient, stack: str, progress: Progress) -> None:
-    """Remove secrets, record and the node's mark of a stack that is down. Never a volume."""
+    """Remove secrets, record and the node's mark of a stack that is down. Never a volume.
+
+    The last deployment on the swarm takes the registry and its login with it.
+    """
     with progress.step("Removing secrets and the node's label") as step:
         with translated("remove the secrets"):
             held = client.api.secrets(filters={"label": [f"{labels.STACK}={stack}"]})
@@ -371,6 +379,25 @@ def purge(client: docker.DockerClient, stack: str, progress: Progress) -> None:
                 _update_node_labels(client, node, {labels.hub_node_label(stack): None})
         record.remove(client, stack)
         step.done(f"{len(held)} secrets")
+    with translated("look for other deployments"):
+        others = [
+            *client.api.services(filters={"label": labels.STACK}),
+            *client.api.secrets(filters={"label": labels.STACK}),
+        ]
+    if not others:
+        _remove_registry(client, progress)
+
+
+def _remove_registry(client: docker.DockerClient, progress: Progress) -> None:
+    ours = {"label": f"{labels.ROLE}={labels.ROLE_REGISTRY}"}
+    with progress.step("Removing the registry and its login") as step:
+        with translated("look for the registry"):
+            services = client.api.services(filters=ours)
+        _remove_and_wait(client, services, step)
+        with translated("remove the registry's secrets"):
+            for each in client.api.secrets(filters=ours):
+                client.api.remove_secret(each["ID"])
+        step.done("its images are on a volume and stay" if services else "there is none")
 
 
 def _run_docker(argv: list[str], **kw: Any) -> subprocess.CompletedProcess[str]:

@@ -25,6 +25,7 @@ from rich.text import Text
 from jhswarmd import labels
 from jhswarmd.deploy import (
     ask,
+    drift,
     exposure,
     last_words,
     local_engine,
@@ -83,6 +84,8 @@ class ServiceState(BaseModel):
     """How many of its tasks have failed, as far as the engine remembers."""
     last_words: list[str] = []
     """The last lines of the log of that task."""
+    drift: str = ""
+    """What it runs instead of what was deployed; empty: it runs that."""
 
 
 class NodeState(BaseModel):
@@ -273,6 +276,8 @@ def judge(report: Report) -> tuple[Health, list[str]]:
             )
         elif service.running < service.desired:
             worse(Health.degraded, f"{role} runs on {service.running} of {service.desired} nodes")
+        if service is not None and service.drift:
+            worse(Health.degraded, f"{role}: {service.drift}")
     held = {secret.kind for secret in report.secrets}
     for kind in [each for name in UNITS for each in UNITS[name]] if held else ():
         if kind not in held:
@@ -448,7 +453,7 @@ def describe(report: Report) -> Group:
     table.add_column()
     table.add_row("profile", report.profile or "not recorded")
     for service in report.services:
-        table.add_row(service.role, f"{service.running}/{service.desired} running, {service.image}")
+        table.add_row(service.role, f"{service.running}/{service.desired} running, {_tag(service)}")
     table.add_row(
         "nodes",
         ", ".join(f"{node.name} ({node.role}, {node.state})" for node in report.nodes),
@@ -462,6 +467,11 @@ def describe(report: Report) -> Group:
         _add_daemon_rows(table, report.daemon, report.nodes, report.removed_user_servers)
     _add_secret_rows(table, report)
     return Group(*map(Text.from_markup, lines), table)
+
+
+def _tag(service: ServiceState) -> str:
+    """Return the image without its digest, which is too long for a table."""
+    return service.image.partition("@")[0]
 
 
 def _add_daemon_rows(
@@ -549,6 +559,7 @@ def _service_state(
         running=len(running),
         desired=max(1, len(wanted)) if is_global else 1,
         image=service["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"],
+        drift=drift.describe(service, running),
     )
     failed = sorted((t for t in tasks if t["Status"].get("Err")), key=lambda t: t["UpdatedAt"])
     if running:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import docker
@@ -38,6 +39,7 @@ from jhswarmd.engine import Engine
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import JhswarmdError
 from jhswarmd.reconcile import passwd, published
+from jhswarmd.registry_login import Login
 from jhswarmd.settings import PublishMode, Settings
 
 #: Seconds in which a healthy hub is to answer through the published port.
@@ -68,8 +70,10 @@ def up(
     preflight.check_ports(client, settings)
     for found in preflight.check_subnets(client, settings):
         progress.warn(f"{found}. {found.remedy}")
-    registry.ensure(client, settings, progress, mode.value)
-    built = images.build(client, settings, progress)
+    profile = _with_registry(client, profile, progress, mode)
+    settings = images.pinned(client, settings)
+    deployed = images.list_deployed(client, settings.stack_name)
+    built = images.build(client, settings, progress, deployed)
     _create_secrets(client, profile, progress)
     with progress.step("Marking the hub's node") as step:
         step.done(
@@ -80,7 +84,7 @@ def up(
     rendered = _render(client, settings, built, mode)
     config_check.check(client, settings.stack_name, rendered, progress)
     with progress.step(f"Deploying the stack {settings.stack_name}") as step:
-        stack.deploy(settings.stack_name, rendered, profile.login_file)
+        stack.deploy(settings.stack_name, rendered, profile.files.get("registry_login"))
         record.write(client, profile)
         step.done(
             "ports in the routing mesh"
@@ -104,8 +108,9 @@ def build(profile: Profile, progress: Progress) -> list[str]:
     client = local_engine.ensure_engine(progress)
     _use_logins(client, profile)
     local_engine.ensure_swarm(client, progress)
-    registry.ensure(client, settings, progress, resolve_publish_mode(settings).value)
-    images.build(client, settings, progress)
+    _with_registry(client, profile, progress, resolve_publish_mode(settings))
+    deployed = images.list_deployed(client, settings.stack_name)
+    images.build(client, settings, progress, deployed)
     return images.list_registry(client, settings)
 
 
@@ -117,8 +122,11 @@ def render(profile: Profile) -> str:
     settings = profile.settings
     client = local_engine.connect()
     _use_logins(client, profile)
-    built = images.plan(client, settings)
-    missing = [f"the image {name}" for name in images.list_missing(client, built)]
+    if login := registry.known_login(client, settings.registry):
+        _use_logins(client, _with_login(profile, login))
+    settings = images.pinned(client, settings)
+    built = images.plan(client, settings, images.list_deployed(client, settings.stack_name))
+    missing = [f"the image {name}" for name in images.list_missing(built)]
     live = _live_secrets(client, settings)
     missing += [
         f"the secret '{kind}'"
@@ -155,6 +163,24 @@ def _use_logins(client: docker.DockerClient, profile: Profile) -> None:
     """Let pulls, pushes and questions to registries go with the profile's logins too."""
     if "registry_login" in profile.files:
         registry_login.add(client.api, profile.files["registry_login"])
+
+
+def _with_registry(
+    client: docker.DockerClient, profile: Profile, progress: Progress, mode: PublishMode
+) -> Profile:
+    """See that the registry answers; returns the profile with the login that it needs."""
+    login = registry.ensure(client, profile.settings, progress, mode.value)
+    if login is None:
+        return profile
+    profile = _with_login(profile, login)
+    _use_logins(client, profile)
+    return profile
+
+
+def _with_login(profile: Profile, login: Login) -> Profile:
+    """Add a login to those that the site supplies: the nodes get them all in one secret."""
+    logins = registry_login.merge(profile.files.get("registry_login"), login)
+    return replace(profile, files={**profile.files, "registry_login": logins})
 
 
 def _live_secrets(client: docker.DockerClient, settings: Settings) -> Mapping[str, str]:

@@ -1,6 +1,8 @@
 """What makes a tag, which bases are chosen, and what is built and pushed."""
 
+import hashlib
 import io
+import itertools
 import tarfile
 from types import SimpleNamespace
 
@@ -24,14 +26,20 @@ def api_error(status, words):
     return docker.errors.APIError(words, response=response, explanation=words)
 
 
+def digest_of(content):
+    return "sha256:" + hashlib.sha256(content.encode()).hexdigest()
+
+
 class FakeEngine:
-    """Holds images here and in a registry; records what it was asked to make."""
+    """Holds images here and in a registry, by content; records what it was asked to make."""
 
     def __init__(self):
-        self.here = set()
-        self.registry = set()
+        self.here = {}
+        self.registry = {}
         self.outside = set()
+        self.tags = {}
         self.calls = []
+        self.contents = itertools.count()
         self.build_output = [{"stream": "Step 1/1"}]
         self.push_output = [{"status": "Pushed"}]
         self.registry_error = None
@@ -41,7 +49,12 @@ class FakeEngine:
     def get(self, reference):
         if reference not in self.here:
             raise api_error(404, "No such image")
-        return SimpleNamespace(id=f"sha256:{reference}")
+        content = self.here[reference]
+        names = {name.rpartition(":")[0] for name, held in self.here.items() if held == content}
+        return SimpleNamespace(
+            id=f"sha256:{reference}",
+            attrs={"RepoDigests": [f"{name}@{digest_of(content)}" for name in names]},
+        )
 
     def inspect_distribution(self, reference):
         if self.registry_error:
@@ -49,35 +62,57 @@ class FakeEngine:
         if reference.startswith("quay.io/"):
             if reference not in self.outside:
                 raise api_error(500, "no such host")
-        elif reference not in self.registry:
+            return {}
+        if reference in self.tags:
+            return {"Descriptor": {"digest": self.tags[reference]}}
+        name, _, digest = reference.partition("@")
+        repository = name.rpartition(":")[0]
+        held = self.registry.get(repository, {})
+        assert digest, "a tag says nothing"
+        if digest not in held:
             raise api_error(404, "manifest unknown")
+        return {}
 
     def build(self, *, fileobj, tag, buildargs, **options):
         self.calls.append(("build", tag.split("/")[-1].split(":")[0]))
         self.built = SimpleNamespace(context=fileobj, args=buildargs, options=options)
         if not any("error" in line for line in self.build_output):
-            self.here.add(tag)
+            self.here[tag] = f"content {next(self.contents)}"
         return iter(self.build_output)
+
+    def tag(self, reference, repository, tag, force):
+        self.here[f"{repository}:{tag}"] = self.here[reference]
 
     def push(self, repository, tag, **_):
         self.calls.append(("push", repository.split("/")[-1]))
-        if not any("error" in line for line in self.push_output):
-            self.registry.add(f"{repository}:{tag}")
-        return iter(self.push_output)
+        lines = list(self.push_output)
+        if not any("error" in line for line in lines):
+            digest = digest_of(self.here[f"{repository}:{tag}"])
+            self.registry.setdefault(repository, {})[digest] = tag
+            lines.append({"aux": {"Tag": tag, "Digest": digest}})
+        return iter(lines)
 
     def pull(self, repository, tag, **_):
         self.calls.append(("pull", f"{repository}:{tag}"))
-        self.here.add(f"{repository}:{tag}")
+        self.here[f"{repository}:{tag}"] = f"{repository}:{tag}"
         return iter([{"status": "Downloading"}])
 
     def import_image_from_file(self, filename, repository, tag):
         self.calls.append(("import", repository))
-        self.here.add(f"{repository}:{tag}")
+        self.here[f"{repository}:{tag}"] = "debian"
         return '{"status": "sha256:1"}\n'
 
     def made(self):
         calls, self.calls = self.calls, []
         return sorted(calls)
+
+    def forget(self, *built):
+        """Lose what was built, here and in the registry."""
+        for reference in built:
+            name = reference.partition("@")[0]
+            self.registry.pop(name.rpartition(":")[0], None)
+            self.here.pop(name, None)
+            self.here.pop(name.partition("/")[2], None)
 
 
 @pytest.fixture
@@ -109,6 +144,10 @@ def machine(monkeypatch, tmp_path):
 def community(engine):
     settings = Settings()
     engine.outside = {settings.hub_base_image, settings.singleuser_base_image}
+
+
+def tag_of(reference):
+    return reference.partition("@")[0]
 
 
 BUILT_AND_PUSHED = sorted(
@@ -206,9 +245,9 @@ def test_auto_stays_with_what_it_chose(engine, progress, machine, kind):
     engine.made()
     engine.outside = set() if kind == "community" else {Settings().hub_base_image}
     assert images.build(engine, Settings(), progress).hub == first.hub
-    engine.registry.clear()
-    engine.here -= {first.hub, first.proxy, first.singleuser}
-    assert images.build(engine, Settings(), progress).hub == first.hub
+    engine.forget(first.hub, first.proxy, first.singleuser)
+    again = images.build(engine, Settings(), progress)
+    assert tag_of(again.hub) == tag_of(first.hub)
     assert engine.made() == BUILT_AND_PUSHED
 
 
@@ -295,16 +334,72 @@ def test_a_second_run_does_nothing(engine, progress):
 def test_an_image_built_but_not_pushed_is_pushed(engine, progress):
     first = images.build(engine, Settings(), progress)
     engine.made()
-    engine.registry.discard(first.proxy)
+    del engine.registry[tag_of(first.proxy).rpartition(":")[0]]
     images.build(engine, Settings(), progress)
     assert engine.made() == [("push", "proxy")]
+
+
+def test_what_is_deployed_is_named_by_tag_and_digest(engine, progress):
+    built = images.build(engine, Settings(), progress)
+    for reference in (built.hub, built.proxy, built.singleuser):
+        tag, _, digest = reference.partition("@")
+        assert digest == digest_of(engine.here[tag])
+
+
+def test_a_tag_that_others_have_moved_changes_nothing(engine, progress):
+    first = images.build(engine, Settings(), progress)
+    engine.made()
+    # Pushed by somebody else, and pulled here since.
+    for reference in (first.hub, first.proxy, first.singleuser):
+        repository, _, tag = tag_of(reference).rpartition(":")
+        engine.registry[repository][digest_of("evil")] = tag
+        engine.here[tag_of(reference)] = "evil"
+    again = images.build(engine, Settings(), progress)
+    assert [it for it in engine.made() if it[0] == "build"] == []
+    assert (again.hub, again.proxy, again.singleuser) == (first.hub, first.proxy, first.singleuser)
+
+
+def test_a_tag_that_is_in_the_registry_already_is_not_taken_for_ours(engine, progress):
+    planned = images.plan(engine, Settings())
+    repository, _, tag = planned.hub.rpartition(":")
+    engine.registry[repository] = {digest_of("evil"): tag}
+    engine.here[planned.hub] = "evil"
+    built = images.build(engine, Settings(), progress)
+    assert ("build", "hub") in engine.made()
+    assert built.hub != f"{planned.hub}@{digest_of('evil')}"
+
+
+def test_a_push_of_something_else_than_what_was_built_is_refused(engine, progress, monkeypatch):
+    push = engine.push
+
+    def moved(repository, tag, **options):
+        engine.here[f"{repository}:{tag}"] = "evil"
+        return push(repository, tag, **options)
+
+    monkeypatch.setattr(engine, "push", moved)
+    with pytest.raises(JhswarmdError, match="cannot be pushed") as raised:
+        images.build(engine, Settings(), progress)
+    assert "not what it built" in raised.value.why
+
+
+def test_another_manager_takes_what_is_deployed(engine, progress):
+    first = images.build(engine, Settings(), progress)
+    engine.made()
+    engine.here.clear()
+    deployed = [first.hub, first.proxy, first.singleuser]
+    again = images.build(engine, Settings(), progress, deployed)
+    assert engine.made() == []
+    assert again.hub == first.hub
+    # The older deployment's tags are no proof.
+    images.build(engine, Settings(), progress, [tag_of(it) for it in deployed])
+    assert ("build", "hub") in engine.made()
 
 
 def test_a_notebook_image_of_the_site_is_not_built(engine, progress):
     built = images.build(engine, Settings(single_user_image="site/lab:1"), progress)
     assert built.singleuser == "site/lab:1"
     assert ("build", "singleuser") not in engine.made()
-    assert images.list_missing(engine, built) == []
+    assert images.list_missing(built) == []
 
 
 def test_a_failed_build_shows_its_last_lines_and_is_not_pushed(engine, progress):
@@ -325,6 +420,8 @@ def test_a_refused_push_is_an_error(engine, progress):
 
 
 def test_a_registry_out_of_reach_is_not_an_empty_one(engine, progress):
+    images.build(engine, Settings(), progress)
+    engine.made()
     engine.registry_error = api_error(500, "connection refused")
     with pytest.raises(EngineUnavailable) as raised:
         images.build(engine, Settings(), progress)
@@ -334,10 +431,10 @@ def test_a_registry_out_of_reach_is_not_an_empty_one(engine, progress):
 
 def test_a_plan_changes_nothing_and_names_what_is_missing(engine, progress):
     planned = images.plan(engine, Settings())
-    assert images.list_missing(engine, planned) == [planned.hub, planned.proxy, planned.singleuser]
+    assert images.list_missing(planned) == [planned.hub, planned.proxy, planned.singleuser]
     assert engine.made() == []
     built = images.build(engine, Settings(), progress)
-    assert images.list_missing(engine, images.plan(engine, Settings())) == []
+    assert images.list_missing(images.plan(engine, Settings())) == []
     assert images.plan(engine, Settings()).hub == built.hub
 
 
@@ -351,7 +448,7 @@ def test_proxies_and_indexes_reach_the_build_but_no_login(engine, progress, monk
     assert engine.built.args["PIP_INDEX_URL"] == "https://index.example/simple"
     assert "NPM_CONFIG_REGISTRY" not in engine.built.args
     monkeypatch.delenv("PIP_INDEX_URL")
-    assert images.plan(engine, Settings()).hub == plain.hub
+    assert tag_of(images.plan(engine, Settings()).hub) == tag_of(plain.hub)
 
 
 @pytest.mark.parametrize(
@@ -366,3 +463,29 @@ def test_proxies_and_indexes_reach_the_build_but_no_login(engine, progress, monk
 def test_only_a_registry_on_this_machine_is_asked_without_tls(registry, url):
     assert images.base_url(registry) == url
     assert images.session(registry).trust_env == url.startswith("https")
+
+
+def test_images_of_the_site_are_pinned_where_the_profile_says_so(engine):
+    tags = ("site/lab:1", "site/r:4", "site/gpu:2")
+    engine.tags = {tag: digest_of(tag) for tag in tags}
+    keys = {
+        "single_user_image": tags[0],
+        "single_user_images": {"R": tags[1], "Fixed": f"site/r@{digest_of('r')}"},
+        "notebook_profiles": [{"title": "GPU", "slug": "gpu", "image": tags[2]}],
+    }
+    settings = Settings(**keys, pin_images=True)
+    pinned = images.pinned(engine, settings)
+    assert pinned.single_user_image == f"site/lab:1@{digest_of('site/lab:1')}"
+    assert pinned.single_user_images["R"] == f"site/r:4@{digest_of('site/r:4')}"
+    assert pinned.single_user_images["Fixed"] == settings.single_user_images["Fixed"]
+    assert pinned.notebook_profiles[0].image == f"site/gpu:2@{digest_of('site/gpu:2')}"
+    assert Settings.from_environ(pinned.to_environ()) == pinned
+    assert images.pinned(engine, Settings(**keys)) == Settings(**keys)
+
+
+def test_an_image_that_cannot_be_pinned_is_named(engine):
+    engine.registry_error = api_error(500, "no such host")
+    with pytest.raises(JhswarmdError, match="site/lab:1 cannot be pinned") as raised:
+        images.pinned(engine, Settings(single_user_image="site/lab:1", pin_images=True))
+    assert "PIN_IMAGES=false" in raised.value.remedy
+    assert images.pinned(engine, Settings(pin_images=True)).single_user_image == ""

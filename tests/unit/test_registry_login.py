@@ -103,3 +103,14 @@ def test_what_is_wrong_is_named_without_its_content(content, words):
 
 def test_no_logins_at_all_is_a_list_too():
     assert registry_login.faults(b'{"auths": {}}') == []
+
+
+def test_a_login_is_merged_into_those_of_the_site():
+    login = registry_login.Login("localhost:5000", "jhswarmd", "canary")
+    merged = registry_login.merge(config(**{"r.example": {"auth": AUTH}}), login)
+    assert merged == registry_login.merge(config(**{"r.example": {"auth": AUTH}}), login)
+    logins = registry_login.read(merged)
+    assert logins.keys() == {"r.example", "localhost:5000"}
+    assert logins["localhost:5000"]["password"] == "canary"
+    assert registry_login.read(registry_login.merge(None, login)).keys() == {"localhost:5000"}
+    assert "canary" not in repr(login)

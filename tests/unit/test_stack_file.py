@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -187,21 +189,27 @@ def test_a_missing_secret_is_named():
         render(Settings(), values)
 
 
-def test_docker_reads_the_logins_where_they_are_and_nothing_is_copied(tmp_path, mocker):
-    login_file = tmp_path / "registry_config.json"
-    login_file.write_text("{}")
-    links = []
+def test_docker_reads_the_logins_from_memory(mocker):
+    folders = []
 
-    def run(command, env, **_):
+    def run(command, env, pass_fds, **_):
         assert "--with-registry-auth" in command
-        links.append(Path(env["DOCKER_CONFIG"], "config.json"))
-        assert links[0].readlink() == login_file
-        return subprocess.CompletedProcess(command, 0, "", "")
+        folders.append(Path(env["DOCKER_CONFIG"]))
+        # As the command itself would: in another process, and by that path.
+        shown = subprocess.check_output(
+            [sys.executable, "-c", f"print(open('{folders[0]}/config.json').read())"],
+            pass_fds=pass_fds,
+            text=True,
+        )
+        assert shown == '{"auths": {}}\n'
+        assert (folders[0] / "config.json").is_symlink()
+        return SimpleNamespace(returncode=0, stdout="", stderr="")
 
-    mocker.patch.object(stacks.subprocess, "run", run)
-    stacks.deploy("jupyterhub", "services: {}", login_file)
-    assert links
-    assert not links[0].parent.exists()
+    real = SimpleNamespace(run=run)
+    mocker.patch.object(stacks, "subprocess", real)
+    stacks.deploy("jupyterhub", "services: {}", b'{"auths": {}}')
+    assert folders
+    assert not folders[0].exists()
 
 
 def test_the_proxy_knows_where_browsers_reach_the_hub_and_whom_to_believe():

@@ -20,7 +20,7 @@ from docker.models.containers import Container
 from jhswarmd import labels
 from jhswarmd.deploy.progress import Progress
 from jhswarmd.engine_errors import translated
-from jhswarmd.errors import JhswarmdError
+from jhswarmd.errors import EngineNotFound, JhswarmdError
 
 #: Seconds for the whole rehearsal; it ends by itself long before, unless the machine is very busy.
 WITHIN_S = 120
@@ -35,11 +35,15 @@ _REMEDY = (
 def check(client: docker.DockerClient, stack: str, rendered: str, progress: Progress) -> None:
     """Raise JhswarmdError for a configuration that cannot work; warn of what is odd.
 
-    ``rendered`` is the stack's file as it is about to be deployed.
+    ``rendered`` is the stack's file as it is about to be deployed. A hub that runs with the same
+    image and environment proves its configuration by itself.
     """
     document = yaml.safe_load(rendered)
     hub = document["services"]["hub"]
     with progress.step("Trying out the hub's configuration") as step:
+        if _is_running(client, stack, hub):
+            step.done("the hub runs with it")
+            return
         report = _rehearse(client, stack, hub)
         reached = [_network_name(document, stack, name) for name in hub["networks"]]
         faults = [*report["faults"], *_wrong_network(report["network"], reached)]
@@ -73,13 +77,40 @@ def _wrong_network(network: str, reached: Sequence[str]) -> list[str]:
     ]
 
 
+def _is_running(client: docker.DockerClient, stack: str, hub: Mapping[str, Any]) -> bool:
+    """Tell whether a healthy hub runs with this image, environment and set of networks."""
+    try:
+        with translated("look up the hub's service"):
+            service = client.api.inspect_service(labels.service_name(stack, "hub"))
+            tasks = client.api.tasks(filters={"service": service["ID"]})
+    except EngineNotFound:
+        return False
+    spec = service["Spec"]["TaskTemplate"]["ContainerSpec"]
+    wanted = {f"{key}={value}" for key, value in _environment(hub).items()}
+    networks = service["Spec"]["TaskTemplate"].get("Networks") or ()
+    return (
+        spec["Image"] == hub["image"]
+        and set(spec.get("Env") or ()) == wanted
+        and len(networks) == len(hub["networks"])
+        and any(
+            task["DesiredState"] == task["Status"]["State"] == "running"
+            and task["Spec"]["ContainerSpec"]["Image"] == hub["image"]
+            and set(task["Spec"]["ContainerSpec"].get("Env") or ()) == wanted
+            for task in tasks
+        )
+    )
+
+
+def _environment(hub: Mapping[str, Any]) -> dict[str, str]:
+    # In the rendered file '$' is written twice.
+    return {key: str(value).replace("$$", "$") for key, value in hub["environment"].items()}
+
+
 def _rehearse(client: docker.DockerClient, stack: str, hub: Mapping[str, Any]) -> dict[str, Any]:
     asked = {
         "secrets": [each["target"] for each in hub["secrets"]],
         "absent": [each["target"] for each in hub["volumes"]],
     }
-    # In the rendered file '$' is written twice.
-    environment = {key: str(it).replace("$$", "$") for key, it in hub["environment"].items()}
     mark = {labels.REHEARSAL: stack}
     with translated("try out the hub's configuration"):
         _remove_left(client, mark)
@@ -88,7 +119,7 @@ def _rehearse(client: docker.DockerClient, stack: str, hub: Mapping[str, Any]) -
             hub["image"],
             entrypoint=["python", "-m", _MODULE],
             command=[json.dumps(asked)],
-            environment=environment,
+            environment=_environment(hub),
             labels=mark,
             network_mode="none",
             use_config_proxy=False,

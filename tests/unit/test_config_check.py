@@ -10,7 +10,7 @@ from unittest.mock import MagicMock
 import pytest
 import requests
 import yaml
-from docker.errors import ImageNotFound
+from docker.errors import ImageNotFound, NotFound
 from rich.console import Console
 
 from jhswarmd import labels
@@ -40,6 +40,9 @@ def client() -> Any:
     """An engine on which the rehearsal finds nothing wrong."""
     made = MagicMock()
     made.containers.list.return_value = []
+    made.api.inspect_service.side_effect = NotFound(
+        "no hub runs yet", response=MagicMock(status_code=404)
+    )
     report(made, GOOD)
     return made
 
@@ -69,6 +72,56 @@ def test_it_runs_in_the_hubs_image_apart_from_everything(client: Any) -> None:
         "absent": ["/srv/jupyterhub"],
     }
     client.containers.create.return_value.remove.assert_called_once_with(force=True, v=True)
+
+
+SPEC = {"Image": "reg/hub:1", "Env": ["VALUE=a$b", "STACK_NAME=lab"]}
+
+
+def run_hub(client: Any, state: str = "running", **task: Any) -> None:
+    """Let a hub run; ``task`` are differences of its task's spec."""
+    client.api.inspect_service.side_effect = None
+    client.api.inspect_service.return_value = {
+        "ID": "h",
+        "Spec": {"TaskTemplate": {"ContainerSpec": SPEC, "Networks": [{}, {}, {}]}},
+    }
+    client.api.tasks.return_value = [
+        {
+            "DesiredState": "running",
+            "Status": {"State": state},
+            "Spec": {"ContainerSpec": {**SPEC, **task}},
+        }
+    ]
+
+
+def test_a_hub_that_runs_with_it_proves_it(client: Any) -> None:
+    run_hub(client)
+    assert "the hub runs with it" in check(client)
+    client.containers.create.assert_not_called()
+
+
+@pytest.mark.parametrize(
+    ("state", "task"),
+    [
+        ("starting", {}),
+        ("failed", {}),
+        ("running", {"Image": "reg/hub:0"}),
+        ("running", {"Env": ["STACK_NAME=lab"]}),
+    ],
+)
+def test_a_hub_that_runs_with_another_proves_nothing(
+    client: Any, state: str, task: dict[str, Any]
+) -> None:
+    run_hub(client, state, **task)
+    check(client)
+    client.containers.create.assert_called_once()
+
+
+def test_a_hub_with_another_spec_proves_nothing(client: Any) -> None:
+    run_hub(client)
+    template = client.api.inspect_service.return_value["Spec"]["TaskTemplate"]
+    template["ContainerSpec"] = {**SPEC, "Image": "reg/hub:2"}
+    check(client)
+    client.containers.create.assert_called_once()
 
 
 def test_what_is_wrong_is_said_in_one_go_with_what_to_do(client: Any) -> None:

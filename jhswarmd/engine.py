@@ -32,6 +32,7 @@ from jhswarmd.errors import EngineError, EngineNotFound, EngineUnavailable
 from jhswarmd.generations import Existing
 from jhswarmd.model import (
     ENDED_STATES,
+    NamedTask,
     Node,
     NotebookService,
     Pull,
@@ -278,6 +279,35 @@ class Engine:
             found[role] = _stack_service(service, tasks)
         return found
 
+    def read_named_task(self, stack: str, role: str) -> NamedTask | None:
+        """Return where the name of a service of the stack should lead; None: nothing runs."""
+        name = labels.service_name(stack, role)
+        try:
+            with translated(f"look at the service {name}"):
+                service = self._api.inspect_service(name)
+            with translated(f"list the tasks of {name}"):
+                tasks = self._api.tasks(
+                    filters={"service": service["ID"], "desired-state": "running"}
+                )
+            running = newest_task(it for it in tasks if it["Status"]["State"] == "running")
+            if running is None:
+                return None
+            with translated("look at its node"):
+                node = self._api.inspect_node(running["NodeID"])
+        except EngineNotFound:
+            return None
+        return _named_task(service, tasks, running, node)
+
+    def force_update(self, stack: str, role: str) -> None:
+        """Let Swarm replace the task of a service of the stack by one that is just the same."""
+
+        def change(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+            template = spec["TaskTemplate"]
+            count = int(template.get("ForceUpdate") or 0) + 1
+            return {**spec, "TaskTemplate": {**template, "ForceUpdate": count}}
+
+        self.change_service(labels.service_name(stack, role), change)
+
     def read_own_task(self) -> Mapping[str, Any] | None:
         """Return the specification of the task that this program runs in; None: it is in none."""
         try:
@@ -416,6 +446,27 @@ def _stack_service(service: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]
         ),
         failures=len(failed),
         error=str(newest["Status"].get("Err") or "") if newest else "",
+    )
+
+
+def _named_task(
+    service: Mapping[str, Any],
+    tasks: Sequence[Mapping[str, Any]],
+    running: Mapping[str, Any],
+    node: Mapping[str, Any],
+) -> NamedTask:
+    update = (service.get("UpdateStatus") or {}).get("State") or "completed"
+    virtual = (service.get("Endpoint") or {}).get("VirtualIPs") or ()
+    found = [str(each.get("Addr") or "") for each in virtual]
+    for attachment in running.get("NetworksAttachments") or ():
+        found += map(str, attachment.get("Addresses") or ())
+    return NamedTask(
+        # As '10.129.0.3/24'.
+        addresses=frozenset(each.partition("/")[0] for each in found) - {""},
+        # Another task that is wanted as well: it is being replaced.
+        is_settled=len(tasks) == 1
+        and node["Status"]["State"] == "ready"
+        and update in ("completed", "rollback_completed"),
     )
 
 

@@ -68,6 +68,16 @@ class StackService:
 
 
 @dataclass(frozen=True)
+class NamedTask:
+    """The running task of a service, as its name should lead to it."""
+
+    addresses: frozenset[str]
+    """Its own addresses and the service's virtual ones, on all networks."""
+    is_settled: bool
+    """Whether its node is ready, and the service neither updated nor rolled back."""
+
+
+@dataclass(frozen=True)
 class Node:
     """A node of the swarm. ``traits`` are what placement constraints see of it."""
 

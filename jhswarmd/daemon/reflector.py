@@ -44,6 +44,7 @@ ENDED = Key("ended")
 DUTY = Key("duty")
 PREPULL = Key("prepull")
 CREDENTIALS = Key("credentials")
+NAMES = Key("names")
 
 
 def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
@@ -143,5 +144,5 @@ class Reflector:
 
     def _look_at_everything(self) -> None:
         """Look at what may have changed while nobody listened."""
-        for key in (ACCOUNTS, ROUTES, ALL_SERVERS, ENDED, PREPULL, CREDENTIALS):
+        for key in (ACCOUNTS, ROUTES, ALL_SERVERS, ENDED, PREPULL, CREDENTIALS, NAMES):
             self._wake(key)

@@ -35,6 +35,7 @@ from jhswarmd.hub import Hub
 from jhswarmd.log import event
 from jhswarmd.reconcile.accounts import Accounts
 from jhswarmd.reconcile.credentials import Credentials
+from jhswarmd.reconcile.names import Names
 from jhswarmd.reconcile.prepull import Prepull
 from jhswarmd.reconcile.removed import RemovedUsers
 from jhswarmd.reconcile.routes import Routes
@@ -86,6 +87,11 @@ class Daemon:
         self.credentials = Credentials(
             engine, hub, settings, lambda: self.duty.is_active and not dry_run, self._stop
         )
+        self.names = Names(
+            engine,
+            stack,
+            lambda: not dry_run and not self.credentials.news.now["doing"],
+        )
         self.server_keys = ServerKeys(
             self.servers, self.duty, self.wake, settings.resync_interval_s
         )
@@ -98,6 +104,7 @@ class Daemon:
                 ("servers", self.server_keys.queue, self.server_keys.reconcile),
                 ("prepull", WorkQueue[Key](), self._reconcile_prepull),
                 ("credentials", WorkQueue[Key](), self._reconcile_credentials),
+                ("names", WorkQueue[Key](), lambda key: self.names.reconcile()),
             )
         }
         self._reflector = Reflector(engine, stack, self.wake, self._stop)
@@ -190,6 +197,10 @@ class Daemon:
             "routes": {"restored_at_s": self.routes.restored_at_s},
             "prepull": self.prepull.view,
             "rotation": self.credentials.news.now,
+            "names": {
+                "lost": sorted(self.names.view.lost),
+                "repaired_at_s": dict(self.names.view.repaired_at_s),
+            },
         }
 
     def unready(self) -> str:

@@ -300,6 +300,12 @@ def judge(report: Report) -> tuple[Health, list[str]]:
     # Without a hub the daemon knows little, which is no other problem than that.
     for name, why in report.daemon["unknown"].items() if has_hub else ():
         worse(Health.degraded, f"the daemon cannot tell about {name}: {why}")
+    for name in (report.daemon.get("names") or {}).get("lost", ()):
+        worse(
+            Health.degraded,
+            f"the engine's DNS has lost the name '{name}': the daemon updates the service after "
+            f"some minutes; 'docker service update --force {report.stack}_{name}' does it now",
+        )
     for failure in prepull.describe_failures(report.daemon["prepull"]):
         worse(Health.degraded, f"{failure}: users will wait there, or not start at all")
     if no_node := prepull.describe_no_node(report.daemon["prepull"]):

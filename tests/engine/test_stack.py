@@ -528,6 +528,21 @@ def test_what_is_younger_than_the_hubs_database_is_held_until_approved(
 # --- parts that fail and come back ---
 
 
+def test_a_name_that_does_not_lead_to_its_task_is_named_until_it_does(stack: Stack) -> None:
+    daemon = stack.container("jhswarmd")
+    assert stack.daemon()["names"] == {"lost": [], "repaired_at_s": {}}
+    # Asked before the engine's DNS.
+    daemon.exec_run(["sh", "-c", "echo 127.9.9.9 proxy >>/etc/hosts"])
+    try:
+        wait_until(lambda: stack.daemon()["names"]["lost"] == ["proxy"], 90)
+        assert "lost the name 'proxy'" in stack.cli("status", check=False).stdout
+    finally:
+        undo = "grep -v 127.9.9.9 /etc/hosts >/tmp/hosts; cat /tmp/hosts >/etc/hosts"
+        daemon.exec_run(["sh", "-c", undo])
+    wait_until(lambda: stack.daemon()["names"]["lost"] == [], 90)
+    assert stack.is_healthy()
+
+
 def test_killed_hub_costs_no_notebook_and_no_kernel(stack: Stack, testuser: Visitor) -> None:
     container = stack.containers(stack.notebook("testuser"))[0].id
     with testuser.start_kernel() as kernel:

@@ -10,6 +10,7 @@ from jhswarmd.daemon.reflector import (
     CREDENTIALS,
     DUTY,
     ENDED,
+    NAMES,
     PREPULL,
     RECONNECT_FIRST_S,
     RECONNECT_MOST_S,
@@ -103,6 +104,7 @@ def test_everything_is_looked_at_only_after_the_first_subscription():
         ENDED,
         PREPULL,
         CREDENTIALS,
+        NAMES,
         Key("server", "s1"),
     ]
 

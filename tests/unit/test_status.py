@@ -449,3 +449,10 @@ def test_a_hub_that_runs_and_ends_again_and_again_is_degraded():
     assert health is Health.degraded
     for words in ("ended 4 times in 10 min", "non-zero exit (1)", "'(' was never closed"):
         assert words in problem
+
+
+def test_a_lost_name_is_named_with_the_command_that_repairs_it():
+    health, problems = judge(make_report(daemon=make_daemon(names={"lost": ["proxy"]})))
+    assert health is Health.degraded
+    assert "lost the name 'proxy'" in problems[0]
+    assert "docker service update --force" in problems[0]

@@ -315,6 +315,7 @@ def test_watching_shows_each_look_and_goes_on_after_one_that_failed(monkeypatch)
 
     waited = []
     monkeypatch.setattr(status.time, "sleep", waited.append)
+    monkeypatch.setenv("TERM", "xterm")  # a dumb terminal is shown no updates
     out = io.StringIO()
     status.watch(look, Console(file=out, force_terminal=True, width=100))
     assert looks == []

@@ -42,6 +42,7 @@ export class Front {
     this.isTrusted = addressMatcher(trusted);
     this.httpsPort = httpsPort;
     this.maxHeaderSize = maxHeaderSize;
+    this.answered = new WeakSet();
     const requestTimeout = uploadTimeoutS * 1000;
     this.limits = {
       requestTimeout,
@@ -123,6 +124,9 @@ export class Front {
   }
 
   explain(error, socket) {
+    // What arrives after the first fault is one more, and must not cut the answer short.
+    if (this.answered.has(socket)) return;
+    this.answered.add(socket);
     if (error.code === "ECONNRESET" || !socket.writable) {
       socket.destroy();
       return;

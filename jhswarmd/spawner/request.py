@@ -122,10 +122,7 @@ async def _container_spec(spawner: Any, labels: dict[str, str]) -> ContainerSpec
     spec: ContainerSpec = _make(ContainerSpec, "extra_container_spec", arguments)
     if spec.get("Mounts"):
         # Copies: what the site's configuration holds is not changed.
-        spec["Mounts"] = [
-            {**mount, "Target": mount_targets.canonical(mount["Target"])}
-            for mount in spec["Mounts"]
-        ]
+        spec["Mounts"] = [_on_canonical_target(mount) for mount in spec["Mounts"]]
     # docker-py has no arguments for these.
     if spawner.ulimits:
         spec["Ulimits"] = [_ulimit(name, limit) for name, limit in spawner.ulimits.items()]
@@ -141,6 +138,14 @@ async def _command(spawner: Any) -> list[str] | None:
     with translated(f"look up the command of the image {spawner.image}"):
         command: list[str] = await spawner.get_command()
     return command
+
+
+def _on_canonical_target(mount: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mount without a symlink on the way; hooks spell keys in lower case, too."""
+    return {
+        key: mount_targets.canonical(value) if key.lower() == "target" else value
+        for key, value in mount.items()
+    }
 
 
 def _ulimit(name: str, limit: Any) -> dict[str, Any]:

@@ -93,10 +93,11 @@ def test_what_the_sites_own_configuration_mounts_is_where_it_lands(
         {"read_only_volumes": {"/own": "/var/run/own"}},
         {"extra_container_spec": {"mounts": [own]}},
         {"extra_container_spec": {"mounts": ["own:/var/run/own:ro"]}},
+        {"extra_container_spec": {"mounts": [{"type": "bind", "target": "/var/run/own"}]}},
     )
     for options in sites:
         spawner = make_spawner(**options)
         request = asyncio.run(create_request(spawner, {}))
         (mount,) = request["task_template"]["ContainerSpec"]["Mounts"]
-        assert mount["Target"] == "/run/own"
+        assert mount.get("Target", mount.get("target")) == "/run/own"
     assert own["Target"] == "/var/run/own"

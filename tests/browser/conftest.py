@@ -52,6 +52,9 @@ def page(stack: Stack, browser: Browser) -> Iterator[Page]:
     )
     page = context.new_page()
     page.set_default_timeout(SLOW_MS)
+    # Chromium gives up what it loads when a network of the machine comes or goes, as those of the
+    # suite's other engines do.
+    page.add_locator_handler(page.get_by_text("ERR_NETWORK_CHANGED"), lambda: page.reload())
     yield page
     context.close()
 

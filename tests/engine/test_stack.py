@@ -315,7 +315,8 @@ def test_second_up_is_fast_and_changes_nothing(engine: Lab, stack: Stack) -> Non
     before = (_kept_of(stack), specs(), containers())
     took_s = stack.up()
     assert (_kept_of(stack), specs(), containers()) == before
-    assert took_s < 15
+    # Three seconds alone; here the other worker builds and starts notebooks beside it.
+    assert took_s < 40
 
 
 # --- notebooks ---

@@ -105,8 +105,13 @@ class Cluster(Lab):
 
     def update(self, lab: Lab, **spec: Any) -> None:
         """Change keys of a node's spec, such as its Availability."""
-        node = self.node(lab)
-        node.update({**node.attrs["Spec"], **spec})
+
+        def once() -> bool:
+            node = self.node(lab)
+            return bool(node.update({**node.attrs["Spec"], **spec}))
+
+        # The engine writes to a node's object as well, between our reading and our writing.
+        wait_until(once, 30, what="a node's spec is changed", ignoring=(APIError,))
 
 
 def _load(lab: Lab, tar: Any) -> None:

@@ -343,14 +343,13 @@ class Visitor:
 
 
 class Kernel:
-    """A running kernel and its open websocket; it is shut down in the end.
+    """A running kernel and its open websocket.
 
     Its event loop has a thread of its own: Playwright keeps one running in the tests' thread.
     """
 
     def __init__(self, visitor: Visitor, kernel_id: str) -> None:
         self.id = kernel_id
-        self._visitor = visitor
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -370,10 +369,6 @@ class Kernel:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        # The server outlives the test, and the next one counts its kernels. Had it died, the test
-        # would say so itself.
-        with contextlib.suppress(requests.RequestException):
-            self._visitor.request("DELETE", f"/user/{self._visitor.user}/api/kernels/{self.id}")
 
     def _await(self, answer: Coroutine[Any, Any, T], timeout_s: float) -> T:
         return asyncio.run_coroutine_threadsafe(answer, self._loop).result(timeout_s)

@@ -27,6 +27,13 @@ registry = registry_kit.registry
 make_for = spawner_kit.make_for
 
 
+@pytest.fixture(autouse=True)
+def _is_up(request: pytest.FixtureRequest) -> None:
+    """A destructive test begins with a stack that is up, whatever the one before has left."""
+    if request.node.get_closest_marker("destructive"):
+        request.getfixturevalue("stack").up()
+
+
 @pytest.fixture
 def create_service(engine: Lab) -> Iterator[CreateService]:
     """Create services that are removed after the test, and after the report of its failure."""

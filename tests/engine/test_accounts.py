@@ -52,10 +52,8 @@ def quiet_hub(stack: Stack) -> Iterator[None]:
 
 
 @pytest.fixture
-def added(stack: Stack, request: pytest.FixtureRequest) -> Iterator[str]:
+def added(stack: Stack) -> Iterator[str]:
     """The name of an account that ``users add`` gave."""
-    if request.node.get_closest_marker("destructive"):
-        stack.up()  # the test before may have left it down
     users(stack, "add", "erin", given=f"{PASSWORD}\n")
     yield "erin"
     users(stack, "remove", "erin", check=False)

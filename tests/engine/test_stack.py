@@ -555,7 +555,7 @@ def test_killed_hub_costs_no_notebook_and_no_kernel(stack: Stack, testuser: Visi
         assert kernel.execute("x + 1") == "41"  # the hub is down
         stack.wait_healthy()
         assert kernel.execute("x + 2") == "42"
-        assert testuser.kernels() == [kernel.id]
+        assert kernel.id in testuser.kernels()
     server = testuser.server()
     assert server
     assert server["ready"]

@@ -167,6 +167,13 @@ class Stack:
         report: dict[str, Any] = json.loads(self.cli("status", "--json", check=False).stdout)
         return report
 
+    def problems(self) -> list[str]:
+        """Return the problems that ``jhswarmd status`` finds now.
+
+        Without those of the last minutes: tests make services end, and status says so for a while.
+        """
+        return [each for each in self.status()["problems"] if "and has ended" not in each]
+
     def daemon(self) -> dict[str, Any]:
         """Return what the daemon says of itself, as soon as one answers."""
         found: dict[str, Any] = wait_until(

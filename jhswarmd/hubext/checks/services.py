@@ -1,0 +1,150 @@
+"""Services, cookies, files and what else the hub needs at its start."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from jupyterhub.services.service import Service
+from traitlets.config import Config
+
+from jhswarmd.hubext.checks.common import COOKIES, HUB, did_you_mean, items, plain, refusal
+from jhswarmd.hubext.site import Site
+
+#: The hub's volume, and its working directory: only the running hub has what is there.
+_DATA = Path("/srv/jupyterhub")
+#: Settings of tornado that make cookies valid.
+_TORNADO = ("cookie_secret", "key_version")
+#: Seconds after which a hub that does not listen yet is ended by its health check, with a margin.
+_LISTENS_WITHIN_S = 100
+_INTERPRETERS = ("python", "python3", "sh", "bash", "node", "perl", "ruby")
+
+
+def wrong_services(base: Config, site: Site) -> Iterator[str]:
+    """Find services and roles that cannot work beside ours, or at all."""
+    ours = [each["name"] for each in base.JupyterHub.services]
+    fields = Service.class_trait_names(input=True)
+    for given in site.given(HUB, "services"):
+        for service in items(given.value):
+            if not isinstance(service, dict) or not service.get("name"):
+                yield f"{given.place}: {given.name} has an entry that is not a dict with a 'name'"
+                continue
+            name = service["name"]
+            if service in base.JupyterHub.services:
+                continue
+            words = [
+                f"there is no field '{key}'{did_you_mean(get_close_matches(str(key), fields), '')}"
+                for key in service
+                if key not in fields
+            ]
+            if name in ours:
+                words.append("jhswarmd has a service of this name. Instead: another name")
+            words += _wrong_command(service)
+            if _host(service) in _LOOPBACK:
+                words.append(
+                    "the proxy runs in another container and cannot reach its url. Instead: "
+                    "http://hub:PORT, and let the service listen on 0.0.0.0"
+                )
+            for each in words:
+                yield f"{given.place}: the service '{name}' in {given.name} cannot work: {each}"
+    for given in site.given(HUB, "load_roles"):
+        for role in items(given.value):
+            if not isinstance(role, dict) or not role.get("name"):
+                yield f"{given.place}: {given.name} has an entry that is not a dict with a 'name'"
+            elif role["name"] in ours and role not in base.JupyterHub.load_roles:
+                yield (
+                    f"{given.place}: the role '{role['name']}' in {given.name} is jhswarmd's own. "
+                    "Instead: another name"
+                )
+
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - to be refused
+
+
+def _host(service: Mapping[str, Any]) -> str:
+    try:
+        return urlsplit(str(service.get("url") or "")).hostname or ""
+    except ValueError:
+        return ""  # JupyterHub says what is wrong with it
+
+
+def _wrong_command(service: Mapping[str, Any]) -> Iterator[str]:
+    """Find what a service's command needs and the hub's image does not have."""
+    command = service.get("command") or ()
+    if isinstance(command, str):
+        command = [command]
+    if not command or not isinstance(command, (list, tuple)):
+        return
+    program, *arguments = [str(each) for each in command]
+    cwd = Path(str(service.get("cwd") or "."))
+    if not cwd.is_dir():
+        yield f"its directory {cwd} does not exist in the hub's image"
+        return
+    environment = service.get("environment")
+    path = environment.get("PATH") if isinstance(environment, dict) else None
+    found = shutil.which(str(cwd / program) if "/" in program else program, path=path)
+    if found is None:
+        yield (
+            f"its command '{program}' does not exist in the hub's image. Instead: put it into "
+            "hub_config, which is /etc/jhswarmd/hub_config there, or run the service elsewhere and "
+            "give its url and api_token alone"
+        )
+        return
+    if Path(program).name.rstrip(".0123456789") not in _INTERPRETERS or not arguments:
+        return
+    if arguments[0] == "-m" and len(arguments) > 1:
+        is_ours = Path(found).resolve() == Path(sys.executable).resolve()
+        if is_ours and not _has_module(arguments[1]):
+            yield f"its module '{arguments[1]}' is not installed in the hub's image"
+        return
+    script = next((each for each in arguments if not each.startswith("-")), "")
+    if "." in script and "-c" not in arguments and not (cwd / script).exists():
+        yield (
+            f"its script '{script}' does not exist in the hub's image. Instead: put it into "
+            "hub_config, which is /etc/jhswarmd/hub_config there (to stop idle servers: "
+            "IDLE_TIMEOUT_S in the profile)"
+        )
+
+
+def _has_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def wrong_start(site: Site) -> Iterator[str]:
+    """Find what would log everybody out, or keep the hub from listening."""
+    for given in site.given(HUB, "tornado_settings"):
+        value = plain(given.value, {})
+        for key in [key for key in _TORNADO if isinstance(value, dict) and key in value]:
+            yield (
+                f"{given.place}: {given.name} with '{key}' cannot work here: {COOKIES}. Instead: "
+                "the file cookie_secret of the profile"
+            )
+    for given in site.given(HUB, "init_spawners_timeout"):
+        if isinstance(given.value, int) and not 0 <= given.value <= _LISTENS_WITHIN_S:
+            why = (
+                "a hub that waits for all notebooks before it listens is ended by its health check"
+            )
+            yield refusal(given, why, f"0 to {_LISTENS_WITHIN_S}")
+
+
+def missing_files(site: Site) -> Iterator[str]:
+    """Find pages and pictures that the image does not have; JupyterHub does not miss them."""
+    for option in ("template_paths", "logo_file"):
+        for given in site.given(HUB, option):
+            for each in items(given.value) or [given.value]:
+                path = Path(str(each))
+                if isinstance(each, str) and not path.exists() and _DATA not in path.parents:
+                    yield (
+                        f"{given.place}: {given.name} cannot work here: {path} does not exist in "
+                        "the hub's image. Instead: put it into hub_config, which is "
+                        "/etc/jhswarmd/hub_config there"
+                    )

@@ -1,0 +1,194 @@
+"""Options of the spawner that cannot do on Swarm what they promise."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from types import SimpleNamespace
+from typing import Any
+
+from docker import APIClient, types
+from traitlets import TraitError
+from traitlets.config import Config
+from traitlets.config.loader import LazyConfigValue
+
+from jhswarmd.hubext.checks.common import (
+    LEAVE_OUT,
+    MAX_WORDS,
+    SPAWNER,
+    Classes,
+    did_you_mean,
+    final,
+    plain,
+    refusal,
+    settings_of,
+)
+from jhswarmd.hubext.site import Site, section_names
+
+#: Options of JupyterHub's and dockerspawner's that cannot do on Swarm what they promise: why, and
+#: what does.
+REFUSED = {
+    "extra_host_config": (
+        "a service has no host configuration",
+        "c.SwarmSpawner.extra_container_spec, extra_resources_spec, and the options for limits",
+    ),
+    "links": (
+        "services reach each other by name in a common network",
+        "c.SwarmSpawner.network_name, or networks in extra_task_spec",
+    ),
+    "mounts": (
+        "the node that holds a user's files is known for volumes alone",
+        "c.SwarmSpawner.volumes, shared_volumes and shm_size",
+    ),
+    "post_start_cmd": (
+        "Swarm runs no command in a container, and the hub reaches none on other nodes",
+        "c.SwarmSpawner.cmd, or a start script in the notebook's image",
+    ),
+    "remove": (
+        "a stopped service cannot be started again",
+        "nothing: volumes keep what is to be kept",
+    ),
+}
+#: Those that ask for what is the case anyway, or mean nothing to a service.
+NO_EFFECT = {
+    "remove_containers": "a stopped notebook is always removed, its volumes stay",
+    **dict.fromkeys(
+        ("certs_volume_name", "move_certs_image", "ssl_alt_names", "ssl_alt_names_include_local"),
+        "it belongs to c.JupyterHub.internal_ssl, which does not work on Swarm",
+    ),
+    **dict.fromkeys(
+        ("tls", "tls_verify", "tls_ca", "tls_cert", "tls_key", "tls_assert_hostname"),
+        "dockerspawner has abandoned it; set c.DockerSpawner.tls_config",
+    ),
+    "hub_ip_connect": "dockerspawner has abandoned it; notebooks reach the hub at http://hub:8081",
+    "use_docker_client_env": "dockerspawner has abandoned it",
+}
+#: What each of these options may hold: the arguments of one of docker-py's types.
+_ARGUMENTS: Mapping[str, Callable[..., Any]] = {
+    "extra_container_spec": types.ContainerSpec,
+    "extra_task_spec": types.TaskTemplate,
+    "extra_resources_spec": types.Resources,
+    "extra_placement_spec": types.Placement,
+    "extra_endpoint_spec": types.EndpointSpec,
+    "extra_create_kwargs": APIClient.create_service,
+}
+#: What ``create_service`` gets from the spawner alone.
+_NOT_FOR_SITES = frozenset(("self", "task_template"))
+
+
+def impossible(site: Site, classes: Classes) -> Iterator[str]:
+    """Find options, and arguments within them, that do not exist on Swarm."""
+    sections = classes.with_subclasses(SPAWNER)
+    for option, (why, instead) in REFUSED.items():
+        for given in site.given(sections, option):
+            value = True if isinstance(given.value, LazyConfigValue) else given.value
+            if bool(value) is (option != "remove"):
+                yield (
+                    f"{given.place}: {given.name} does not work on Swarm: {why}. Instead: {instead}"
+                )
+    for option, kind in _ARGUMENTS.items():
+        names = inspect.signature(kind).parameters.keys() - _NOT_FOR_SITES
+        for given in site.given(sections, option):
+            value = plain(given.value, {})
+            keys = value if isinstance(value, dict) else ()
+            for key in [key for key in keys if key not in names]:
+                yield (
+                    f"{given.place}: {given.name} cannot be used: docker-py's {kind.__name__} has "
+                    f"no '{key}'{did_you_mean(get_close_matches(str(key), names), '')}"
+                )
+
+
+def unreachable(c: Config, site: Site, classes: Classes) -> Iterator[str]:
+    """Find what keeps the hub from reaching any notebook."""
+    sections = classes.with_subclasses(SPAWNER)
+    for given in site.given(sections, "ip"):
+        if given.value in ("127.0.0.1", "localhost", "::1"):
+            why = "the hub is not in the notebook's container, and could not reach it"
+            yield refusal(given, why, LEAVE_OUT)
+    for given in site.given(sections, "extra_task_spec"):
+        value = plain(given.value, {})
+        networks = value.get("networks") if isinstance(value, dict) else None
+        name = final(c, classes.spawner, "network_name")
+        if networks and name not in [
+            each.get("Target") if isinstance(each, dict) else each for each in networks
+        ]:
+            yield (
+                f"{given.place}: {given.name} cannot work here: its networks replace all others, "
+                f"and the hub reaches notebooks in '{name}' alone. Instead: name that one too"
+            )
+
+
+def invalid(site: Site, classes: Classes) -> Iterator[str]:
+    """Find values that an option does not take; a start of a notebook would find some first."""
+    try:
+        made = classes.spawner(user=SimpleNamespace(name="user"), config=Config())
+    except Exception:  # noqa: BLE001 - a site's own class may want a whole user
+        made = None
+    for cls in classes.all:
+        is_spawner = cls is classes.spawner and made is not None
+        traits: dict[str, Any] = cls.class_traits(config=True)
+        for given in site.given(section_names(cls)):
+            trait = traits.get(given.option)
+            # Those that choose classes have words of their own.
+            if trait is None or given.option.endswith("_class"):
+                continue
+            try:
+                if is_spawner:
+                    trait._validate(made, plain(given.value, getattr(made, given.option)))
+                elif not isinstance(given.value, LazyConfigValue):
+                    trait.validate(None, given.value)
+            except TraitError as exc:
+                words = " ".join(str(exc).replace(" of None instance", "").split())[:MAX_WORDS]
+                yield f"{given.place}: {given.name} cannot be used: {words}"
+            except (AttributeError, TypeError):
+                continue  # it cannot be judged without the object that has it
+
+
+#: Names that differ, and that careless escaping makes the same.
+_ALIKE = ("a-b", "a.b", "a_b", "a b", "a@b", "a--b", "ab", "\u00e4b", "-ab", "ab-")
+
+
+def unsafe(c: Config) -> Iterator[str]:
+    """Find what would give two users one service or one volume."""
+    for name, escape in settings_of(c, "escape"):
+        if not callable(escape):
+            continue
+        seen: dict[str, str] = {}
+        for user in _ALIKE:
+            other = seen.setdefault(escape(user), user)
+            if other != user:
+                yield (
+                    f"{name} makes the users '{other}' and '{user}' the same: they would share "
+                    "services and volumes. Instead: leave it out, or 'legacy' for dockerspawner's "
+                    "older names"
+                )
+                break
+    if any(escape == "legacy" for _, escape in settings_of(c, "escape")):
+        yield from _alike_under_legacy(c)
+    named_servers = "JupyterHub" in c and c.JupyterHub.get("allow_named_servers")
+    for name, template in settings_of(c, "name_template"):
+        if "username}" not in template:
+            yield f"{name} gives all users one name: it must hold {{username}}"
+        elif named_servers and "servername}" not in template:
+            yield f"{name} gives all servers of a user one name: it must hold {{servername}}"
+
+
+def _alike_under_legacy(c: Config) -> Iterator[str]:
+    """Find volumes of which two users' may be one: older names keep '-', which templates hold too.
+
+    With ``{username}`` and ``{username}-data`` the data of 'ann' are the home of 'ann-data'.
+    """
+    ends: dict[str, str] = {}
+    for option in ("volumes", "read_only_volumes"):
+        for name, value in settings_of(c, option):
+            for template in value if isinstance(value, dict) else ():
+                begin, held, end = str(template).partition("username}")
+                if not held or begin.startswith("/"):
+                    continue
+                if ends.setdefault(begin, end) != end or "servername}" in end:
+                    yield (
+                        f"{name} and escape='legacy' may give two users one volume: "
+                        f"'{template}' for one may be another template for another. Instead: put "
+                        "what tells volumes apart before {username}"
+                    )

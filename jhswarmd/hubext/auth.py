@@ -37,6 +37,18 @@ class PAMAuthenticator(_PAMAuthenticator):  # type: ignore[misc]
         """Tell whether a login may go on: not when its account is definitely gone."""
         return not self.removed_among([user.name])
 
+    def system_user_exists(self, user: Any) -> bool:
+        """Tell whether a user may be added to the hub; while it starts, any may.
+
+        Accounts are delivered while the hub starts, and are taken away again: a user whom the
+        configuration puts into a group or role must not keep the hub from starting. Whoever has no
+        account cannot log in.
+        """
+        # JupyterHub makes its application last, after all users that the configuration names.
+        if not hasattr(self.parent, "tornado_application"):
+            return True
+        return bool(super().system_user_exists(user))
+
     def removed_among(self, names: Iterable[str]) -> set[str]:
         """Return whose accounts are definitely gone; while the list is not known, nobody's."""
         known = read_names()

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from jupyterhub.auth import PAMAuthenticator as Upstream
+from traitlets.config import Configurable
 
 from jhswarmd.hubext import auth
 from jhswarmd.reconcile.accounts import pack
@@ -78,3 +79,28 @@ def test_accounts_are_read_once_for_each_delivery_however_many_users_are_looked_
     accounts("alice")
     assert not goes_on("bob")
     assert len(reads) == 4
+
+
+class Hub(Configurable):
+    """A JupyterHub that is starting."""
+
+
+class StartedHub(Hub):
+    """One whose application is made."""
+
+    tornado_application = object()
+
+
+def add_user(name, hub):
+    login = auth.PAMAuthenticator(parent=hub)
+    asyncio.run(login.add_user(SimpleNamespace(name=name)))
+
+
+def test_a_user_without_an_account_does_not_keep_the_hub_from_starting():
+    add_user("no-such-account", Hub())
+
+
+def test_nobody_without_an_account_is_added_to_a_hub_that_runs():
+    add_user("root", StartedHub())
+    with pytest.raises(KeyError, match="does not exist on the system"):
+        add_user("no-such-account", StartedHub())

@@ -594,6 +594,21 @@ def test_a_rehearsal_finds_nothing_wrong_with_ours(
     assert report == {"faults": [], "warnings": [], "network": "jupyterhub_notebooks"}
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "c.JupyterHub.load_groups = {'physics': {'users': ['ann', 'bea']}, 'maths': ['ann']}",
+        "c.JupyterHub.load_roles = [{'name': 'helpers', 'scopes': ['list:users'], 'users': ['a']}]",
+        "c.JupyterHub.load_roles = [{'name': 'admin', 'users': ['ann']}]",
+        "c.Authenticator.admin_users = {'ann'}\nc.Authenticator.delete_invalid_users = True",
+    ],
+)
+def test_users_of_the_configuration_need_no_account_when_the_hub_starts(
+    rehearse: Callable[[str], dict[str, Any]], line: str
+) -> None:
+    assert rehearse(line)["faults"] == []
+
+
 @pytest.mark.parametrize("kind", ["github", "gitlab", "google", "generic-oauth"])
 def test_a_rehearsal_finds_nothing_wrong_with_providers(
     rehearse: Callable[..., dict[str, Any]], kind: str

@@ -32,9 +32,14 @@ _SECRET_HEX = re.compile(r"(?<![\w:])[0-9a-f]{32,}(?!\w)")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+def is_secret_name(name: str) -> bool:
+    """Tell whether the value of what is called ``name`` is secret."""
+    return _SECRET_NAME.search(name) is not None
+
+
 def secrets_of(environ: Mapping[str, object]) -> set[str]:
     """Return the values of those variables whose names tell that they are secret."""
-    values = {str(value) for name, value in environ.items() if _SECRET_NAME.search(name)}
+    values = {str(value) for name, value in environ.items() if is_secret_name(name)}
     return {value for value in values if len(value) >= _MIN_SECRET}
 
 

@@ -31,6 +31,12 @@ CONFIG = Path("/etc/jhswarmd/hub_config/jupyterhub_config.py")
 LOADS_WITHIN_S = 30
 
 
+_NOBODY = (
+    "nobody but administrators may log in: neither allowed_users nor allow_all is set, nor "
+    "anything else that allows people (docs/logins.md)"
+)
+
+
 class _Log(logging.Handler):
     """Keeps our own warnings, and the hub's last error.
 
@@ -84,6 +90,8 @@ def _rehearse(config: Path, log: _Log) -> dict[str, Any]:
             words = exc.code if isinstance(exc.code, str) else log.last_error
         faults = [f"JupyterHub does not start with it: {' '.join(words.split())[:500]}"]
     if not faults:
+        if not app.authenticator.any_allow_config:
+            log.warnings.append(_NOBODY)
         network = checks.final(app.config, app.spawner_class, "network_name")
     return {"faults": list(faults), "warnings": log.warnings, "network": network}
 
@@ -96,6 +104,9 @@ def _watch(absent: Sequence[str]) -> None:
             site.out_of_reach.append("a network")
         elif event == "open" and isinstance(arguments[0], (str, os.PathLike)):
             path = os.fspath(arguments[0])
+            if isinstance(path, str) and path.endswith(".py") and "/conf.d/" in path:
+                # The last words of a file that ends the process.
+                os.write(2, f"Loading {path}\n".encode())
             if any(f"{path}/".startswith(f"{each}/") for each in absent):
                 site.out_of_reach.append(path)
 

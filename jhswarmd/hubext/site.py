@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 from traitlets.config import Config
 from traitlets.config.loader import LazyConfigValue, PyFileConfigLoader
 
+from jhswarmd import log_tail
+
 #: What a file touched while it was loaded and what only the running hub has: its secrets, its
 #: volumes, its networks. Filled by the rehearsal (``rehearsal.py``), else always empty.
 out_of_reach: list[str] = []
@@ -100,7 +102,7 @@ def load(folder: Path) -> Site:
         del out_of_reach[:]
         try:
             config = PyFileConfigLoader(str(path)).load_config()
-        except (Exception, SystemExit) as exc:  # noqa: BLE001 - of a site's own code
+        except BaseException as exc:  # noqa: BLE001 - of a site's own code
             words = f"{_where(path, exc)}: {_words(exc)}"
             if out_of_reach:
                 unjudged.append(f"{words}. It needs {out_of_reach[0]}, which the running hub has")
@@ -112,6 +114,11 @@ def load(folder: Path) -> Site:
         f"{_place(path, None)} is not read: its name does not end in .py"
         for path in sorted(folder.glob("*"))
         if path.is_file() and path.suffix != ".py" and path.name[0] != "." and path.stem != "README"
+    ]
+    unjudged += [
+        f"{_place(path, None)} is a directory, whose files are not read by themselves"
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and any(path.glob("*.py"))
     ]
     return Site(files, faults, unjudged)
 
@@ -177,10 +184,15 @@ def _where(path: Path, exc: BaseException) -> str:
 
 
 def _words(exc: BaseException) -> str:
-    if isinstance(exc, SystemExit):
-        return "it ends the hub (SystemExit)"
+    if not isinstance(exc, Exception):
+        return f"it ends the hub ({type(exc).__name__})"
     text = exc.msg if isinstance(exc, SyntaxError) else str(exc)
     raised_in = traceback.extract_tb(exc.__traceback__)[-1].filename
     if isinstance(exc, KeyError) and raised_in.endswith(("/os.py", "<frozen os>")):
-        text += ": the hub's environment has the keys of the profile alone"
-    return f"{type(exc).__name__}: {text}"[:_MAX_WORDS]
+        text += (
+            ": the hub's environment has the keys of the profile alone. Instead: write the value "
+            "here, if it is no secret"
+        )
+    if isinstance(exc, ModuleNotFoundError):
+        text += ": the hub's image has JupyterHub, dockerspawner, oauthenticator and what they need"
+    return log_tail.hide(f"{type(exc).__name__}: {text}")[:_MAX_WORDS]

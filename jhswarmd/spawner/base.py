@@ -106,7 +106,9 @@ class ServiceSpawner(ChoosingSpawner):
 
     @default("object_name")
     def _object_name_default(self) -> str:
-        return fit(str(self._render_templates(self.name_template)), MAX_NAME)
+        # Swarm refuses a name that ends so, as a template with {servername} makes it for the server
+        # that has no name.
+        return fit(str(self._render_templates(self.name_template)).rstrip("-_"), MAX_NAME)
 
     def _follow_rename(self) -> None:
         """Name things after what the user is called now: dockerspawner keeps the first names."""

@@ -24,6 +24,9 @@ from jhswarmd import mount_targets
 from jhswarmd.engine_errors import translated
 from jhswarmd.errors import JhswarmdError
 
+#: Options of dockerspawner's that only containers have, and services do not.
+CONTAINERS_ONLY = ("extra_host_config", "links", "post_start_cmd")
+
 
 async def create_request(
     spawner: Any, labels: dict[str, str], *, node_id: str = ""
@@ -33,6 +36,10 @@ async def create_request(
     ``extra_*`` options win over everything but ``labels``, by which the service is known, and
     ``node_id``, the only node that may run it (empty: any).
     """
+    for option in CONTAINERS_ONLY:
+        # The hub's start refuses them in the configuration; hooks set them later.
+        if getattr(spawner, option):
+            raise _unusable(option, "a Swarm service has nothing like it; a hook has set it")
     extra = await _extra_create_kwargs(spawner)
     return {
         "name": spawner.object_name,

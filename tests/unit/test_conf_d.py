@@ -170,6 +170,34 @@ def test_a_subclass_of_our_spawner_is_taken(site: Site) -> None:
     assert spawner.mem_limit == 2 * 1024**3
 
 
+def test_callables_volumes_and_names_that_work_are_let_through(site: Site) -> None:
+    site(
+        """
+class Hooks:
+    def before(self, spawner):
+        pass
+async def after(spawner, more=None):
+    pass
+c.Spawner.pre_spawn_hook = Hooks().before
+c.Spawner.post_stop_hook = after
+c.Spawner.auth_state_hook = None
+c.Authenticator.post_auth_hook = lambda *arguments: arguments[-1]
+c.Spawner.options_form = "<form>"
+c.Spawner.extra_create_kwargs = lambda spawner: {"labels": {"x": "y"}}
+c.SwarmSpawner.name_template = "{prefix}-{username}-{servername}"
+c.DockerSpawner.volumes = {
+    "home-{username}": {"bind": "/home/{raw_username}", "mode": "rw,z"},
+    "/srv/{username}": "/srv",
+}
+c.SwarmSpawner.shared_volumes = {"xy": {"bind": "/x", "mode": "ro,nocopy"}}
+c.Spawner.notebook_dir = "/home/{username}"
+c.Spawner.mem_limit = "4M"
+c.Spawner.cpu_limit = 0.001
+"""
+    )
+    site("c.SwarmSpawner.volume_driver = 'x/s3'\nc.Spawner.volumes = {'a/{username}': '/x'}")
+
+
 def test_a_subclass_that_wants_a_whole_user_is_taken(site: Site) -> None:
     site(
         "from jhswarmd.spawner.swarm import SwarmSpawner\n"
@@ -283,6 +311,13 @@ def test_tornados_settings_of_the_site_keep_cookies_valid(site: Site, how: str) 
         ("c.JupyterHub.proxy_cmd = ['x']", "leave it out"),
         ("c.JupyterHub.init_spawners_timeout = -1", "before it listens"),
         ("c.JupyterHub.generate_config = True", "leave it out"),
+        ("c.JupyterHub.config_file = '/x.py'", "a file in conf.d"),
+        ("c.JupyterHub.data_files_path = '/no/such'", "pages are not there"),
+        ("c.JupyterHub.pid_file = '/no/such/x.pid'", "directory /no/such does not exist"),
+        ("c.JupyterHub.extra_log_file = '/no/such/x.log'", "a file in /srv/jupyterhub"),
+        ("c.JupyterHub.authenticator_class = 'x.DummyAuthenticator'", "Instead: 'dummy'"),
+        ("c.Spawner.environment = ['A_TOKEN=abcdef']", "A_TOKEN=[hidden]"),
+        ("c.JupyterHub.api_tokens = ['abcdef']", "api_tokens cannot be used: it takes a dict"),
         ("c.JupyterHub.concurrent_spawn_limit = 'many'", "expected an int"),
         ("c.ConfigurableHTTPProxy.should_start = True", "service of its own"),
         ("c.ConfigurableHTTPProxy.api_url = 'http://x:1'", "service of its own"),
@@ -301,6 +336,40 @@ def test_tornados_settings_of_the_site_keep_cookies_valid(site: Site, how: str) 
         ("c.SwarmSpawner.extra_placement_spec = {'constraint': []}", "Did you mean constraints"),
         ("c.SwarmSpawner.extra_resources_spec = {'mem': 1}", "has no 'mem'"),
         ("c.Spawner.extra_create_kwargs = {'task_template': {}}", "has no 'task_template'"),
+        ("c.Spawner.extra_create_kwargs = {'user': 'x'}", "extra_container_spec = {'user': ...}"),
+        ("c.DockerSpawner.extra_create_kwargs.update({'hostname': 'x'})", "{'hostname': ...}"),
+        ("c.Spawner.extra_host_config = {'shm_size': '1g'}", "'shm_size': c.SwarmSpawner.shm_size"),
+        ("c.Spawner.extra_host_config = {'runtime': 'nvidia'}", "GENERIC_RESOURCES"),
+        ("c.DockerSpawner.extra_host_config.update({'network_mode': 'x'})", "own network"),
+        ("c.Spawner.extra_host_config = {'x': 1}", "'x': c.SwarmSpawner.extra_container_spec"),
+        ("c.Spawner.extra_host_config = lambda spawner: {}", "Instead: c.SwarmSpawner.extra_c"),
+        ("c.Spawner.pre_spawn_hook = 'make_home'", "without quotes"),
+        ("c.Spawner.pre_spawn_hook = lambda: None", "called with one argument"),
+        ("c.DockerSpawner.post_stop_hook = lambda a, b: None", "called with one argument"),
+        ("c.Authenticator.post_auth_hook = lambda a, b: b", "called with 3 arguments"),
+        ("c.Spawner.options_form = lambda: ''", "called with one argument"),
+        ("c.SwarmSpawner.mem_limit = lambda: '1G'", "called with one argument"),
+        ("c.DockerSpawner.name_template = 'user/{username}'", "'user/user'"),
+        ("c.DockerSpawner.name_template = 'x-{user}-{username}'", "one of {imagename}, {prefix}"),
+        ("c.DockerSpawner.volumes = {'./x': '/home/jovyan'}", "no volumes that are called './x'"),
+        ("c.DockerSpawner.volumes = {'~/x': '/home/jovyan'}", "absolute path of a directory"),
+        ("c.DockerSpawner.volumes = {'x-{user}': '/home/jovyan'}", "nothing fills in 'x-{user}'"),
+        ("c.DockerSpawner.volumes = {'/x/{username': '/home/jovyan'}", "nothing fills in"),
+        ("c.DockerSpawner.volumes = {'xy': 'work'}", "cannot be mounted at 'work'"),
+        ("c.DockerSpawner.volumes.update({'xy': '/data:ro'})", "{'bind': '/path', 'mode': 'ro'}"),
+        ("c.DockerSpawner.volumes = {'xy': {'target': '/x'}}", "has no target"),
+        ("c.DockerSpawner.volumes = {'xy': {'mode': 'ro'}}", "no path to be mounted at"),
+        ("c.DockerSpawner.volumes = {'xy': {'bind': '/x', 'mode': 'readonly'}}", "mode readonly"),
+        ("c.SwarmSpawner.shared_volumes = {'xy': {'bind': '/x', 'ro': True}}", "'xy' has no ro"),
+        ("c.DockerSpawner.read_only_volumes = {'xy': None}", "no path to be mounted at"),
+        ("c.DockerSpawner.volumes = {'xy': '/x', 'xz': '/x/'}", "are both mounted at /x/"),
+        ("c.Spawner.shared_volumes = {'xy': '/home/jovyan'}", "are both mounted at /home/jovyan"),
+        ("c.DockerSpawner.volume_driver_options = {'o': '{user}'}", "a template that nothing"),
+        ("c.Spawner.notebook_dir = '/home/{user}'", "nothing fills in '/home/{user}'"),
+        ("c.Spawner.default_url = '/lab/{user}'", "nothing fills in '/lab/{user}'"),
+        ("c.Spawner.mem_limit = 2", "with its unit, as '2G'"),
+        ("c.Spawner.mem_guarantee = '512K'", "no less than 4 MiB"),
+        ("c.Spawner.cpu_guarantee = 1e-9", "cores, as 0.5"),
     ],
 )
 def test_what_the_stack_depends_on_is_refused_with_what_to_set_instead(
@@ -362,6 +431,9 @@ def test_secrets_are_not_repeated(refused: Callable[..., list[str]]) -> None:
         ("c.ServerApp.root_dir = '/x'", "NOTEBOOK_ARGS"),
         ("c.MappingKernelManager.cull_idle_timeout = 1", "jupyter_server_config.py"),
         ("c.NativeAuthenticator.open_signup = True", "nothing in the hub's image"),
+        ("c.KubeSpawner.cpu_limit = 2", "Instead: c.SwarmSpawner.cpu_limit"),
+        ("c.KubeSpawner.profile_list = []", "Instead: c.SwarmSpawner.notebook_profiles"),
+        ("c.KubeSpawner.storage_class = 'x'", "nothing in the hub's image is called KubeSpawner"),
         ("c.LocalProcessSpawner.shell = 'x'", "Did you mean c.LocalProcessSpawner.shell_cmd"),
     ],
 )
@@ -384,6 +456,12 @@ def test_an_option_that_no_class_has_is_named(
         ("resource_spec = {'mem_limit': 2**30}", "c.SwarmSpawner.mem_limit = 1073741824"),
         ("resource_spec = {'cpu_reservation': 5 * 10**8}", "c.SwarmSpawner.cpu_guarantee = 0.5"),
         ("resource_spec = {'mem_limit': '1G'}", "MEM_LIMIT"),
+        ("images = [{'image': 'x'}]", "c.SwarmSpawner.notebook_profiles"),
+        ("dockerimages = [{'image': 'x'}]", "c.SwarmSpawner.notebook_profiles"),
+        ("configs = [{'config_name': 'x'}]", "c.SwarmSpawner.extra_container_spec"),
+        ("log_driver = {'Name': 'x'}", "c.SwarmSpawner.extra_task_spec"),
+        ("accelerators = ['0']", "GENERIC_RESOURCES"),
+        ("enable_user_upload_install_files = True", "SINGLE_USER_IMAGE"),
         ("container_spec = {'Image': 'x'}", "c.SwarmSpawner.image"),
         ("container_spec = {'mounts': []}", "c.SwarmSpawner.volumes"),
         ("container_spec = {'mounts': [{'no_copy': True}]}", "c.SwarmSpawner.volume_no_copy"),
@@ -447,6 +525,9 @@ c.JupyterHub.services = [
         ("x = 1\nimport no_such_module", "line 2: ModuleNotFoundError: No module named 'no_such"),
         ("def f():\n    return 1 / 0\n\nf()", "line 2: ZeroDivisionError: division by zero"),
         ("open('/no/such')", "line 1: FileNotFoundError"),
+        ("exit()", "line 1: it ends the hub (SystemExit)"),
+        ("raise KeyboardInterrupt", "line 1: it ends the hub (KeyboardInterrupt)"),
+        ("raise OSError('token=abcdef')", "line 1: OSError: token=[hidden]"),
         (
             "import os\nos.environ['NOTEBOOK']",
             "line 2: KeyError: 'NOTEBOOK': the hub's environment",
@@ -498,6 +579,10 @@ def test_all_faults_of_all_files_are_said_in_one_go(
         ("c.SwarmSpawner.read_only_volumes = {'/etc/shadow': '/etc/shadow'}", "/etc/shadow"),
         ("c.Spawner.volumes = {'/': '/host'}", "every user / of the node"),
         ("c.DockerSpawner.volumes = {'/var/run/docker.sock': '/x'}", "engine's socket"),
+        ("c.JupyterHub.trusted_alt_names = ['DNS:x']", "belongs to c.JupyterHub.internal_ssl"),
+        ("c.Authenticator.delete_invalid_users = True", "nobody is forgotten"),
+        ("c.Authenticator.auth_refresh_age = 0", "logged in until they log out"),
+        ("c.PAMAuthenticator.auth_refresh_age = 3600", "logged in for up to 3600 s"),
         ("c.JupyterHub.authenticator_class = 'dummy'", "any name they like"),
         ("c.JupyterHub.authenticator_class = 'shared-password'", "user_list.txt"),
         ("c.Authenticator.allowed_users = {'ann'}", "keeps nobody out"),
@@ -523,12 +608,24 @@ def test_a_file_that_is_not_read_is_warned_of(
     assert "README" not in caplog.text
 
 
+def test_a_directory_of_files_is_warned_of(
+    site: Site, hub_config: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, file in (("site", "10.py"), ("pages", "login.html")):
+        (hub_config / "conf.d" / name).mkdir()
+        (hub_config / "conf.d" / name / file).touch()
+    site()
+    assert "conf.d/site is a directory, whose files are not read" in caplog.text
+    assert "conf.d/pages" not in caplog.text
+
+
 def test_nothing_is_warned_of_without_reason(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     site(
         "c.Spawner.notebook_dir = '/home/x/work'\n"
         "c.JupyterHub.template_paths = ['/srv/jupyterhub/templates', '/']\n"
         "c.SwarmSpawner.extra_task_spec = {'networks': ['x', 'jupyterhub_notebooks']}\n"
         "c.JupyterHub.cookie_max_age_days = 7\n"
+        "c.Authenticator.auth_refresh_age = 30\n"
         "c.Spawner.volumes = {'home-{username}': '/home/x', '/data': '/data', "
         "'/var/lib/homes/{username}': '/y'}\n"
         "c.PAMAuthenticator.allowed_groups = set()\nc.Authenticator.allowed_users = {'ann'}"
@@ -665,6 +762,22 @@ def test_what_a_file_needs_of_the_running_hub_is_no_fault(
     assert report["faults"] == []
     (warning,) = report["warnings"]
     assert "which the running hub has" in warning
+
+
+@pytest.mark.parametrize(
+    ("line", "can"),
+    [("", False), ("c.Authenticator.allow_all = True", True), ("c.X.allowed_users = {'a'}", True)],
+)
+def test_a_rehearsal_warns_when_nobody_may_log_in(
+    rehearse: Callable[[str], dict[str, Any]], line: str, can: bool
+) -> None:
+    report = rehearse(
+        "from jupyterhub.auth import Authenticator\n"
+        "class X(Authenticator):\n    pass\n"
+        f"c.JupyterHub.authenticator_class = X\n{line}"
+    )
+    assert report["faults"] == []
+    assert ("nobody but administrators may log in" in str(report["warnings"])) is not can
 
 
 def test_a_rehearsal_tells_the_network_of_the_notebooks(

@@ -355,7 +355,7 @@ def test_the_older_container_spec_is_refused_with_todays_option(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("c.DockerSpawner.extra_host_config = {'privileged': True}", "extra_container_spec"),
+        ("c.DockerSpawner.extra_host_config = {'privileged': True}", "no such thing for services"),
         ("c.DockerSpawner.links = {'db': 'db'}", "common network"),
         ("c.SwarmSpawner.mounts = [{'source': 'a', 'target': '/a'}]", "c.SwarmSpawner.volumes"),
         ("c.DockerSpawner.mounts.append({'source': 'a', 'target': '/a'})", "c.SwarmSpawner.vol"),

@@ -17,9 +17,11 @@ from traitlets.config import Config
 
 from jhswarmd import labels
 from jhswarmd.errors import EngineUnavailable, JhswarmdError
+from jhswarmd.hubext import checks
 from jhswarmd.spawner.base import ServiceSpawner
 from jhswarmd.spawner.failure import StartFailed
 from jhswarmd.spawner.progress import ProgressLog
+from jhswarmd.spawner.request import create_request
 from jhswarmd.spawner.swarm import SwarmSpawner
 from jhswarmd.spawner.whereabouts import Holder
 
@@ -326,6 +328,20 @@ def test_a_template_that_nothing_fills_is_a_matter_of_the_configuration() -> Non
     with pytest.raises(StartFailed) as caught:
         asyncio.run(spawner.start())
     assert caught.value.reason == "configuration"
+
+
+@pytest.mark.parametrize("option", sorted(checks.REFUSED.keys() - {"mounts", "remove"}))
+def test_what_services_do_not_have_is_refused_when_a_hook_sets_it(option: str) -> None:
+    spawner = make_spawner()
+    setattr(spawner, option, "x" if option == "post_start_cmd" else {"x": "y"})
+    with pytest.raises(JhswarmdError, match=f"c.SwarmSpawner.{option} cannot be used"):
+        asyncio.run(create_request(spawner, {}))
+
+
+def test_the_server_without_a_name_has_a_name_that_swarm_takes() -> None:
+    template = "{prefix}-{username}-{servername}"
+    assert make_spawner("ann", "", name_template=template).object_name.endswith("-ann")
+    assert make_spawner("ann", "x", name_template=template).object_name.endswith("-ann-x")
 
 
 def test_first_starts_of_a_user_take_turns_whatever_their_volumes_are() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from traitlets.config import Config
 
-from jhswarmd.hubext.checks import fixed, services, spawner, unknown
+from jhswarmd.hubext.checks import fixed, services, spawner, trial, unknown
 from jhswarmd.hubext.checks.classes import choose_classes
 from jhswarmd.hubext.checks.common import Classes, final
 from jhswarmd.hubext.checks.notices import warnings
@@ -32,6 +32,7 @@ def faults(
         lambda: spawner.impossible(site, classes),
         lambda: spawner.unreachable(c, site, classes),
         lambda: spawner.invalid(site, classes),
+        lambda: trial.unfit(c, site, classes),
         lambda: services.wrong_services(base, site),
         lambda: services.wrong_start(site),
         lambda: services.missing_files(site),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from typing import Any
 
 from jupyterhub.app import JupyterHub
@@ -32,7 +33,7 @@ def choose_classes(base: Config, site: Site) -> tuple[Classes, list[str]]:
             except (TraitError, ImportError, AttributeError) as exc:
                 is_missing = isinstance(exc, ImportError) or "could not be imported" in str(exc)
                 words = "it is not installed in the hub's image" if is_missing else why
-                faults.append(refusal(given, words, instead))
+                faults.append(refusal(given, words, _installed_as(given.value) or instead))
                 continue
             if cls is StockPAMAuthenticator:
                 faults.append(refusal(given, "jhswarmd has one of its own", _PAM_INSTEAD))
@@ -49,7 +50,8 @@ def choose_classes(base: Config, site: Site) -> tuple[Classes, list[str]]:
             "the daemon, status and the users' volumes know the servers of jhswarmd's own spawner "
             "alone",
             f"{LEAVE_OUT}: c.SwarmSpawner and c.DockerSpawner set that spawner's options "
-            "(docs/spawner.md)",
+            "(docs/spawner.md); a class of your own must be made of "
+            "jhswarmd.spawner.swarm.SwarmSpawner",
         ),
         authenticator=choose(
             "authenticator_class",
@@ -66,6 +68,15 @@ def choose_classes(base: Config, site: Site) -> tuple[Classes, list[str]]:
         ),
     )
     return classes, faults
+
+
+def _installed_as(name: Any) -> str:
+    """Return how a class is called that an older package had, and JupyterHub has now; '': none."""
+    cls = str(name).rpartition(".")[2]
+    for each in entry_points(group="jupyterhub.authenticators"):
+        if each.attr == cls:
+            return f"'{each.name}', which is installed there"
+    return ""
 
 
 def _resolve(option: str, value: Any) -> type[Any]:

@@ -127,6 +127,7 @@ OPTIONS: Sequence[tuple[Sequence[str], str, str, str, tuple[Any, ...]]] = (
         "'encrypted' among the overlay network's driver_opts",
         (False,),
     ),
+    (HUB, "config_file", "the hub reads its own file and conf.d alone", "a file in conf.d", ()),
     (HUB, "generate_config", "the hub would write a file and end", LEAVE_OUT, (False,)),
     (HUB, "generate_certs", "the hub would write files and end", LEAVE_OUT, (False,)),
     (HUB, "show_config", "the hub would print it and end", LEAVE_OUT, (False,)),

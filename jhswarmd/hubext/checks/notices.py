@@ -31,8 +31,19 @@ from jhswarmd.settings import Settings
 
 #: The group of the accounts that the daemon delivers.
 ACCOUNTS_GROUP = "jhswarmd"
+#: Seconds for which the login of a removed account may go on without a warning.
+_REFRESH_MOST_S = 60
 #: Directories of a node that tell or give every user what is the node's.
 _OF_THE_NODE = ("/etc", "/root", "/proc", "/sys", "/dev", "/run", "/var/run", "/var/lib", "/boot")
+
+
+#: Options that mean something to ``internal_ssl`` alone.
+_OF_INTERNAL_SSL = (
+    "internal_certs_location",
+    "recreate_internal_certs",
+    "external_ssl_authorities",
+    "trusted_alt_names",
+)
 
 
 def warnings(c: Config, site: Site, classes: Classes, settings: Settings) -> Iterator[str]:
@@ -51,6 +62,11 @@ def _no_effect(site: Site, classes: Classes) -> Iterator[str]:
     for given in site.given():
         if given.section in SPAWNER and given.option in NO_EFFECT:
             yield f"{given.place}: {given.name} has no effect: {NO_EFFECT[given.option]}"
+        elif given.section in HUB and given.option in _OF_INTERNAL_SSL:
+            yield (
+                f"{given.place}: {given.name} has no effect: it belongs to "
+                "c.JupyterHub.internal_ssl, which does not work on Swarm"
+            )
         elif given.section and given.section not in sections and given.section in known:
             if _is_of_a_choice(known[given.section]):
                 yield (
@@ -144,6 +160,20 @@ def _who_may_log_in(c: Config, site: Site, classes: Classes, settings: Settings)
                     f"{given.place}: {given.name} names groups without members: all accounts of "
                     f"user_list.txt are in the group '{ACCOUNTS_GROUP}' alone"
                 )
+    for given in site.given(PAM, "delete_invalid_users"):
+        if given.value:
+            yield (
+                f"{given.place}: {given.name} has no effect: accounts are delivered while the hub "
+                "starts, and nobody is forgotten who has none yet"
+            )
+    for given in site.given(PAM, "auth_refresh_age"):
+        age_s = given.value
+        if isinstance(age_s, (int, float)) and not 0 < age_s <= _REFRESH_MOST_S:
+            until = f"for up to {age_s:g} s" if age_s > 0 else "until they log out"
+            yield (
+                f"{given.place}: {given.name} keeps people logged in {until} whose account is "
+                "removed"
+            )
     if final(c, classes.authenticator, "allowed_groups"):
         for given in site.given(PAM, "allowed_users"):
             yield (

@@ -14,7 +14,15 @@ from urllib.parse import urlsplit
 from jupyterhub.services.service import Service
 from traitlets.config import Config
 
-from jhswarmd.hubext.checks.common import COOKIES, HUB, did_you_mean, items, plain, refusal
+from jhswarmd.hubext.checks.common import (
+    COOKIES,
+    HUB,
+    LEAVE_OUT,
+    did_you_mean,
+    items,
+    plain,
+    refusal,
+)
 from jhswarmd.hubext.site import Site
 
 #: The hub's volume, and its working directory: only the running hub has what is there.
@@ -136,13 +144,31 @@ def wrong_start(site: Site) -> Iterator[str]:
             yield refusal(given, why, f"0 to {_LISTENS_WITHIN_S}")
 
 
+#: Options that name a file which the hub writes.
+_WRITTEN = ("pid_file", "extra_log_file")
+
+
+def _exists(path: Path) -> bool:
+    """Tell whether the running hub has a path, as far as that can be known."""
+    return path.exists() or path == _DATA or _DATA in path.parents
+
+
 def missing_files(site: Site) -> Iterator[str]:
     """Find pages and pictures that the image does not have; JupyterHub does not miss them."""
+    for option in _WRITTEN:
+        for given in site.given(HUB, option):
+            folder = Path(str(given.value)).parent
+            if isinstance(given.value, str) and given.value and not _exists(folder):
+                why = f"the directory {folder} does not exist in the hub's image"
+                yield refusal(given, why, f"{LEAVE_OUT}, or a file in {_DATA}")
+    for given in site.given(HUB, "data_files_path"):
+        if isinstance(given.value, str) and not Path(given.value, "templates").is_dir():
+            yield refusal(given, "JupyterHub's pages are not there in the hub's image", LEAVE_OUT)
     for option in ("template_paths", "logo_file"):
         for given in site.given(HUB, option):
             for each in items(given.value) or [given.value]:
                 path = Path(str(each))
-                if isinstance(each, str) and not path.exists() and _DATA not in path.parents:
+                if isinstance(each, str) and not _exists(path):
                     yield (
                         f"{given.place}: {given.name} cannot work here: {path} does not exist in "
                         "the hub's image. Instead: put it into hub_config, which is "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,7 @@ from traitlets import TraitError
 from traitlets.config import Config
 from traitlets.config.loader import LazyConfigValue
 
+from jhswarmd import log_tail
 from jhswarmd.hubext.checks.common import (
     LEAVE_OUT,
     MAX_WORDS,
@@ -50,6 +51,47 @@ REFUSED = {
         "nothing: volumes keep what is to be kept",
     ),
 }
+_EXTRA = "c.SwarmSpawner.extra_container_spec = {{'{}': ...}}"
+_GPUS = "the runtime of each node's engine and GENERIC_RESOURCES (docs/spawner.md, GPUs)"
+_MEMORY = "c.SwarmSpawner.mem_limit (or MEM_LIMIT in the profile)"
+_CPU = "c.SwarmSpawner.cpu_limit, in cores (or CPU_LIMIT in the profile)"
+_BINDS = "c.SwarmSpawner.volumes (or SHARED_VOLUMES in the profile)"
+_NONE = "nothing: Swarm has no such thing for services"
+#: What people write into ``extra_host_config`` and ``extra_create_kwargs`` for containers, and
+#: what does the same for services.
+_OF_CONTAINERS: Mapping[str, str] = {
+    "network_mode": f"{LEAVE_OUT}: notebooks are in the stack's own network",
+    **dict.fromkeys(("mem_limit", "memory", "memswap_limit"), _MEMORY),
+    "mem_reservation": "c.SwarmSpawner.mem_guarantee (or MEM_GUARANTEE in the profile)",
+    **dict.fromkeys(("nano_cpus", "cpu_quota", "cpu_period", "cpus"), _CPU),
+    "cpu_shares": "c.SwarmSpawner.cpu_guarantee (or CPU_GUARANTEE in the profile)",
+    "shm_size": "c.SwarmSpawner.shm_size (or SHM_SIZE in the profile)",
+    "pids_limit": "c.SwarmSpawner.pids_limit (or PIDS_LIMIT in the profile)",
+    "ulimits": "c.SwarmSpawner.ulimits (or ULIMITS in the profile)",
+    "cap_drop": "c.SwarmSpawner.cap_drop (or CAP_DROP in the profile)",
+    "security_opt": "c.SwarmSpawner.no_new_privileges (or NO_NEW_PRIVILEGES in the profile), and "
+    + _EXTRA.format("privileges"),
+    **{key: _EXTRA.format(key) for key in ("cap_add", "sysctls", "read_only", "user", "hostname")},
+    **{key: _EXTRA.format(key) for key in ("tty", "healthcheck")},
+    "dns": _EXTRA.format("dns_config"),
+    "extra_hosts": _EXTRA.format("hosts"),
+    "group_add": _EXTRA.format("groups"),
+    "working_dir": _EXTRA.format("workdir"),
+    "stdin_open": _EXTRA.format("open_stdin"),
+    "entrypoint": _EXTRA.format("command"),
+    "tmpfs": "c.SwarmSpawner.shm_size for /dev/shm, else " + _EXTRA.format("mounts"),
+    "log_config": "c.SwarmSpawner.extra_task_spec = {'log_driver': ...}",
+    **dict.fromkeys(("runtime", "device_requests"), _GPUS),
+    **dict.fromkeys(("binds", "mounts", "volumes", "volumes_from"), _BINDS),
+    "command": "c.SwarmSpawner.cmd",
+    "environment": "c.SwarmSpawner.environment",
+    "image": "c.SwarmSpawner.image",
+    "name": "c.SwarmSpawner.name_template",
+    "ports": "c.SwarmSpawner.port",
+    "port_bindings": "c.SwarmSpawner.use_internal_ip = False",
+    **dict.fromkeys(("init", "auto_remove", "restart_policy", "detach", "links"), LEAVE_OUT),
+    **dict.fromkeys(("devices", "privileged", "ipc_mode", "pid_mode", "userns_mode"), _NONE),
+}
 #: Those that ask for what is the case anyway, or mean nothing to a service.
 NO_EFFECT = {
     "remove_containers": "a stopped notebook is always removed, its volumes stay",
@@ -84,19 +126,31 @@ def impossible(site: Site, classes: Classes) -> Iterator[str]:
         for given in site.given(sections, option):
             value = True if isinstance(given.value, LazyConfigValue) else given.value
             if bool(value) is (option != "remove"):
-                yield (
-                    f"{given.place}: {given.name} does not work on Swarm: {why}. Instead: {instead}"
-                )
+                what = f"{given.place}: {given.name} does not work on Swarm: {why}"
+                arguments = plain(given.value, {}) if option == "extra_host_config" else None
+                if isinstance(arguments, dict) and arguments:
+                    yield f"{what}. Instead {_for_services(arguments, instead)}"
+                else:
+                    yield f"{what}. Instead: {instead}"
     for option, kind in _ARGUMENTS.items():
         names = inspect.signature(kind).parameters.keys() - _NOT_FOR_SITES
         for given in site.given(sections, option):
             value = plain(given.value, {})
             keys = value if isinstance(value, dict) else ()
             for key in [key for key in keys if key not in names]:
+                if option == "extra_create_kwargs" and key in _OF_CONTAINERS:
+                    instead = f". Instead: {_OF_CONTAINERS[key]}"
+                else:
+                    instead = did_you_mean(get_close_matches(str(key), names), "")
                 yield (
                     f"{given.place}: {given.name} cannot be used: docker-py's {kind.__name__} has "
-                    f"no '{key}'{did_you_mean(get_close_matches(str(key), names), '')}"
+                    f"no '{key}'{instead}"
                 )
+
+
+def _for_services(arguments: Iterable[str], other: str) -> str:
+    """Return what to set instead of each of a container's arguments."""
+    return "; ".join(f"of its '{key}': {_OF_CONTAINERS.get(key, other)}" for key in arguments)
 
 
 def unreachable(c: Config, site: Site, classes: Classes) -> Iterator[str]:
@@ -139,7 +193,10 @@ def invalid(site: Site, classes: Classes) -> Iterator[str]:
                 elif not isinstance(given.value, LazyConfigValue):
                     trait.validate(None, given.value)
             except TraitError as exc:
-                words = " ".join(str(exc).replace(" of None instance", "").split())[:MAX_WORDS]
+                words = " ".join(str(exc).replace(" of None instance", "").split())
+                if log_tail.is_secret_name(given.option):
+                    words = f"it takes {trait.info()}"
+                words = log_tail.hide(words)[:MAX_WORDS]
                 yield f"{given.place}: {given.name} cannot be used: {words}"
             except (AttributeError, TypeError):
                 continue  # it cannot be judged without the object that has it

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+import dockerspawner
 from traitlets.config import Config, Configurable
 
 from jhswarmd.hubext.checks.common import (
@@ -32,7 +33,29 @@ _OLDER: Mapping[str, str] = {
     "service_owner": LEAVE_OUT,
     "service_port": "c.SwarmSpawner.port",
     "service_image": "c.SwarmSpawner.image (or SINGLE_USER_IMAGE in the profile)",
-    "use_user_options": "c.SwarmSpawner.notebook_profiles (or notebook_profiles.yml)",
+    **dict.fromkeys(
+        ("use_user_options", "images", "dockerimages", "profile_list", "profiles"),
+        "c.SwarmSpawner.notebook_profiles (or notebook_profiles.yml)",
+    ),
+    **dict.fromkeys(
+        ("form_template", "option_template", "user_upload_form"), "c.SwarmSpawner.options_form"
+    ),
+    **dict.fromkeys(
+        (
+            "enable_user_upload_install_files",
+            "allowed_user_upload_extensions",
+            "user_upload_destination_directory",
+        ),
+        "a notebook's image of your own (SINGLE_USER_IMAGE in the profile), or pip in the notebook",
+    ),
+    "user_format_attributes": "{username}, {raw_username} and {servername} in c.SwarmSpawner's "
+    "templates",
+    "configs": "c.SwarmSpawner.extra_container_spec = {'configs': [...]}",
+    "secrets": "c.SwarmSpawner.extra_container_spec = {'secrets': [...]}",
+    "log_driver": "c.SwarmSpawner.extra_task_spec = {'log_driver': ...}",
+    "accelerators": "c.SwarmSpawner.generic_resources (or GENERIC_RESOURCES in the profile)",
+    "extra_hosts": "c.SwarmSpawner.extra_container_spec = {'hosts': {...}}",
+    "extra_start_command": "c.SwarmSpawner.cmd, or a start script in the notebook's image",
 }
 #: What stood in the older ``container_spec``.
 _CONTAINER_SPEC = {
@@ -113,10 +136,22 @@ def _no_class(given: Given, known: Mapping[str, Any]) -> str:
     if not like and any(word in given.section for word in _NOTEBOOK_WORDS):
         what = _NOTEBOOK_SECTIONS.format(section=given.section, option=given.option)
         return f"{given.place}: {given.name} {what}"
-    return (
+    what = (
         f"{given.place}: {given.name} has no effect: nothing in the hub's image is called "
-        f"{given.section}{did_you_mean(like, 'c.')}"
+        f"{given.section}"
     )
+    if instead := _of_our_spawner(given):
+        return f"{what}. Instead: {instead}"
+    return f"{what}{did_you_mean(like, 'c.')}"
+
+
+def _of_our_spawner(given: Given) -> str:
+    """Return what to set instead of an option of a spawner that is not installed; '': nothing."""
+    if not given.section.endswith("Spawner") or given.section in SPAWNER:
+        return ""
+    if given.option in dockerspawner.SwarmSpawner.class_trait_names(config=True):
+        return f"c.SwarmSpawner.{given.option}"
+    return _OLDER.get(given.option, "")
 
 
 def _no_option(given: Given, names: Iterable[str]) -> str:

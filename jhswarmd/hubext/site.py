@@ -186,7 +186,7 @@ def _where(path: Path, exc: BaseException) -> str:
 def _words(exc: BaseException) -> str:
     if not isinstance(exc, Exception):
         return f"it ends the hub ({type(exc).__name__})"
-    text = exc.msg if isinstance(exc, SyntaxError) else str(exc)
+    text = log_tail.hide(exc.msg if isinstance(exc, SyntaxError) else str(exc))
     raised_in = traceback.extract_tb(exc.__traceback__)[-1].filename
     if isinstance(exc, KeyError) and raised_in.endswith(("/os.py", "<frozen os>")):
         text += (
@@ -195,4 +195,4 @@ def _words(exc: BaseException) -> str:
         )
     if isinstance(exc, ModuleNotFoundError):
         text += ": the hub's image has JupyterHub, dockerspawner, oauthenticator and what they need"
-    return log_tail.hide(f"{type(exc).__name__}: {text}")[:_MAX_WORDS]
+    return f"{type(exc).__name__}: {text}"[:_MAX_WORDS]

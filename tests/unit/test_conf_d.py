@@ -390,6 +390,7 @@ c.JupyterHub.hub_port = 8081
 c.JupyterHub.hub_bind_url = "http://0.0.0.0:8081"
 c.JupyterHub.hub_connect_ip = "hub"
 c.JupyterHub.base_url = "/"
+c.JupyterHub.config_file = "jupyterhub_config.py"
 c.JupyterHub.ip = "0.0.0.0"
 c.JupyterHub.port = 8443
 c.JupyterHub.db_url = c_db
@@ -431,6 +432,9 @@ def test_secrets_are_not_repeated(refused: Callable[..., list[str]]) -> None:
         ("c.ServerApp.root_dir = '/x'", "NOTEBOOK_ARGS"),
         ("c.MappingKernelManager.cull_idle_timeout = 1", "jupyter_server_config.py"),
         ("c.NativeAuthenticator.open_signup = True", "nothing in the hub's image"),
+        ("c.JupyterHub.allowed_users = {'x'}", "Did you mean c.Authenticator.allowed_users?"),
+        ("c.Authenticator.concurrent_spawn_limit = 1", "c.JupyterHub.concurrent_spawn_limit?"),
+        ("c.JupyterHub.start_timeout = 1", "Did you mean c.Spawner.start_timeout?"),
         ("c.KubeSpawner.cpu_limit = 2", "Instead: c.SwarmSpawner.cpu_limit"),
         ("c.KubeSpawner.profile_list = []", "Instead: c.SwarmSpawner.notebook_profiles"),
         ("c.KubeSpawner.storage_class = 'x'", "nothing in the hub's image is called KubeSpawner"),
@@ -443,6 +447,17 @@ def test_an_option_that_no_class_has_is_named(
     (fault,) = refused(line)
     assert fault.startswith("hub_config/conf.d/10.py, line 1: c.")
     assert words in fault
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["c.LDAPAuthenticator.server_address = 'x'", "c.DockerSpawner.post_start_cmds = ['x']"],
+)
+def test_nothing_is_proposed_that_does_not_help(
+    refused: Callable[..., list[str]], line: str
+) -> None:
+    (fault,) = refused(line)
+    assert "Did you mean" not in fault
 
 
 @pytest.mark.parametrize(

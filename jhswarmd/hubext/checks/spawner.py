@@ -195,7 +195,7 @@ def invalid(site: Site, classes: Classes) -> Iterator[str]:
             except TraitError as exc:
                 words = " ".join(str(exc).replace(" of None instance", "").split())
                 if log_tail.is_secret_name(given.option):
-                    words = f"it takes {trait.info()}"
+                    words = f"it takes {trait.info()}, not {type(given.value).__name__}"
                 words = log_tail.hide(words)[:MAX_WORDS]
                 yield f"{given.place}: {given.name} cannot be used: {words}"
             except (AttributeError, TypeError):

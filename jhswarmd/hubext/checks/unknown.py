@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -16,6 +16,7 @@ from jhswarmd.hubext.checks.common import (
     did_you_mean,
     installed_classes,
 )
+from jhswarmd.hubext.checks.spawner import REFUSED
 from jhswarmd.hubext.site import Given, Site, section_names
 
 #: Options of older Swarm spawners, and where today's users set the same.
@@ -103,11 +104,11 @@ def unknown_options(site: Site, classes: Classes) -> Iterator[str]:
                 for name in _option_names(cls)
             }
             if given.option not in names:
-                yield _no_option(given, names)
+                yield _no_option(given, names, _classes_with(given.option, used))
         elif given.section in known:
             names = _option_names(known[given.section])
             if names and given.option not in names:
-                yield _no_option(given, names)
+                yield _no_option(given, names, ())
         else:
             yield _no_class(given, known)
 
@@ -142,6 +143,8 @@ def _no_class(given: Given, known: Mapping[str, Any]) -> str:
     )
     if instead := _of_our_spawner(given):
         return f"{what}. Instead: {instead}"
+    # 'LDAPAuthenticator' is no slip of the pen for 'Authenticator'.
+    like = [name for name in like if not given.section.endswith(name)]
     return f"{what}{did_you_mean(like, 'c.')}"
 
 
@@ -154,16 +157,31 @@ def _of_our_spawner(given: Given) -> str:
     return _OLDER.get(given.option, "")
 
 
-def _no_option(given: Given, names: Iterable[str]) -> str:
+def _classes_with(option: str, used: Iterable[Any]) -> list[str]:
+    """Return the general classes that have an option which was set on another one."""
+    found = []
+    for cls in used:
+        for name in section_names(cls):
+            owner = next(each for each in cls.__mro__ if each.__name__ == name)
+            if option in _option_names(owner):
+                found.append(name)
+                break
+    return found
+
+
+def _no_option(given: Given, names: Iterable[str], others: Sequence[str]) -> str:
     if given.section in SPAWNER and given.option in _OLDER:
         return (
             f"{given.place}: {given.name} is an option of an older spawner, and has no effect. "
             + _today(given)
         )
-    like = get_close_matches(given.option, names)
+    like = [f"{given.section}.{name}" for name in get_close_matches(given.option, names)]
+    if others:
+        like = [f"{name}.{given.option}" for name in others]
+    like = [name for name in like if name.rpartition(".")[2] not in REFUSED]
     return (
         f"{given.place}: {given.name} has no effect: there is no such option"
-        f"{did_you_mean(like, f'c.{given.section}.')}"
+        f"{did_you_mean(like, 'c.')}"
     )
 
 

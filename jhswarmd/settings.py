@@ -54,6 +54,8 @@ _ULIMITS = (
     *("rss", "rtprio", "rttime", "sigpending", "stack"),
 )
 _ULIMIT = re.compile(r"^(-1|\d+)(?::(-1|\d+))?$")
+#: Length of the longest prefix of a subnet that holds the stack's own services.
+_SMALLEST_SUBNET = 28
 #: Labels of letters, digits and dashes, which an IPv4 address is made of, too (RFC 1123).
 _HOST = re.compile(
     r"^(?=.{1,253}\Z)[a-zA-Z0-9](?:[a-zA-Z0-9_-]*[a-zA-Z0-9])?"
@@ -415,6 +417,8 @@ class Settings(BaseModel):
         if not value:
             return value
         value = value.rstrip("/")
+        scheme, _, rest = value.partition("://")
+        value = f"{scheme.lower()}://{rest}"
         try:
             parts = urlsplit(value)
             origin = f"{parts.scheme}://{parts.netloc}"
@@ -452,7 +456,12 @@ class Settings(BaseModel):
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        networks = [ipaddress.IPv4Network(each) for each in value]
+        try:
+            networks = [ipaddress.IPv4Network(each) for each in value]
+        except ValueError as exc:
+            raise ValueError(
+                f"must be IPv4 addresses or networks, such as 10.0.0.7 and 10.0.8.0/24 ({exc})"
+            ) from exc
         if any(network.prefixlen < 8 for network in networks):
             raise ValueError("would believe the headers of half the world; name single proxies")
         return tuple(map(str, networks))
@@ -460,7 +469,15 @@ class Settings(BaseModel):
     @field_validator("notebooks_subnet", "control_subnet")
     @classmethod
     def _is_subnet(cls, value: str) -> str:
-        ipaddress.IPv4Network(value)
+        try:
+            subnet = ipaddress.IPv4Network(value)
+        except ValueError as exc:
+            raise ValueError(f"must be an IPv4 network, such as 10.128.0.0/16 ({exc})") from exc
+        if not 8 <= subnet.prefixlen <= _SMALLEST_SUBNET:
+            raise ValueError(
+                f"must be between /8 and /{_SMALLEST_SUBNET}: the stack's own services and each "
+                "node need addresses, too"
+            )
         return value
 
     @field_validator("volume_options")

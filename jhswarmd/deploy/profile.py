@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -329,3 +330,23 @@ def _check_tls_pair(folder: Path, files: Mapping[str, bytes], faults: list[str])
             f"{folder / SECRET_FILES['tls_key']}: does not belong to the certificate; put there "
             f"the key of the first one in {SECRET_FILES['tls_cert']}, which must be the hub's own"
         )
+        return
+    why = _why_unusable(folder / SECRET_FILES["tls_cert"], folder / SECRET_FILES["tls_key"])
+    if why:
+        faults.append(
+            f"{folder / SECRET_FILES['tls_cert']}: the proxy could not start with it ({why}); it "
+            "takes whole files in PEM form, RSA keys of 2048 bits or more, and signatures of "
+            "SHA-256 or better"
+        )
+
+
+def _why_unusable(certificate: Path, key: Path) -> str:
+    """Return what OpenSSL has against a certificate with its chain and key; empty: nothing."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # What OpenSSL in the proxy is built with; a host may be laxer.
+    context.set_ciphers("DEFAULT:@SECLEVEL=2")
+    try:
+        context.load_cert_chain(certificate, key, password=b"")
+    except ssl.SSLError as exc:
+        return (exc.reason or str(exc)).lower().replace("_", " ")
+    return ""

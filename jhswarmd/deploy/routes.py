@@ -6,6 +6,7 @@ or a virtual one, with the same addresses can no longer be reached from there. N
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
@@ -47,10 +48,9 @@ def read() -> list[Taken]:
     if program:
         command = [program, "-4", "-json", "route", "show", "table", "all"]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
-        try:
-            return list(parse(json.loads(result.stdout or "[]")))
-        except ValueError:
-            pass  # of an older version, which knows no JSON
+        # Others than iproute2's, and older ones, know no JSON.
+        with contextlib.suppress(ValueError):
+            return list(parse(json.loads(result.stdout)))
     return list(parse_proc(_PROC.read_text() if _PROC.exists() else ""))
 
 

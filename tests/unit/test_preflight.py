@@ -147,6 +147,20 @@ def test_without_ip_the_kernels_own_table_is_read():
         assert taken.subnet == WANTED
 
 
+def test_an_ip_that_knows_no_json_does_not_stand_for_no_routes(tmp_path, monkeypatch):
+    program = tmp_path / "ip"
+    program.write_text("#!/bin/sh\necho 'Option \"-json\" is unknown' >&2\nexit 255\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    table = tmp_path / "route"
+    table.write_text(
+        "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
+        "eth1\t0000800A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n"
+    )
+    monkeypatch.setattr(routes, "_PROC", table)
+    assert len(routes.read()) == 1
+
+
 def test_a_suggestion_is_private_and_nobodys():
     assert routes.suggest(16, []) == "10.0.0.0/16"
     assert routes.suggest(16, [IPv4Network("10.0.0.0/8")]) == "172.16.0.0/16"

@@ -1,6 +1,19 @@
 """Profiles: everything that is wrong is said at once, with file and line."""
 
+from datetime import datetime, timedelta, timezone
+
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
 
 from jhswarmd import assets, tls
 from jhswarmd.deploy import profile
@@ -190,6 +203,74 @@ def test_a_key_of_another_certificate_is_refused(folder):
     )
     (fault,) = faults_of("site", folder)
     assert "does not belong to the certificate" in fault
+
+
+def write_certificate(folder, *, key, chain=b""):
+    """Put a certificate that a CA has signed into the profile's folder."""
+    ca_key = ec.generate_private_key(ec.SECP256R1())
+    ca, name = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, n)]) for n in ("ca", "hub"))
+    now = datetime.now(timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(ca)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .sign(ca_key, hashes.SHA256())
+    )
+    pem_key = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    pem = certificate.public_bytes(Encoding.PEM)
+    write(
+        folder,
+        "site",
+        "",
+        **{"user_list.txt": "a:a", "ssl__cert.pem": pem + chain, "ssl__key.pem": pem_key},
+    )
+
+
+def test_a_certificate_of_a_ca_with_its_chain_is_taken(folder):
+    chain, _ = tls.self_signed("ca")
+    write_certificate(folder, key=ec.generate_private_key(ec.SECP256R1()), chain=chain)
+    profile.load("site", folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"key": lambda: rsa.generate_private_key(65537, 1024)}, "key too small"),
+        ({"chain": tls.self_signed("ca")[0][:-40]}, "bad end line"),
+    ],
+)
+def test_a_certificate_with_which_the_proxy_could_not_start_is_refused(folder, options, words):
+    options = {"key": lambda: ec.generate_private_key(ec.SECP256R1()), **options}
+    write_certificate(folder, **{**options, "key": options["key"]()})
+    (fault,) = faults_of("site", folder)
+    assert fault.startswith(f"{folder / 'site' / 'ssl/cert.pem'}: the proxy could not start")
+    assert words in fault
+
+
+def test_a_key_with_a_passphrase_is_refused(folder):
+    certificate, key = tls.self_signed("hub.example")
+    locked = load_pem_private_key(key, None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")
+    )
+    files = {"user_list.txt": "a:a", "ssl__cert.pem": certificate, "ssl__key.pem": locked}
+    write(folder, "site", "", **files)
+    (fault,) = faults_of("site", folder)
+    assert "is no key in PEM form without a passphrase" in fault
+
+
+@pytest.mark.parametrize("key", ["NOTEBOOKS_SUBNET", "CONTROL_SUBNET"])
+@pytest.mark.parametrize(
+    "value", ["10.1.2.3", "10.1.2.0/29", "0.0.0.0/0", "10.0.0.1/16", "fd00::/8", "lan"]
+)
+def test_a_subnet_that_cannot_hold_the_stack_is_refused(folder, key, value):
+    write(folder, "site", f"{key}={value}\n", **{"user_list.txt": "a:a"})
+    (fault,) = faults_of("site", folder)
+    assert key in fault
+    assert "such as 10.128.0.0/16" in fault or "between /8 and /28" in fault
 
 
 def test_an_empty_secret_file_is_refused_and_a_short_cookie_secret_too(folder):

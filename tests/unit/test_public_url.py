@@ -27,6 +27,7 @@ GITHUB = {
         ({"public_url": "https://hub.example.org:443"}, "https://hub.example.org"),
         ({"public_url": "https://hub.example.org:444"}, "https://hub.example.org:444"),
         ({"public_url": "https://HUB.example.org"}, "https://hub.example.org"),
+        ({"public_url": "HTTPS://hub.example.org"}, "https://hub.example.org"),
     ],
 )
 def test_browsers_are_sent_to_the_public_url_and_never_to_an_inner_port(keys, url):
@@ -62,6 +63,8 @@ def test_a_public_url_is_a_scheme_and_a_name_alone(value):
         ({**PUBLIC, "trusted_proxies": "0.0.0.0/0"}, "half the world"),
         ({**PUBLIC, "trusted_proxies": "nginx"}, "nginx"),
         ({**PUBLIC, "trusted_proxies": "10.0.0.1/8"}, "host bits"),
+        ({**PUBLIC, "trusted_proxies": "proxy.example"}, "IPv4 addresses or networks, such as"),
+        ({**PUBLIC, "trusted_proxies": "fd00::1"}, "IPv4 addresses or networks, such as"),
         ({"max_header_size": "1M"}, "65536"),
         ({**PUBLIC, **GITHUB, "oauth_callback_url": "https://localhost/hub/oauth_callback"}, "PUB"),
     ],

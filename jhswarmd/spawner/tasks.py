@@ -55,6 +55,8 @@ _MOUNT = re.compile(
     r"error while mounting volume|failed to (?:mount local|populate) volume"
     r"|bind source path does not exist|invalid mount config|invalid bind mount"
     r"|network volume address|failed to (?:copy file info|chown|chmod)\b|/volumes/[^/\s]+/_data"
+    r"|volume name must be unique|missing required option|invalid option(?: key)?: "
+    r"|local volume name|mount source path"
     r"|VolumeDriver\.|volume plugin|rootfs_linux\.go.* mounting |mounting \S+ to rootfs",
     re.IGNORECASE,
 )
@@ -93,9 +95,18 @@ _MOUNT_ADVICE = (
         "What is to be mounted is not there, or is not a directory: make it where the files are",
     ),
     (r"plugin", "The volume's driver is not installed on that node, or does not run"),
+    (
+        r"volume name must be unique",
+        "That node has a volume of the same name with another driver: rename or remove it there, "
+        "or set the driver that it has (VOLUME_DRIVER, SHARED_VOLUME_DRIVER)",
+    ),
     (r"stale", "The server's directory was replaced meanwhile: the node has to mount it again"),
     (r"read-only", "It is mounted read-only, and the engine could not write to it: use mode ro"),
-    (r"invalid argument", "The driver's options make no sense to that node's kernel"),
+    (
+        r"invalid argument|invalid option|missing required option",
+        "The driver's options make no sense to it or to that node's kernel (VOLUME_OPTIONS, "
+        "SHARED_VOLUME_OPTIONS)",
+    ),
 )
 _TELL = "Please tell your administrator."
 _LATER = "Please try again later, or tell your administrator."

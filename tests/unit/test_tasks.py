@@ -322,6 +322,13 @@ _NFS = f"{_ERROR}failed to mount local volume: mount :/export/ann:{_DATA}, data:
             "not a directory",
         ),
         (f"chown {_DATA}: operation not permitted", "VOLUME_NO_COPY=true"),
+        (
+            "create home-ann: conflict: volume name must be unique: volume already exists",
+            "with another driver",
+        ),
+        ('create home-ann: invalid option: "devise"', "SHARED_VOLUME_OPTIONS"),
+        ('create home-ann: invalid option key: "devise"', "SHARED_VOLUME_OPTIONS"),
+        ('create home-ann: missing required option: "device"', "SHARED_VOLUME_OPTIONS"),
         (f"stat {_DATA}: stale NFS file handle", "mount it again"),
         ("VolumeDriver.Mount: error mounting ann: permission denied", "does not let that node"),
         (

@@ -158,6 +158,7 @@ c.SwarmSpawner.start_timeout = settings.start_timeout_s
 # For one that is slow to answer when it starts. One that runs is never stopped for its silence.
 c.SwarmSpawner.http_timeout = 60
 hubstart.keep_silent_servers()
+hubstart.keep_going_without_services()
 c.SwarmSpawner.during_check = hubstart.checking
 # From the hub's own environment; what a site sets as 'environment' adds to them.
 c.SwarmSpawner.env_keep = list(settings.proxy_environment)

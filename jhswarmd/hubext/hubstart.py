@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jupyterhub.app import JupyterHub
 from jupyterhub.user import User
 
 from jhswarmd.hubext.answers import Answers
@@ -31,6 +32,7 @@ START_FILE = Path("/run/jhswarmd-hub/start")
 _LOG_EVERY_S = 1.0
 
 _wait_for_answer = User._wait_up
+_start_a_service = JupyterHub.start_service
 
 #: What is known about the servers of this hub that ran when it started.
 answers = Answers()
@@ -47,6 +49,27 @@ async def _wait_up(user: Any, spawner: Any) -> Any:
         return await _wait_for_answer(user, spawner)
     answers.watch(user, spawner)
     return spawner
+
+
+def keep_going_without_services() -> None:
+    """Let no service of the site that does not run end the hub, and with it everybody's access.
+
+    JupyterHub ends when one that it starts itself, and that has a url, ends or does not answer;
+    by then its API has been listening for a while, so that it counts as healthy each time.
+    """
+    JupyterHub.start_service = _start_service
+
+
+async def _start_service(
+    app: JupyterHub, service_name: str, service: Any, ssl_context: Any = None
+) -> bool:
+    if not await _start_a_service(app, service_name, service, ssl_context) and service.managed:
+        log.error(
+            "The service %s does not run; the hub goes on without it. Its own words are above; "
+            "change it in hub_config/conf.d and run 'jhswarmd up'",
+            service_name,
+        )
+    return True
 
 
 class StartProgress:

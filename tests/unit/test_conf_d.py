@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from traitlets.config import Config
 
 from jhswarmd import assets, settings
 from jhswarmd.errors import UsageError
-from jhswarmd.hubext import rehearsal
+from jhswarmd.hubext import hubstart, rehearsal
 from jhswarmd.hubext.config import SiteRefused
 from jhswarmd.notebook_profiles import NotebookProfile
 from jhswarmd.spawner import choices
@@ -502,6 +503,13 @@ def test_options_of_older_spawners_are_named_with_todays(
         ("{'name': 'x', 'command': ['/bin/sh', '/srv/x.sh', '--y']}", "script '/srv/x.sh'"),
         ("{'name': 'x', 'command': [sys.executable, '-m', 'no_such']}", "module 'no_such'"),
         ("{'name': 'x', 'command': ['sh'], 'cwd': '/no/such'}", "directory /no/such"),
+        ("{'name': 'x', 'command': ['sh', 5]}", "hold strings alone, and no int"),
+        ("{'name': 'x', 'command': ['sh'], 'environment': {'A': None}}", "and no NoneType"),
+        ("{'name': 'x', 'command': ['sh'], 'user': 'no-such'}", "no user 'no-such'"),
+        (
+            "{'name': 'x', 'command': [sys.executable, __file__.replace('conf.d', 'x')]}",
+            "imports no_such_module, which is not installed",
+        ),
         ("{'name': 'x', 'url': 'http://127.0.0.1:9000'}", "http://hub:PORT"),
         ("{'name': 'x', 'api_toke': 'y'}", "Did you mean api_token"),
         ("{'name': 'jhswarmd', 'api_token': 'y'}", "another name"),
@@ -511,8 +519,14 @@ def test_options_of_older_spawners_are_named_with_todays(
 )
 @pytest.mark.parametrize("how", [" = [{}]", ".append({})"])
 def test_a_service_that_cannot_run_is_named(
-    refused: Callable[..., list[str]], service: str, words: str, how: str
+    refused: Callable[..., list[str]], hub_config: Path, service: str, words: str, how: str
 ) -> None:
+    (hub_config / "x").mkdir()
+    (hub_config / "x" / "10.py").write_text(
+        "import os, beside, no_such_module.part\nfrom . import y\ntry:\n    import z\nexcept "
+        "ImportError:\n    pass\n"
+    )
+    (hub_config / "x" / "beside.py").touch()
     (fault,) = refused(f"import sys\nc.JupyterHub.services{how.replace('{}', service)}")
     assert fault.startswith("hub_config/conf.d/10.py, line 2: ")
     assert words in fault
@@ -531,6 +545,21 @@ c.JupyterHub.services = [
 ]
 """
     )
+
+
+@pytest.mark.parametrize(("is_managed", "is_named"), [(True, True), (False, False)])
+def test_a_service_that_does_not_run_does_not_end_the_hub(
+    site: Site, monkeypatch: pytest.MonkeyPatch, is_managed: bool, is_named: bool
+) -> None:
+    async def fail(app: Any, name: str, service: Any, ssl_context: Any) -> bool:
+        return False
+
+    said: list[str] = []
+    monkeypatch.setattr(hubstart, "_start_a_service", fail)
+    monkeypatch.setattr(hubstart.log, "error", lambda words, name: said.append(words % name))
+    app = JupyterHub(config=site())
+    assert asyncio.run(app.start_service("x", SimpleNamespace(managed=is_managed)))
+    assert ("The service x does not run" in str(said)) is is_named
 
 
 @pytest.mark.parametrize(

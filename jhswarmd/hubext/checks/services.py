@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import pwd
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -89,12 +91,22 @@ def _wrong_command(service: Mapping[str, Any]) -> Iterator[str]:
         command = [command]
     if not command or not isinstance(command, (list, tuple)):
         return
-    program, *arguments = [str(each) for each in command]
+    environment = service.get("environment") or {}
+    texts = [*command, *(environment.values() if isinstance(environment, dict) else ())]
+    if wrong := [each for each in texts if not isinstance(each, str)]:
+        yield (
+            f"its command and environment hold strings alone, and no {type(wrong[0]).__name__}. "
+            "Instead: str(...)"
+        )
+        return
+    user = service.get("user")
+    if user and not _has_user(str(user)):
+        yield f"the hub's image has no user '{user}'. Instead: {LEAVE_OUT}, or 'nobody'"
+    program, *arguments = command
     cwd = Path(str(service.get("cwd") or "."))
     if not cwd.is_dir():
         yield f"its directory {cwd} does not exist in the hub's image"
         return
-    environment = service.get("environment")
     path = environment.get("PATH") if isinstance(environment, dict) else None
     found = shutil.which(str(cwd / program) if "/" in program else program, path=path)
     if found is None:
@@ -106,8 +118,8 @@ def _wrong_command(service: Mapping[str, Any]) -> Iterator[str]:
         return
     if Path(program).name.rstrip(".0123456789") not in _INTERPRETERS or not arguments:
         return
+    is_ours = Path(found).resolve() == Path(sys.executable).resolve()
     if arguments[0] == "-m" and len(arguments) > 1:
-        is_ours = Path(found).resolve() == Path(sys.executable).resolve()
         if is_ours and not _has_module(arguments[1]):
             yield f"its module '{arguments[1]}' is not installed in the hub's image"
         return
@@ -118,6 +130,41 @@ def _wrong_command(service: Mapping[str, Any]) -> Iterator[str]:
             "hub_config, which is /etc/jhswarmd/hub_config there (to stop idle servers: "
             "IDLE_TIMEOUT_S in the profile)"
         )
+    elif is_ours and script.endswith(".py"):
+        for module in sorted(_missing_modules(cwd / script)):
+            yield (
+                f"its script '{script}' imports {module}, which is not installed in the hub's "
+                "image. Instead: run the service elsewhere and give its url and api_token alone"
+            )
+
+
+def _missing_modules(script: Path) -> set[str]:
+    """Return what a script imports at once, and what is neither beside it nor installed."""
+    try:
+        body = ast.parse(script.read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return set()
+    names = {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
+    names |= {
+        node.module
+        for node in body
+        if isinstance(node, ast.ImportFrom) and not node.level
+        if node.module
+    }
+    return {
+        name
+        for name in (name.partition(".")[0] for name in names)
+        if not _has_module(name)
+        and not any((script.parent / each).exists() for each in (name, f"{name}.py"))
+    }
+
+
+def _has_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def _has_module(name: str) -> bool:

@@ -192,6 +192,9 @@ c.DockerSpawner.volumes = {
 }
 c.SwarmSpawner.shared_volumes = {"xy": {"bind": "/x", "mode": "ro,nocopy"}}
 c.Spawner.notebook_dir = "/home/{username}"
+c.DockerSpawner.image = "Registry.example:5000/a/b-c:1.0_X@sha256:0123abcd"
+c.DockerSpawner.extra_placement_spec = {"constraints": ["node.labels.x==y", "node.role != z"]}
+c.DockerSpawner.extra_resources_spec = {"mem_limit": 2**30, "cpu_limit": 10**9}
 c.Spawner.mem_limit = "4M"
 c.Spawner.cpu_limit = 0.001
 """
@@ -368,6 +371,13 @@ def test_tornados_settings_of_the_site_keep_cookies_valid(site: Site, how: str) 
         ("c.DockerSpawner.volume_driver_options = {'o': '{user}'}", "a template that nothing"),
         ("c.Spawner.notebook_dir = '/home/{user}'", "nothing fills in '/home/{user}'"),
         ("c.Spawner.default_url = '/lab/{user}'", "nothing fills in '/lab/{user}'"),
+        ("c.DockerSpawner.image = 'Me/Mine:1'", "lower case"),
+        ("c.DockerSpawner.image = 'mine:1 # comment'", "REGISTRY/NAME:TAG"),
+        ("c.Spawner.cmd = 'start.sh --x'", "the list ['start.sh', '--x']"),
+        ("c.Spawner.extra_placement_spec = {'constraints': 'node.role==x'}", "a list as"),
+        ("c.Spawner.extra_placement_spec = {'constraints': ['node.role = x']}", "a list as"),
+        ("c.Spawner.extra_resources_spec = {'mem_limit': '1G'}", "bytes, or c.SwarmSpawner.mem"),
+        ("c.Spawner.extra_resources_spec = {'cpu_limit': 2}", "billionths of a core"),
         ("c.Spawner.mem_limit = 2", "with its unit, as '2G'"),
         ("c.Spawner.mem_guarantee = '512K'", "no less than 4 MiB"),
         ("c.Spawner.cpu_guarantee = 1e-9", "cores, as 0.5"),

@@ -22,6 +22,9 @@ from jhswarmd.hubext.site import Given, Site, section_names
 #: name of a local volume.
 _SERVICE_NAME = re.compile(r"[a-zA-Z0-9](?:[-_]*[a-zA-Z0-9]+)*")
 _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+#: What the engine takes as the name of an image: its repository is in lower case.
+_IMAGE = re.compile(r"([\w.-]+(:\d+)?/)?[a-z0-9._/-]+(:[\w][\w.-]*)?(@[\w.+-]+:[0-9a-fA-F]+)?")
+_CONSTRAINT = re.compile(r"\s*[^\s=!]+\s*[=!]=\s*[^\s=!]+\s*")
 _VOLUMES = ("volumes", "read_only_volumes", "shared_volumes")
 #: Keys of a volume's dict, and words of its mode; any others would be ignored.
 _VOLUME_KEYS = {"bind", "mode", "propagation"}
@@ -30,6 +33,17 @@ _FILLED_IN = ("notebook_dir", "default_url")
 #: What the engine refuses: less memory (bytes), less of a processor (cores).
 _LEAST_MEMORY = 4 * 1024**2
 _LEAST_CPU = 0.001
+#: The same within ``extra_resources_spec``, which has other units.
+_RESOURCES = {
+    **dict.fromkeys(
+        ("mem_limit", "mem_reservation"),
+        (_LEAST_MEMORY, "bytes, or c.SwarmSpawner.mem_limit and mem_guarantee"),
+    ),
+    **dict.fromkeys(
+        ("cpu_limit", "cpu_reservation"),
+        (10**6, "billionths of a core, or c.SwarmSpawner.cpu_limit and cpu_guarantee"),
+    ),
+}
 #: With how many arguments JupyterHub or dockerspawner calls what these options hold.
 _CALLED_WITH = {
     "pre_spawn_hook": 1,
@@ -62,6 +76,7 @@ def unfit(c: Config, site: Site, classes: Classes) -> Iterator[str]:
     yield from faults.volumes()
     yield from faults.filled_in()
     yield from faults.limits()
+    yield from faults.specs()
 
 
 def _wrong_callables(site: Site, classes: Classes) -> Iterator[str]:
@@ -210,6 +225,32 @@ class _Faults:
                 _, fault = self._fill(given, getattr(self._made, option), self._made.format_string)
                 if fault:
                     yield fault
+
+    def specs(self) -> Iterator[str]:
+        """Judge what the engine would refuse in the request for the service."""
+        given = self._given("image")
+        if given is not None and not _IMAGE.fullmatch(self._made.image):
+            yield refusal(given, "the engine knows no such names", "REGISTRY/NAME:TAG, lower case")
+        given = self._given("cmd")
+        if given is not None and len(self._made.cmd) == 1 and " " in self._made.cmd[0]:
+            words = self._made.cmd[0].split()
+            yield refusal(given, "a program of that name is looked for", f"the list {words}")
+        given = self._given("extra_placement_spec")
+        constraints = self._made.extra_placement_spec.get("constraints") or ()
+        if given is not None and not (
+            isinstance(constraints, (list, tuple))
+            and all(_CONSTRAINT.fullmatch(str(each)) for each in constraints)
+        ):
+            why = f"the engine knows no constraints such as {constraints!r}"
+            yield self._refusal(given, why, "a list as ['node.labels.x == y', 'node.role != z']")
+        given = self._given("extra_resources_spec")
+        if given is None:
+            return
+        for name, value in self._made.extra_resources_spec.items():
+            least, instead = _RESOURCES.get(name, (None, ""))
+            if least is not None and (not isinstance(value, int) or value < least):
+                why = f"the engine cannot give {value!r} as {name}"
+                yield self._refusal(given, why, instead)
 
     def limits(self) -> Iterator[str]:
         """Judge limits that are too small for any process, in whichever unit they were meant."""

@@ -54,8 +54,6 @@ _ULIMITS = (
     *("rss", "rtprio", "rttime", "sigpending", "stack"),
 )
 _ULIMIT = re.compile(r"^(-1|\d+)(?::(-1|\d+))?$")
-#: Length of the longest prefix of a subnet that holds the stack's own services.
-_SMALLEST_SUBNET = 28
 #: Labels of letters, digits and dashes, which an IPv4 address is made of, too (RFC 1123).
 _HOST = re.compile(
     r"^(?=.{1,253}\Z)[a-zA-Z0-9](?:[a-zA-Z0-9_-]*[a-zA-Z0-9])?"
@@ -470,14 +468,9 @@ class Settings(BaseModel):
     @classmethod
     def _is_subnet(cls, value: str) -> str:
         try:
-            subnet = ipaddress.IPv4Network(value)
+            ipaddress.IPv4Network(value)
         except ValueError as exc:
             raise ValueError(f"must be an IPv4 network, such as 10.128.0.0/16 ({exc})") from exc
-        if not 8 <= subnet.prefixlen <= _SMALLEST_SUBNET:
-            raise ValueError(
-                f"must be between /8 and /{_SMALLEST_SUBNET}: the stack's own services and each "
-                "node need addresses, too"
-            )
         return value
 
     @field_validator("volume_options")

@@ -21,6 +21,9 @@ from jhswarmd.engine_errors import translated
 from jhswarmd.errors import EngineNotFound, JhswarmdError, UsageError
 from jhswarmd.settings import Settings
 
+#: Lengths of the prefixes of subnets for a stack, and what is suggested in place of another.
+_PREFIXES = range(8, 29)
+_USUAL_PREFIX = 24
 SET_HOST = "Set HOST in the profile to the name by which people reach the hub."
 
 
@@ -77,15 +80,22 @@ def check_subnets(client: docker.DockerClient, settings: Settings) -> list[Jhswa
     own = [subnet for _, subnet in wanted.values()]
     warnings: list[JhswarmdError] = []
     for key, (name, subnet) in wanted.items():
+        exists = any(each["Name"] == name for each in networks)
+        fits = exists or subnet.prefixlen in _PREFIXES
         why = conflict(name, subnet, networks)
+        if not (why or fits):
+            why = (
+                f"it must be between /{_PREFIXES[0]} and /{_PREFIXES[-1]}: the stack's own "
+                "services and each node need addresses, too"
+            )
         lost = routes.overlap(subnet, taken)
         if not (why or lost):
             continue
         held = [*own, *(each.subnet for each in taken), *_pools(networks)]
-        free = routes.suggest(subnet.prefixlen, held)
+        free = routes.suggest(subnet.prefixlen if fits else _USUAL_PREFIX, held)
         choice = f"a subnet that is free{f', for example {free}' if free else ''}"
         cost = "nothing at these addresses can be reached from notebooks and hub"
-        if not why and any(each["Name"] == name for each in networks):
+        if not why and exists:
             warnings.append(
                 JhswarmdError(
                     f"{key}={subnet} is in the way",

@@ -83,6 +83,20 @@ def test_the_control_network_is_compared_too(monkeypatch):
         check(monkeypatch, [{"dst": "10.129.0.0/16", "dev": "tun0"}])
 
 
+@pytest.mark.parametrize("value", ["10.1.2.3", "10.1.2.0/29", "8.0.0.0/7"])
+@pytest.mark.parametrize("key", ["notebooks_subnet", "control_subnet"])
+def test_a_subnet_that_cannot_hold_the_stack_is_refused(monkeypatch, key, value):
+    with pytest.raises(JhswarmdError, match="between /8 and /28") as caught:
+        check(monkeypatch, [], **{key: value})
+    assert str(caught.value).startswith(f"{key.upper()}=")
+    assert "for example 10.0.0.0/24" in caught.value.remedy
+
+
+def test_a_small_network_that_exists_is_used_as_it_is(monkeypatch):
+    own = network("jupyterhub_control", "10.129.0.0/29")
+    check(monkeypatch, [], own, control_subnet="10.129.0.0/29")
+
+
 def test_a_network_of_this_engine_alone_is_named(monkeypatch):
     with pytest.raises(JhswarmdError, match="the engine's network lab_default has"):
         check(monkeypatch, [], network("lab_default", "10.128.4.0/24", scope="local"))

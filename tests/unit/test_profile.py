@@ -263,14 +263,11 @@ def test_a_key_with_a_passphrase_is_refused(folder):
 
 
 @pytest.mark.parametrize("key", ["NOTEBOOKS_SUBNET", "CONTROL_SUBNET"])
-@pytest.mark.parametrize(
-    "value", ["10.1.2.3", "10.1.2.0/29", "0.0.0.0/0", "10.0.0.1/16", "fd00::/8", "lan"]
-)
-def test_a_subnet_that_cannot_hold_the_stack_is_refused(folder, key, value):
+@pytest.mark.parametrize("value", ["10.0.0.1/16", "fd00::/8", "lan"])
+def test_what_is_no_subnet_is_refused(folder, key, value):
     write(folder, "site", f"{key}={value}\n", **{"user_list.txt": "a:a"})
     (fault,) = faults_of("site", folder)
-    assert key in fault
-    assert "such as 10.128.0.0/16" in fault or "between /8 and /28" in fault
+    assert f"{key}: must be an IPv4 network, such as 10.128.0.0/16" in fault
 
 
 def test_an_empty_secret_file_is_refused_and_a_short_cookie_secret_too(folder):

@@ -35,6 +35,13 @@ def test_nothing_is_left_unresolved():
     assert "${" not in render(Settings(), placeholders())
 
 
+def test_mounts_are_in_the_order_that_an_update_by_hand_leaves():
+    # docker's command line sorts them so; in another order the next 'up' would restart the hub.
+    for service in rendered()["services"].values():
+        mounts = [(each["source"], each["target"]) for each in service.get("volumes", [])]
+        assert mounts == sorted(mounts)
+
+
 @pytest.mark.parametrize(
     ("mode", "endpoint"), [(PublishMode.host, "dnsrr"), (PublishMode.ingress, "vip")]
 )

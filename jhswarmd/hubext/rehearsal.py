@@ -15,10 +15,11 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jinja2 import TemplateError
 from jupyterhub.app import JupyterHub
 
 from jhswarmd import settings
@@ -90,10 +91,26 @@ def _rehearse(config: Path, log: _Log) -> dict[str, Any]:
             words = exc.code if isinstance(exc.code, str) else log.last_error
         faults = [f"JupyterHub does not start with it: {' '.join(words.split())[:500]}"]
     if not faults:
+        faults = list(_broken_pages(app))
         if not app.authenticator.any_allow_config:
             log.warnings.append(_NOBODY)
         network = checks.final(app.config, app.spawner_class, "network_name")
     return {"faults": list(faults), "warnings": log.warnings, "network": network}
+
+
+def _broken_pages(app: JupyterHub) -> Iterator[str]:
+    """Find pages of the site that cannot be shown: the hub would run, and answer 500 there."""
+    templates = app.tornado_settings["jinja2_env_sync"]
+    for folder in map(Path, app.template_paths):
+        if folder == Path(app.data_files_path, "templates"):
+            continue
+        for page in sorted(folder.rglob("*.html")):
+            try:
+                templates.get_template(page.relative_to(folder).as_posix())
+            except TemplateError as exc:
+                line = getattr(exc, "lineno", None)
+                at = page if line is None else f"{page}, line {line}"
+                yield f"{at}: {type(exc).__name__}: {exc.message}"
 
 
 def _watch(absent: Sequence[str]) -> None:

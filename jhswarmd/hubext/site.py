@@ -117,7 +117,7 @@ def load(folder: Path) -> Site:
     ]
     unjudged += [
         f"{_place(path, None)} is a directory, whose files are not read by themselves"
-        for path in sorted(folder.iterdir())
+        for path in sorted(folder.glob("*"))
         if path.is_dir() and any(path.glob("*.py"))
     ]
     return Site(files, faults, unjudged)

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import textwrap
 import warnings
@@ -662,6 +663,11 @@ def test_a_file_that_is_not_read_is_warned_of(
     assert "README" not in caplog.text
 
 
+def test_a_conf_d_may_be_missing(load: Load, hub_config: Path) -> None:
+    shutil.rmtree(hub_config / "conf.d")
+    load()
+
+
 def test_a_directory_of_files_is_warned_of(
     site: Site, hub_config: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -816,6 +822,19 @@ def test_what_a_file_needs_of_the_running_hub_is_no_fault(
     assert report["faults"] == []
     (warning,) = report["warnings"]
     assert "which the running hub has" in warning
+
+
+def test_pages_that_cannot_be_shown_are_named(
+    rehearse: Callable[[str], dict[str, Any]], hub_config: Path
+) -> None:
+    pages = hub_config / "pages"
+    pages.mkdir()
+    line = f"c.JupyterHub.template_paths = [{str(pages)!r}]"
+    (pages / "login.html").write_text("{% extends 'templates/login.html' %}\n{% if x %}")
+    (fault,) = rehearse(line)["faults"]
+    assert fault.startswith(f"{pages}/login.html, line 2: TemplateSyntaxError: Unexpected end")
+    (pages / "login.html").write_text("{% extends 'templates/login.html' %}")
+    assert rehearse(line)["faults"] == []
 
 
 @pytest.mark.parametrize(

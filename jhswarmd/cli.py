@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -91,8 +92,10 @@ def up(
     def may_replace(question: str) -> bool:
         return yes or (sys.stdin.isatty() and typer.confirm(question))
 
-    profile = selection.load(_named(env), if_new, lambda: local_engine.ensure_engine(progress))
-    up.up(profile, progress, may_replace)
+    # Once, whichever of the two needs it first.
+    connect = functools.cache(lambda: local_engine.ensure_engine(progress))
+    profile = selection.load(_named(env), if_new, connect)
+    up.up(profile, progress, connect, may_replace)
 
 
 @app.command()
@@ -102,10 +105,9 @@ def build(env: EnvOption = None) -> None:
     from jhswarmd.deploy.progress import Progress
 
     progress = Progress()
-    wanted = selection.load(
-        _named(env), profile.DEFAULT, lambda: local_engine.ensure_engine(progress)
-    )
-    for line in up.build(wanted, progress):
+    connect = functools.cache(lambda: local_engine.ensure_engine(progress))
+    wanted = selection.load(_named(env), profile.DEFAULT, connect)
+    for line in up.build(wanted, progress, connect):
         typer.echo(line)
 
 

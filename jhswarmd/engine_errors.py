@@ -4,7 +4,7 @@ The table (sources: the engine's API reference and swarmkit's error mapping):
 
     404                                   EngineNotFound    definite
     409                                   EngineConflict    definite
-    500 'update out of sequence'          EngineUnavailable re-read, re-apply, retry
+    500 'update out of sequence'          EngineOutOfSequence re-read, re-apply, retry
     500 others, 502, 503, 504             EngineUnavailable no leader, deadline exceeded, ...
     503 'not a swarm manager'             EngineError       the wrong node stays the wrong node
     503 '... Manager is being prepared'   EngineUnavailable a manager that starts, or lost its peers
@@ -28,11 +28,19 @@ from docker.errors import (
     TLSParameterError,
 )
 
-from jhswarmd.errors import EngineConflict, EngineError, EngineNotFound, EngineUnavailable
+from jhswarmd.errors import (
+    EngineConflict,
+    EngineError,
+    EngineNotFound,
+    EngineOutOfSequence,
+    EngineUnavailable,
+)
 
 _WRONG_NODE = "not a swarm manager"
 #: The same status and beginning, but said by a manager without its peers (moby, daemon/cluster).
 _NOT_YET = "Manager is being prepared"
+#: swarmkit's ErrSequenceConflict (moby, vendor/.../swarmkit/v2/manager/state/store/memory.go).
+_OUT_OF_SEQUENCE = "update out of sequence"
 _NEVER_SENT = (InvalidArgument, InvalidVersion, TLSParameterError)
 
 
@@ -48,6 +56,8 @@ def translate(exc: Exception, doing: str) -> EngineError:
             return EngineNotFound(f"{doing}: the engine does not have it", why=words)
         if status == 409:
             return EngineConflict(f"{doing}: the name is taken", why=words)
+        if status >= 500 and _OUT_OF_SEQUENCE in words:
+            return EngineOutOfSequence(f"{doing}: it was changed meanwhile", why=words)
         if status >= 500 and (_WRONG_NODE not in words or _NOT_YET in words):
             return EngineUnavailable(f"{doing}: the engine answered {status}", why=words)
         return EngineError(f"{doing}: the engine answered {status}", why=words)

@@ -9,6 +9,7 @@ The tree::
         EngineNotFound          404: the one definite 'gone'
         EngineConflict          409: the name exists
         EngineUnavailable       no answer, or one that may differ a moment later; worth a retry
+          EngineOutOfSequence   changed since it was read; nothing was applied
       HubUnknown                the hub gave no definite answer; never to be read as 'no servers'
         HubSilent, HubRefused, HubMalformed, HubScope: why
 
@@ -70,6 +71,10 @@ class EngineConflict(EngineError):
 
 class EngineUnavailable(EngineError):
     """No answer, or one that may differ a moment later. The request may have been applied."""
+
+
+class EngineOutOfSequence(EngineUnavailable):
+    """The object has changed since it was read. Nothing was applied: read it again, then retry."""
 
 
 class HubUnknown(JhswarmdError):

@@ -21,7 +21,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from jhswarmd.errors import EngineUnavailable, HubUnknown
+from jhswarmd.errors import EngineOutOfSequence, EngineUnavailable, HubUnknown
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,21 @@ def blocking(deadline_s: float, stop: threading.Event, cap_s: float = 5.0) -> Re
         stop=stop_after_delay(deadline_s) | stop_when_event_set(stop),
         wait=_wait(cap_s),
         sleep=sleep_using_event(stop),
+        before_sleep=before_sleep_log(log, logging.INFO),
+        reraise=True,
+    )
+
+
+def rereading(deadline_s: float = 10.0) -> Retrying:
+    """Policy for commands that read an object of the swarm, change it and write it.
+
+    Swarm's managers write to the same objects. Nothing was applied then, so that the whole call is
+    repeated for ``deadline_s`` seconds; every other error is raised at once.
+    """
+    return Retrying(
+        retry=retry_if_exception_type(EngineOutOfSequence),
+        stop=stop_after_delay(deadline_s),
+        wait=_wait(1.0),
         before_sleep=before_sleep_log(log, logging.INFO),
         reraise=True,
     )

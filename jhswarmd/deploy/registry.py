@@ -28,7 +28,7 @@ from docker.types import (
     TaskTemplate,
 )
 
-from jhswarmd import engine_streams, labels, registry_login
+from jhswarmd import engine_streams, labels, registry_login, retry
 from jhswarmd.deploy import images
 from jhswarmd.deploy.progress import Progress, Step
 from jhswarmd.engine import Engine
@@ -323,7 +323,7 @@ def _set_login(
         changed = {**container, "Env": [*others, *_env_list()], "Secrets": references}
         return {**spec, "TaskTemplate": {**template, "ContainerSpec": changed}}
 
-    Engine(client).change_service(service["ID"], change)
+    retry.rereading()(Engine(client).change_service, service["ID"], change)
 
 
 def _create(

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import docker
 import yaml
 
-from jhswarmd import assets, labels
+from jhswarmd import assets, labels, retry
 from jhswarmd.deploy import last_words, networks, record
 from jhswarmd.deploy.progress import Progress, Step
 from jhswarmd.engine_errors import translated
@@ -187,18 +187,24 @@ def mark_hub_node(client: docker.DockerClient, stack: str) -> bool:
     if hub_nodes(client, stack):
         return False
     with translated("mark the hub's node"):
-        node = client.api.inspect_node(client.api.info()["Swarm"]["NodeID"])
-        _update_node_labels(client, node, {labels.hub_node_label(stack): "true"})
+        node_id = client.api.info()["Swarm"]["NodeID"]
+    _update_node_labels(client, node_id, {labels.hub_node_label(stack): "true"})
     return True
 
 
 def _update_node_labels(
-    client: docker.DockerClient, node: Mapping[str, Any], changes: Mapping[str, str | None]
+    client: docker.DockerClient, node_id: str, changes: Mapping[str, str | None]
 ) -> None:
-    """Set labels of a node; a value of None takes the label away."""
-    merged = {**labels.of(node), **changes}
-    spec = {**node["Spec"], "Labels": {k: v for k, v in merged.items() if v is not None}}
-    client.api.update_node(node["ID"], node["Version"]["Index"], spec)
+    """Set labels of a node; a value of None takes the label away. Raises EngineError."""
+
+    def update() -> None:
+        with translated("change the labels of a node"):
+            node = client.api.inspect_node(node_id)
+            merged = {**labels.of(node), **changes}
+            spec = {**node["Spec"], "Labels": {k: v for k, v in merged.items() if v is not None}}
+            client.api.update_node(node_id, node["Version"]["Index"], spec)
+
+    retry.rereading()(update)
 
 
 def deploy(stack: str, rendered: str, logins: bytes | None = None) -> None:
@@ -375,8 +381,7 @@ def purge(client: docker.DockerClient, stack: str, progress: Progress) -> None:
             for each in held:
                 client.api.remove_secret(each["ID"])
         for node in hub_nodes(client, stack):
-            with translated("take the node's label away"):
-                _update_node_labels(client, node, {labels.hub_node_label(stack): None})
+            _update_node_labels(client, node["ID"], {labels.hub_node_label(stack): None})
         record.remove(client, stack)
         step.done(f"{len(held)} secrets")
     with translated("look for other deployments"):

@@ -51,10 +51,12 @@ LOCAL_ADDRESS = "127.0.0.1"
 def up(
     profile: Profile,
     progress: Progress,
+    connect: Callable[[], docker.DockerClient],
     may_replace: Callable[[str], bool] = lambda question: False,
 ) -> None:
     """Bring the deployment of ``profile`` up, or make it what the profile says.
 
+    ``connect`` returns a client of the engine, and is called after the profile was checked.
     ``may_replace`` is asked whether it may take the place of another profile. Raises JhswarmdError.
     """
     settings = profile.settings
@@ -62,7 +64,7 @@ def up(
         progress.warn(f"{warning}. {preflight.SET_HOST}")
     _warn_of_list(profile, progress)
     _use_proxies(settings)
-    client = local_engine.ensure_engine(progress)
+    client = connect()
     _use_logins(client, profile)
     local_engine.ensure_swarm(client, progress)
     selection.confirm(client, profile, progress, may_replace)
@@ -101,11 +103,13 @@ def up(
     _tell(profile, progress, client)
 
 
-def build(profile: Profile, progress: Progress) -> list[str]:
+def build(
+    profile: Profile, progress: Progress, connect: Callable[[], docker.DockerClient]
+) -> list[str]:
     """Build and push the images alone; returns what the registry then holds."""
     settings = profile.settings
     _use_proxies(settings)
-    client = local_engine.ensure_engine(progress)
+    client = connect()
     _use_logins(client, profile)
     local_engine.ensure_swarm(client, progress)
     _with_registry(client, profile, progress, resolve_publish_mode(settings))

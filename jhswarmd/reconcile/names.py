@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from jhswarmd.engine import Engine
+from jhswarmd.errors import EngineOutOfSequence
 from jhswarmd.log import event
 from jhswarmd.model import NamedTask
 
@@ -135,5 +136,10 @@ class Names:
         # First: an answer that is lost must not make it two.
         self._repaired_at_s[role] = now_s
         self.view.repaired_at_s[role] = time.time()
-        self._engine.force_update(self._stack, role)
+        try:
+            self._engine.force_update(self._stack, role)
+        except EngineOutOfSequence:
+            # Nothing was applied. The next check shows whether another daemon was first.
+            del self._repaired_at_s[role], self.view.repaired_at_s[role]
+            return
         log.warning(event("Service updated: its name was lost", service=role))

@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jhswarmd import __version__, cli
+from jhswarmd.deploy import local_engine, selection, up
 from jhswarmd.errors import JhswarmdError, UsageError
 
 
@@ -59,3 +60,25 @@ def test_a_bad_environment_of_the_daemon_names_its_keys_and_not_their_values(mon
     err = capsys.readouterr().err
     assert "HTTPS_PORT" in err
     assert "hunter2" not in err
+
+
+@pytest.mark.parametrize("command", ["up", "build"])
+@pytest.mark.parametrize("named", [[], ["--env", "local"]])
+def test_the_engine_is_looked_for_once(monkeypatch, command, named):
+    connected = []
+
+    def load(name, if_new, connect):
+        return None if name else connect()
+
+    def use(profile, progress, connect, *_):
+        connect()
+        return []
+
+    monkeypatch.setattr(local_engine, "ensure_engine", connected.append)
+    monkeypatch.setattr(selection, "load", load)
+    monkeypatch.setattr(up, command, use)
+    monkeypatch.setattr(sys, "argv", ["jhswarmd", command, *named])
+    with pytest.raises(SystemExit) as ended:
+        cli.app()
+    assert ended.value.code == 0
+    assert len(connected) == 1

@@ -6,7 +6,13 @@ import urllib3
 from docker.errors import APIError, DockerException, InvalidArgument
 
 from jhswarmd.engine_errors import translated
-from jhswarmd.errors import EngineConflict, EngineError, EngineNotFound, EngineUnavailable
+from jhswarmd.errors import (
+    EngineConflict,
+    EngineError,
+    EngineNotFound,
+    EngineOutOfSequence,
+    EngineUnavailable,
+)
 
 NOT_MANAGER = "This node is not a swarm manager."
 
@@ -22,7 +28,7 @@ def answer(status, words):
     [
         (answer(404, "no such service"), EngineNotFound),
         (answer(409, "name conflicts"), EngineConflict),
-        (answer(500, "rpc error: update out of sequence"), EngineUnavailable),
+        (answer(500, "rpc error: update out of sequence"), EngineOutOfSequence),
         (answer(500, "rpc error: The swarm does not have a leader"), EngineUnavailable),
         (answer(503, f"{NOT_MANAGER} Use docker swarm init"), EngineError),
         (answer(503, f"{NOT_MANAGER} Manager is being prepared"), EngineUnavailable),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from jhswarmd import engine as engines
+from jhswarmd.errors import EngineOutOfSequence, EngineUnavailable
 from jhswarmd.model import NamedTask
 from jhswarmd.reconcile.names import AGAIN_S, EVERY_S, LOST_FOR_S, OWN, Names, Seen, is_due
 
@@ -23,6 +24,7 @@ class Fake:
         self.updated: list[str] = []
         self.now_s = 1000.0
         self.is_quiet = True
+        self.errors: list[Exception] = []
         self.worker = Names(
             self,  # type: ignore[arg-type]
             "lab",
@@ -35,6 +37,8 @@ class Fake:
         return self.tasks[role]
 
     def force_update(self, stack: str, role: str) -> None:
+        if self.errors:
+            raise self.errors.pop()
         self.updated.append(role)
 
     def run(self, seconds: float) -> None:
@@ -109,6 +113,24 @@ def test_nothing_is_updated_during_a_rotation(fake: Fake) -> None:
     fake.is_quiet = True
     fake.run(0)
     assert fake.updated == ["hub"]
+
+
+def test_an_update_that_was_not_applied_is_repeated_at_the_next_check(fake: Fake) -> None:
+    del fake.names["hub"]
+    fake.errors = [EngineOutOfSequence("update out of sequence")]
+    fake.run(LOST_FOR_S)
+    assert (fake.updated, fake.worker.view.repaired_at_s) == ([], {})
+    fake.run(0)
+    assert fake.updated == ["hub"]
+
+
+def test_an_update_whose_answer_is_lost_is_not_repeated(fake: Fake) -> None:
+    del fake.names["hub"]
+    fake.errors = [EngineUnavailable("timed out")]
+    with pytest.raises(EngineUnavailable):
+        fake.run(LOST_FOR_S)
+    fake.run(AGAIN_S - 4 * EVERY_S)
+    assert fake.updated == []
 
 
 def test_times_decide() -> None:

@@ -269,7 +269,11 @@ def test_a_certificate_names_hosts_and_addresses_and_an_older_one_none(monkeypat
 
 def test_up_and_rotate_refuse_such_a_certificate_before_they_touch_anything():
     profile = make_profile("hub.example", "hub.example", NOW - timedelta(days=9000))
+
+    def connect():
+        raise AssertionError("the engine is not needed yet")
+
     with pytest.raises(UsageError, match="has expired"):
-        up.up(profile, Progress())
+        up.up(profile, Progress(), connect)
     with pytest.raises(UsageError, match="has expired"):
         rotate.rotate(None, "jupyterhub", ["tls"], Progress(), profile=profile)

@@ -13,7 +13,7 @@ from jhswarmd import hashing, labels
 from jhswarmd.deploy import images, registry
 from jhswarmd.deploy.progress import Progress
 from jhswarmd.deploy.registry import _Answer
-from jhswarmd.errors import JhswarmdError
+from jhswarmd.errors import EngineOutOfSequence, JhswarmdError
 from jhswarmd.registry_login import Login
 from jhswarmd.settings import Settings
 
@@ -50,6 +50,7 @@ class FakeEngine:
         self.made = {}
         self.secret_list = []
         self.updated = None
+        self.conflicts = []
         self.created = None
         self.api = self
 
@@ -81,6 +82,8 @@ class FakeEngine:
         return self.held[0]
 
     def update_service(self, _id, _version, **spec):
+        if self.conflicts:
+            raise self.conflicts.pop()
         self.updated = spec
 
     def create_service(self, template, **options):
@@ -160,6 +163,8 @@ def test_a_new_registry_starts_with_a_login(answer, monkeypatch):
 def test_an_open_registry_of_ours_is_closed(answer):
     answer(_Answer.CLOSED)
     engine = FakeEngine(service(closed=False))
+    # A manager writes to the service as well.
+    engine.conflicts = [EngineOutOfSequence("update out of sequence")]
     engine.create_secret("old", b"", {labels.GENERATION: "4"})
     login = ensure(engine)
     assert f"jhswarmd:{login.password}".encode() == engine.made["jhswarmd-registry_login_g5"]

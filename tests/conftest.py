@@ -101,11 +101,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "every_engine: runs on the host's engine and on those of newer Debian releases"
     )
-    # docker-py does not close a unix socket that it could not connect.
-    unix_socket = r"unclosed <socket\.socket fd=\d+, family=(1|AddressFamily\.AF_UNIX),"
-    config.addinivalue_line("filterwarnings", f"ignore:{unix_socket}:ResourceWarning")
-    # JupyterHub closes no connection to SQLite; Python complains of that from 3.13 on.
-    config.addinivalue_line("filterwarnings", "ignore:unclosed database in:ResourceWarning")
     # The default ends the process at once and leaves the lab behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 

@@ -90,7 +90,8 @@ def _frames(content: bytes) -> Iterator[bytes]:
 def failure_in(part: Mapping[str, Any]) -> str:
     """Return what one line of a build, a push or a pull says went wrong; empty: nothing.
 
-    ``error`` is the older key, which is to be dropped; ``errorDetail`` has the same text.
+    ``error`` is the older key, deprecated with API 1.48 (moby, api/docs/CHANGELOG.md); 29.7.2 still
+    sends it (daemon/internal/streamformatter). ``errorDetail`` has the same text.
     """
     detail = part.get("errorDetail")
     if isinstance(detail, Mapping):

@@ -103,7 +103,11 @@ def _environment(environ: Mapping[str, str], arguments: Mapping[str, str]) -> di
 
 
 def classic_is_gone(exc: Exception) -> bool:
-    """Tell whether the engine refused the request itself because it has no classic builder."""
+    """Tell whether the engine refused the request itself because it has no classic builder.
+
+    All engines up to 29.7.2 have it (moby, daemon/server/router/build), so that no text of a real
+    refusal is known.
+    """
     if not isinstance(exc, APIError) or exc.response is None:
         return False
     words = str(exc.explanation or "").lower()

@@ -31,9 +31,10 @@ def untested(version: str) -> str:
 def insecure_registry(info: Mapping[str, Any], registry: str) -> tuple[str, str] | None:
     """Tell whether the engine would ask a registry on this machine by HTTPS, which it lacks.
 
-    Engines take loopback for insecure by themselves, until 29.10 only as long as no
-    ``insecure-registries`` are set. ``registry`` is ``host:port``; None: all is well, or the
-    registry is elsewhere.
+    Up to 29.9 engines always add loopback to their insecure registries (moby,
+    daemon/pkg/registry/config.go, loadInsecureRegistries). From 29.10 on they do so only where
+    ``insecure-registries`` is not set; an empty list counts as set (release notes of 29.10.0,
+    moby#53868). ``registry`` is ``host:port``; None: all is well, or the registry is elsewhere.
     """
     host = registry.rpartition(":")[0]
     address = "127.0.0.1" if host == "localhost" else host
@@ -54,7 +55,13 @@ def insecure_registry(info: Mapping[str, Any], registry: str) -> tuple[str, str]
 
 
 def firewall(info: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Tell whether the engine's firewall backend keeps it out of swarm mode."""
+    """Tell whether the engine's firewall backend keeps it out of swarm mode.
+
+    From 29.0 on such an engine refuses ``swarm init`` with '--firewall-backend=nftables is
+    incompatible with swarm mode' (moby, daemon/config/config_linux.go, IsSwarmCompatible). 29.6 and
+    later let it in with the experimental feature 'swarm-nftables', which shows in the state of the
+    swarm alone. How the backend is named: daemon/libnetwork/controller_linux.go, FirewallBackend.
+    """
     driver = str((info.get("FirewallBackend") or {}).get("Driver") or "")
     is_swarm = (info.get("Swarm") or {}).get("LocalNodeState") == "active"
     if not driver.startswith("nftables") or is_swarm:

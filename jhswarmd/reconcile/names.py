@@ -1,7 +1,8 @@
 """The names of hub and proxy: noticed when the engine's DNS has lost one, and repaired.
 
-After a node was out of reach for some seconds engines 28 to 29.6 may drop the names of its tasks,
-and keep them dropped until the service is updated (moby#53141). Hub and proxy run on, and cannot
+After a node was out of reach for some seconds engines 29.0 to 29.7 may drop the names of its tasks,
+and keep them dropped until the service is updated (moby#53141, a regression of 29; its fix, #53142
+in daemon/libnetwork/networkdb, came after 29.7.2). Hub and proxy run on, and cannot
 reach each other.
 
 A forced update restarts the service, so it needs proof: the daemon's own name resolves, the task

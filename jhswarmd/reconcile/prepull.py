@@ -289,7 +289,7 @@ class Prepull:
             if each.image not in words:
                 words[each.image] = self._engine.why_no_image(each.image)
             said = words[each.image]
-            # Engines from 29 on say it themselves.
+            # Engines from 29.7 on say it themselves.
             is_new = said and said not in each.why
             why = f"{each.why} (the registry says: {said})" if is_new else each.why
             explained.append(Failed(each.node, each.image, why))

@@ -1,9 +1,17 @@
 """Why a node could not pull an image, by the words of its task. Pure.
 
-Up to engine 28 a task says 'No such image' whatever the reason was. From 29 on it carries the words
-of the pull itself: the registry's, those of the way to it, or the engine's own. Sources: moby,
-daemon/cluster/executor/container/controller.go and daemon/containerd/image_pull.go (29.x);
-containerd, core/remotes/docker; distribution's error codes.
+Up to engine 29.5 a task says 'No such image' whatever the reason was. Engines 29.6 pass on an
+'unauthorized' alone, and reject the task with it even if the node has the image. From 29.7 on a
+task whose image the node lacks carries the error of the pull. Sources, in moby at docker-v29.7.2:
+
+- which errors reach the task: daemon/cluster/executor/container/controller.go (Prepare)
+- containerd store: daemon/containerd/image_pull.go and registry_errors.go ('error from registry: ',
+  'unknown: '); in vendor/github.com/containerd/containerd/v2: client/pull.go ('failed to resolve
+  reference'), core/remotes/docker/{authorizer,fetcher,resolver}.go, core/remotes/errors/errors.go
+  ('unexpected status from ...')
+- graphdriver store: daemon/internal/distribution/errors.go and pull_v2.go; in
+  vendor/github.com/docker/distribution/registry: client/errors.go ('received unexpected HTTP
+  status', 'error parsing HTTP'), api/errcode and api/v2 (the codes in lower case)
 """
 
 from __future__ import annotations
@@ -33,7 +41,8 @@ _UNKNOWN = re.compile(r"No such image")
 _MISSING = re.compile(
     r"manifest unknown|manifest for \S+ not found|name unknown|repository name not known"
     r"|no matching manifest|failed to resolve reference \S+ \S+: not found"
-    r"|\breference \S+: \S+: not found",
+    r"|\breference \S+: \S+: not found|from remote: not found"
+    r"|image manifest does not exist for tag or digest",
     re.IGNORECASE,
 )
 #: Only a pull speaks so; the words of _REFUSED and of networks come from mounts as well.
@@ -41,6 +50,7 @@ _PULLING = re.compile(
     r"\b(?:Get|Head) \\?\"?https?://|/v2/\S*/(?:manifests|blobs)/|pull access denied"
     r"|failed to resolve reference|failed to authorize|failed to copy: httpReadSeeker"
     r"|error pulling image|no basic auth credentials|toomanyrequests|pull rate limit"
+    r"|error from registry: |^authentication required - "
     r"|unauthorized: |requested access to the resource is denied"
     r"|failed to do request|error parsing HTTP \d+ response|received unexpected HTTP status",
     re.IGNORECASE,

@@ -309,7 +309,7 @@ def not_pulled(image: str, words: str, detail: str) -> Failure:
 
 def _no_image(why: pull_errors.Cause, image: str, detail: str) -> Failure:
     if why is pull_errors.Cause.refused:
-        # Some engines 29 say so although that node has the image.
+        # Engines 29.6 say so although that node has the image.
         return _registry_refused(image, detail)
     if why is pull_errors.Cause.unreachable:
         return Failure(

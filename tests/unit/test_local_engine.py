@@ -316,6 +316,21 @@ def test_a_swarm_made_by_another_run_meanwhile_is_fine(monkeypatch, progress):
     local_engine.ensure_swarm(engine, progress)
 
 
+def test_an_engine_whose_firewall_backend_has_no_swarm_is_named(monkeypatch, progress):
+    monkeypatch.setenv(local_engine.ADVERTISE_VARIABLE, "192.0.2.7")
+    # What engines from 29.0 on answer (moby, daemon/config/config_linux.go).
+    words = "--firewall-backend=nftables is incompatible with swarm mode"
+
+    class Refusing(FakeEngine):
+        def init(self, **_):
+            raise docker.errors.APIError("failed", explanation=words)
+
+    with pytest.raises(JhswarmdError) as raised:
+        local_engine.ensure_swarm(Refusing(), progress)
+    assert raised.value.why == words
+    assert '"firewall-backend": "iptables"' in raised.value.remedy
+
+
 def test_without_a_route_a_swarm_is_this_machines_alone(monkeypatch):
     class NoRoute:
         def __enter__(self):

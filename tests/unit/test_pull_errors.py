@@ -1,5 +1,5 @@
-"""The words of a task whose image could not be pulled: engines up to 28 have one text, later ones
-repeat the registry's, the network's or their own."""
+"""The words of a task whose image could not be pulled: engines up to 29.5 have one text, later ones
+repeat the registry's, the network's or their own (sources: jhswarmd/spawner/pull_errors.py)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ WORDS = {
         "name unknown: repository name not known to registry",
         "failed to resolve reference \"r.example/x:1\": r.example/x:1: not found",
         "no matching manifest for linux/arm64/v8 in the manifest list entries",
-        "no matching manifest for linux/amd64 in the manifest list entries: not found",
+        "no matching manifest for linux/amd64 in the manifest list entries: no match for platform "
+        "in manifest: not found",
+        "error from registry: manifest unknown - unknown tag=1",
+        "repository r.example/x not found: name unknown: repository name not known to registry",
+        "image manifest does not exist for tag or digest \"1\"",
+        "failed to copy: httpReadSeeker: failed open: could not fetch content descriptor sha256:0a "
+        "(application/vnd.oci.image.layer.v1.tar+gzip) from remote: not found",
     ],
     Cause.refused: [
         "unauthorized: authentication required",
@@ -37,6 +43,14 @@ WORDS = {
         "https://r.example/v2/x/manifests/1: 403 Forbidden",
         "failed to resolve reference \"r.example/x:1\": pull access denied, repository does not "
         "exist or may require authorization: authorization failed: no basic auth credentials",
+        "error from registry: authentication required",
+        "error from registry: authentication required - access to the resource",
+        "error from registry: requested access to the resource is denied",
+        "authentication required - incorrect username or password",
+        "requested access to the resource is denied - not a member",
+        "unknown: failed to resolve reference \"r.example/x:1\": failed to authorize: failed to "
+        "fetch oauth token: unexpected status from POST request to https://r.example/token: 401 "
+        "Unauthorized",
         "Get \"https://r.example/v2/x/manifests/1\": unauthorized: incorrect username or password",
     ],
     Cause.unreachable: [
@@ -52,7 +66,12 @@ WORDS = {
         "failed to resolve reference \"r.example/x:1\": unexpected status from HEAD request to "
         "https://r.example/v2/x/manifests/1: 503 Service Unavailable",
         "toomanyrequests: You have reached your unauthenticated pull rate limit",
+        "error from registry: You have reached your unauthenticated pull rate limit",
+        "error from registry: service unavailable",
+        "unknown: failed to resolve reference \"r.example/x:1\": unexpected status from HEAD "
+        "request to https://r.example/v2/x/manifests/1: 502 Bad Gateway",
         "received unexpected HTTP status: 502 Bad Gateway",
+        "error parsing HTTP 404 response body: invalid character '<' looking for beginning",
         "error pulling image configuration: download failed after attempts=6: EOF",
     ],
     None: [

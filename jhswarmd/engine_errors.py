@@ -40,7 +40,7 @@ _WRONG_NODE = "not a swarm manager"
 #: The same status and beginning, but said by a manager without its peers (moby, daemon/cluster).
 _NOT_YET = "Manager is being prepared"
 #: swarmkit's ErrSequenceConflict (moby, vendor/.../swarmkit/v2/manager/state/store/memory.go).
-_OUT_OF_SEQUENCE = "update out of sequence"
+OUT_OF_SEQUENCE = "update out of sequence"
 _NEVER_SENT = (InvalidArgument, InvalidVersion, TLSParameterError)
 
 
@@ -56,7 +56,7 @@ def translate(exc: Exception, doing: str) -> EngineError:
             return EngineNotFound(f"{doing}: the engine does not have it", why=words)
         if status == 409:
             return EngineConflict(f"{doing}: the name is taken", why=words)
-        if status >= 500 and _OUT_OF_SEQUENCE in words:
+        if status >= 500 and OUT_OF_SEQUENCE in words:
             return EngineOutOfSequence(f"{doing}: it was changed meanwhile", why=words)
         if status >= 500 and (_WRONG_NODE not in words or _NOT_YET in words):
             return EngineUnavailable(f"{doing}: the engine answered {status}", why=words)

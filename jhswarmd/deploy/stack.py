@@ -24,8 +24,8 @@ import yaml
 from jhswarmd import assets, labels, retry
 from jhswarmd.deploy import last_words, networks, record
 from jhswarmd.deploy.progress import Progress, Step
-from jhswarmd.engine_errors import translated
-from jhswarmd.errors import EngineNotFound, JhswarmdError
+from jhswarmd.engine_errors import OUT_OF_SEQUENCE, translated
+from jhswarmd.errors import EngineNotFound, EngineOutOfSequence, JhswarmdError
 from jhswarmd.generations import Existing, whole
 from jhswarmd.reconcile import references
 from jhswarmd.settings import PublishMode, Settings
@@ -225,13 +225,22 @@ def deploy(stack: str, rendered: str, logins: bytes | None = None) -> None:
             passed = [held.fileno()]
             Path(folder, "config.json").symlink_to(f"/proc/self/fd/{held.fileno()}")
             environment["DOCKER_CONFIG"] = folder
-        result = _run_docker([*command, stack], input=rendered, env=environment, pass_fds=passed)
-    if result.returncode != 0:
-        raise JhswarmdError(
-            f"'docker stack deploy' failed for the stack {stack}",
-            output=result.stderr.splitlines(),
-            remedy="Fix what it names and run the command again; it goes on where it stopped.",
-        )
+
+        def run() -> None:
+            result = _run_docker(
+                [*command, stack], input=rendered, env=environment, pass_fds=passed
+            )
+            if result.returncode != 0:
+                # The command reads each service and writes it, as the daemon and Swarm do.
+                is_overtaken = OUT_OF_SEQUENCE in result.stderr
+                raise (EngineOutOfSequence if is_overtaken else JhswarmdError)(
+                    f"'docker stack deploy' failed for the stack {stack}",
+                    output=result.stderr.splitlines(),
+                    remedy="Fix what it names and run the command again; it goes on where it "
+                    "stopped.",
+                )
+
+        retry.rereading()(run)
 
 
 def wait_healthy(

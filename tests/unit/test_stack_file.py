@@ -228,3 +228,27 @@ def test_the_proxy_knows_where_browsers_reach_the_hub_and_whom_to_believe():
     assert environment["TRUSTED_PROXIES"] == "192.0.2.1/32 10.0.0.0/8"
     assert environment["UPLOAD_TIMEOUT_S"] == "21600"
     assert environment["MAX_HEADER_SIZE"] == "65536"
+
+
+@pytest.mark.parametrize(
+    ("stderr", "runs"),
+    [
+        ("Error response from daemon: rpc error: code = Unknown desc = update out of sequence", 2),
+        ("Error response from daemon: invalid service", 1),
+    ],
+)
+def test_a_deployment_that_swarm_overtook_is_repeated_and_no_other(monkeypatch, stderr, runs):
+    seen = []
+
+    def run(argv, **options):
+        seen.append(options["input"])
+        is_second = len(seen) > 1
+        return subprocess.CompletedProcess(argv, not is_second, "", "" if is_second else stderr)
+
+    monkeypatch.setattr(stacks, "_run_docker", run)
+    if runs == 1:
+        with pytest.raises(JhswarmdError, match="'docker stack deploy' failed"):
+            stacks.deploy("jupyterhub", "services: {}")
+    else:
+        stacks.deploy("jupyterhub", "services: {}")
+    assert seen == ["services: {}"] * runs

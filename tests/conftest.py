@@ -81,6 +81,7 @@ def _engine_name(text: str) -> str:
 #: Files of tests/engine whose tests share the deployed stack.
 STACK_FILES = {
     "test_accounts.py",
+    "test_builders.py",
     "test_conf_d.py",
     "test_hygiene.py",
     "test_prepull.py",

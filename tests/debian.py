@@ -72,6 +72,14 @@ def machine_root(release: str, packages: Sequence[str]) -> Path:
     return _root(release, packages, "minbase", "")
 
 
+def client_plugins() -> Path:
+    """Return a directory with buildx for the machine's own ``docker`` command. Read-only.
+
+    That of the first Debian release that has it: its libc is old enough. Raises RootError.
+    """
+    return _root("trixie", ("docker-buildx",), "extract", "") / "usr/libexec/docker/cli-plugins"
+
+
 def mirror() -> str:
     """Return the address of the Debian mirror that this machine itself installs from.
 

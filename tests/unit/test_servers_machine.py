@@ -69,7 +69,13 @@ class ServersMachine(RuleBasedStateMachine):
         if service.id not in self.approved:
             assert self.hub.identity.has_counted(service.count), "younger than the database"
             self.ordinary[service.id] = self.clock.now
-            recent = [at for at in self.ordinary.values() if self.clock.now - at < WINDOW_S]
+            # What the engine refused to remove is still there, and may be known again.
+            recent = [
+                at
+                for id_, at in self.ordinary.items()
+                if self.clock.now - at < WINDOW_S
+                and (id_ == service.id or id_ not in self.engine.services)
+            ]
             most = max(FLOOR, SHARE * (len(self.engine.services) + len(recent)))
             assert len(recent) <= most, "too many at once"
 

@@ -47,6 +47,7 @@ def test_browsers_are_sent_to_the_public_url_and_never_to_an_inner_port(keys, ur
         "https://hub.example.org:99999",
         "https://",
         "https://hub..example.org",
+        "https://hub.example.org:",
     ],
 )
 def test_a_public_url_is_a_scheme_and_a_name_alone(value):

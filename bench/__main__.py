@@ -25,7 +25,7 @@ from bench.passes import passes
 from bench.restart import restart
 from bench.rotation import rotation
 from bench.site import BenchError, Site
-from tests.lab import Lab, LabError
+from tests.kit.lab import Lab, LabError
 
 PARTS = ("spawn", "many", "orphans", "passes", "rotation", "restart", "accounts")
 #: Turns of full passes.

@@ -17,12 +17,12 @@ from bench.deployed import deployed
 from bench.figures import BARE, OURS, Figure, Target
 from bench.measure import Report, timed
 from bench.site import BenchError
-from jhswarmd.hashing import hash_password
-from tests.lab import Lab
-from tests.stack import LoginRefused, Stack, log_in
+from jhswarmd.accounts.hashing import hash_password
+from tests.kit.lab import Lab
+from tests.kit.stack import LoginRefused, Stack, log_in
 
 #: Seconds between two tries to log in. A refused one is answered two seconds later
-#: (hubext/auth.py), so tries do not wait for each other.
+#: (hub/auth.py), so tries do not wait for each other.
 _TRY_EVERY_S = 0.2
 #: Seconds after which an account should work, whatever is measured.
 _PATIENCE_S = 60.0

@@ -11,9 +11,9 @@ import sys
 
 from jhswarmd import log
 from jhswarmd.daemon.run import Daemon
-from jhswarmd.engine import Engine
-from jhswarmd.hub import Hub
-from jhswarmd.settings import Settings
+from jhswarmd.engine.client import Engine
+from jhswarmd.hub_client import Hub
+from jhswarmd.settings.settings import Settings
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.measure import Report
-from tests.lab import Lab
-from tests.stack import Stack
+from tests.kit.lab import Lab
+from tests.kit.stack import Stack
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from bench.contenders import Bare, Contender, Hub, spec_of_ours
 from bench.figures import BARE, OURS, STOCK, Figure, Target
 from bench.site import PATIENCE_S, HubProcess, Site, StartFailed, notebook_labels
 from jhswarmd import labels
-from tests.wait import wait_until
+from tests.kit.wait import wait_until
 
 #: Told what is being done; the number is of steps done since the last call.
 Report = Callable[[str, int], None]

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 import time
 
-from jhswarmd.engine import Engine
-from jhswarmd.hub import Hub
+from jhswarmd.engine.client import Engine
+from jhswarmd.hub_client import Hub
 from jhswarmd.reconcile.servers import Servers
 
 

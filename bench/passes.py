@@ -27,7 +27,7 @@ from bench.figures import BARE, OURS, Figure, Target
 from bench.measure import NOWHERE, Report, create_hub_service, create_orphan, timed, wait_gone
 from bench.site import HubProcess, Site, notebook_labels
 from jhswarmd import labels
-from jhswarmd.hub import PAGE_SIZE
+from jhswarmd.hub_client import PAGE_SIZE
 
 #: Seconds for which the daemon is left alone to see what it costs idle.
 IDLE_S = 120

@@ -13,9 +13,9 @@ from bench.figures import OURS, Figure, Target
 from bench.measure import NOWHERE, Report
 from bench.rotation import Probe
 from jhswarmd import labels
-from tests.lab import Lab
-from tests.stack import Stack
-from tests.wait import wait_until
+from tests.kit.lab import Lab
+from tests.kit.stack import Stack
+from tests.kit.wait import wait_until
 
 #: Seconds for whatever is waited for; nothing here takes as long.
 _PATIENCE_S = 120

@@ -15,8 +15,8 @@ from bench.deployed import deployed
 from bench.figures import OURS, Figure, Target
 from bench.measure import Report
 from bench.site import BenchError
-from tests.lab import Lab
-from tests.stack import Kernel, Stack, Visitor
+from tests.kit.lab import Lab
+from tests.kit.stack import Kernel, Stack, Visitor
 
 #: Seconds between two questions of a probe; a gap is known that exactly.
 _PROBE_S = 0.05

@@ -27,8 +27,8 @@ from docker.models.containers import Container
 
 from bench import hubside
 from jhswarmd import assets, labels
-from tests.lab import Lab
-from tests.wait import wait_until
+from tests.kit.lab import Lab
+from tests.kit.wait import wait_until
 
 HUB_PORT = 8081
 NETWORK = "bench"

@@ -10,9 +10,9 @@ from pathlib import Path
 from aiohttp import ClientTimeout
 
 from jhswarmd import labels
-from jhswarmd.hubext import admins, auth, config, credentials, hubstart, identity, oauth
-from jhswarmd.hubext.handlers import REPORT_SCOPE, handlers
-from jhswarmd.settings import RemovedUserServers, Settings
+from jhswarmd.hub import admins, auth, config, credentials, identity, oauth, startup
+from jhswarmd.hub.handlers import REPORT_SCOPE, handlers
+from jhswarmd.settings.settings import RemovedUserServers, Settings
 
 c = get_config()
 settings = Settings.from_environ(os.environ)
@@ -38,7 +38,7 @@ if settings.public_url or settings.host != "localhost":
 c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = "http://proxy:8001"
 proxy_tokens = list(config.read_generations("proxy_auth_token").values())
-c.JupyterHub.proxy_class = "jhswarmd.hubext.proxy.RotatingProxy"
+c.JupyterHub.proxy_class = "jhswarmd.hub.proxy.RotatingProxy"
 c.ConfigurableHTTPProxy.auth_token, *c.RotatingProxy.older_tokens = proxy_tokens
 c.JupyterHub.cleanup_proxy = False
 c.JupyterHub.cleanup_servers = False
@@ -101,7 +101,7 @@ if settings.uses_oauth:
         # Without it only public members are known.
         c.GitHubOAuthenticator.scope = list({"read:org", *settings.oauth_scope})
 else:
-    c.JupyterHub.authenticator_class = "jhswarmd.hubext.auth.PAMAuthenticator"
+    c.JupyterHub.authenticator_class = "jhswarmd.hub.auth.PAMAuthenticator"
     c.PAMAuthenticator.service = "jhswarmd"
     c.PAMAuthenticator.open_sessions = False
     # The group of the accounts that the daemon made from the list.
@@ -157,9 +157,9 @@ if settings.notebook_constraints:
 c.SwarmSpawner.start_timeout = settings.start_timeout_s
 # For one that is slow to answer when it starts. One that runs is never stopped for its silence.
 c.SwarmSpawner.http_timeout = 60
-hubstart.keep_silent_servers()
-hubstart.keep_going_without_services()
-c.SwarmSpawner.during_check = hubstart.checking
+startup.keep_silent_servers()
+startup.keep_going_without_services()
+c.SwarmSpawner.during_check = startup.checking
 # From the hub's own environment; what a site sets as 'environment' adds to them.
 c.SwarmSpawner.env_keep = list(settings.proxy_environment)
 

@@ -19,10 +19,10 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests import debian
-from tests.lab import CommandFailed, Lab, LabError
-from tests.shared_images import SharedImages
-from tests.stack import Stack
+from tests.kit import debian
+from tests.kit.lab import CommandFailed, Lab, LabError
+from tests.kit.shared_images import SharedImages
+from tests.kit.stack import Stack
 
 HERE = Path(__file__).parent
 _NEEDS_ROOT = "needs root for an engine in a network namespace: run `sudo make test`"
@@ -235,7 +235,7 @@ def shared_images(request: pytest.FixtureRequest) -> SharedImages:
 
 @pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest, shared_images: SharedImages) -> Iterator[Lab]:
-    """A real engine in swarm mode, in a network namespace of its own (tests/lab.py).
+    """A real engine in swarm mode, in a network namespace of its own (tests/kit/lab.py).
 
     The host's, or what ``--engine`` names; for tests marked ``every_engine`` others as well.
     """

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from jupyterhub_idle_culler import cull_idle
 
-from jhswarmd.daemon.duty import Duty
-from jhswarmd.hub import PAGE_SIZE
-from jhswarmd.settings import SECRETS_DIR
+from jhswarmd.daemon.leader import Duty
+from jhswarmd.hub_client import PAGE_SIZE
+from jhswarmd.settings.settings import SECRETS_DIR
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jhswarmd import labels, metrics
-from jhswarmd.engine import Engine, Event
+from jhswarmd.engine.client import Engine, Event
 from jhswarmd.errors import EngineError
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jhswarmd import __version__, control, retry
-from jhswarmd.daemon import web
+from jhswarmd import __version__, retry
+from jhswarmd.api import control_socket, web_server
+from jhswarmd.daemon.controller import Worker
 from jhswarmd.daemon.culler import Culler
-from jhswarmd.daemon.duty import Duty
+from jhswarmd.daemon.forwarding import Relay
+from jhswarmd.daemon.leader import Duty
 from jhswarmd.daemon.reflector import (
     ACCOUNTS,
     ALL_SERVERS,
@@ -24,24 +26,22 @@ from jhswarmd.daemon.reflector import (
     Key,
     Reflector,
 )
-from jhswarmd.daemon.relay import Relay
-from jhswarmd.daemon.serverkeys import ServerKeys
-from jhswarmd.daemon.usercommands import UserCommands
-from jhswarmd.daemon.worker import Worker
+from jhswarmd.daemon.servers_controller import ServerKeys
+from jhswarmd.daemon.user_commands import UserCommands
 from jhswarmd.daemon.workqueue import WorkQueue
-from jhswarmd.engine import Engine
+from jhswarmd.engine.client import Engine
 from jhswarmd.errors import JhswarmdError, UsageError
-from jhswarmd.hub import Hub
+from jhswarmd.hub_client import Hub
 from jhswarmd.log import event
 from jhswarmd.reconcile.accounts import Accounts
 from jhswarmd.reconcile.credentials import Credentials
-from jhswarmd.reconcile.names import Names
-from jhswarmd.reconcile.prepull import Prepull
-from jhswarmd.reconcile.removed import RemovedUsers
+from jhswarmd.reconcile.image_pulls import Prepull
+from jhswarmd.reconcile.removed_users import RemovedUsers
 from jhswarmd.reconcile.routes import Routes
 from jhswarmd.reconcile.servers import Servers
-from jhswarmd.reconcile.users import Users
-from jhswarmd.settings import SECRETS_DIR, Settings
+from jhswarmd.reconcile.service_names import Names
+from jhswarmd.reconcile.users_secret import Users
+from jhswarmd.settings.settings import SECRETS_DIR, Settings
 
 log = logging.getLogger(__name__)
 
@@ -339,7 +339,7 @@ def run(settings: Settings, *, dry_run: bool = False) -> None:
     token = read_token()
     hub = Hub(HUB_URL, token)
     daemon = Daemon(settings, engine, hub, dry_run=dry_run)
-    handlers: dict[str, control.Handler] = {
+    handlers: dict[str, control_socket.Handler] = {
         "status": lambda arguments: daemon.snapshot(),
         "approve": daemon.approve,
         "reconcile": daemon.look_at_everything,
@@ -353,9 +353,12 @@ def run(settings: Settings, *, dry_run: bool = False) -> None:
         for name in ("prepull", "rotate", "users_change"):
             handlers[name] = _refuse
     relay = Relay(engine, daemon.duty, settings.stack_name, token)
-    server = control.Control(relay.over(handlers))
-    site = web.Web(
-        web.address_in(settings.control_subnet), daemon.unready, token=token, handlers=handlers
+    server = control_socket.Control(relay.over(handlers))
+    site = web_server.Web(
+        web_server.address_in(settings.control_subnet),
+        daemon.unready,
+        token=token,
+        handlers=handlers,
     )
     daemon.start()
     site.start()

@@ -2,7 +2,7 @@
 
 What a site puts into ``hub_config/conf.d`` is Python, so only the hub's own image can tell what it
 does. It is loaded in a container of that image, without network, volumes and secrets of the
-deployment, and with the environment that the hub will have (``jhswarmd/hubext/rehearsal.py``).
+deployment, and with the environment that the hub will have (``jhswarmd/hub/rehearsal.py``).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from docker.models.containers import Container
 
 from jhswarmd import labels
 from jhswarmd.deploy.progress import Progress
-from jhswarmd.engine_errors import translated
+from jhswarmd.engine.errors import translated
 from jhswarmd.errors import EngineNotFound, JhswarmdError
 
 #: Seconds for the whole rehearsal; it ends by itself long before, unless the machine is very busy.
 WITHIN_S = 120
-_MODULE = "jhswarmd.hubext.rehearsal"
+_MODULE = "jhswarmd.hub.rehearsal"
 _UNTOUCHED = "Nothing was deployed: a hub that runs is as it was"
 _REMEDY = (
     f"{_UNTOUCHED}. Change the files in hub_config/conf.d and run the command again; "

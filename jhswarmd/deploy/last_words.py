@@ -13,7 +13,7 @@ from typing import Any
 import docker
 
 from jhswarmd import labels, log_tail
-from jhswarmd.engine_errors import translated
+from jhswarmd.engine.errors import translated
 from jhswarmd.errors import JhswarmdError
 
 #: Seconds for the log of a container on another node: the engine waits for nodes that are silent.

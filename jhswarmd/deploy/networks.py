@@ -14,7 +14,7 @@ from typing import Any
 import docker
 
 from jhswarmd import labels
-from jhswarmd.engine_errors import translated
+from jhswarmd.engine.errors import translated
 from jhswarmd.errors import EngineError, EngineNotFound
 from jhswarmd.model import ENDED_STATES
 

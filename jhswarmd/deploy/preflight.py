@@ -14,12 +14,13 @@ from typing import Any
 
 import docker
 
-from jhswarmd import generations, labels, tls
-from jhswarmd.deploy import routes
-from jhswarmd.deploy.profile import SECRET_FILES, Profile
-from jhswarmd.engine_errors import translated
+from jhswarmd import labels
+from jhswarmd.credentials import generations, tls
+from jhswarmd.deploy.machine import routes
+from jhswarmd.deploy.profiles.profile import SECRET_FILES, Profile
+from jhswarmd.engine.errors import translated
 from jhswarmd.errors import EngineNotFound, JhswarmdError, UsageError
-from jhswarmd.settings import Settings
+from jhswarmd.settings.settings import Settings
 
 #: Lengths of the prefixes of subnets for a stack, and what is suggested in place of another.
 _PREFIXES = range(8, 29)

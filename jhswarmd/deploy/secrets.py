@@ -15,12 +15,9 @@ from datetime import datetime, timezone
 
 import docker
 
-from jhswarmd import labels, tls
-from jhswarmd.deploy import users
-from jhswarmd.deploy.profile import SECRET_FILES, Profile
-from jhswarmd.engine import Engine
-from jhswarmd.errors import EngineConflict, EngineError
-from jhswarmd.generations import (
+from jhswarmd import labels
+from jhswarmd.credentials import rotation, secret_mounts, tls
+from jhswarmd.credentials.generations import (
     GENERATED,
     MAX_BYTES,
     Existing,
@@ -35,8 +32,11 @@ from jhswarmd.generations import (
     split,
     whole,
 )
+from jhswarmd.deploy import users
+from jhswarmd.deploy.profiles.profile import SECRET_FILES, Profile
+from jhswarmd.engine.client import Engine
+from jhswarmd.errors import EngineConflict, EngineError
 from jhswarmd.model import StackService
-from jhswarmd.reconcile import references, rotation
 
 
 def _random_hex(_: Profile) -> bytes:
@@ -280,7 +280,7 @@ def for_hub(existing: Sequence[Existing], services: Mapping[str, StackService]) 
         datetime.now(timezone.utc),
     )
     secrets = [secret for generation in found for secret in generation.secrets]
-    return [secret for secret in secrets if secret.kind in references.NUMBERED]
+    return [secret for secret in secrets if secret.kind in secret_mounts.NUMBERED]
 
 
 def required_names(*, uses_oauth: bool) -> list[str]:

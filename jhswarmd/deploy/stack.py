@@ -22,13 +22,14 @@ import docker
 import yaml
 
 from jhswarmd import assets, labels, retry
-from jhswarmd.deploy import last_words, networks, record
+from jhswarmd.credentials import secret_mounts
+from jhswarmd.credentials.generations import Existing, whole
+from jhswarmd.deploy import last_words, networks
+from jhswarmd.deploy.profiles import record
 from jhswarmd.deploy.progress import Progress, Step
-from jhswarmd.engine_errors import OUT_OF_SEQUENCE, translated
+from jhswarmd.engine.errors import OUT_OF_SEQUENCE, translated
 from jhswarmd.errors import EngineNotFound, EngineOutOfSequence, JhswarmdError
-from jhswarmd.generations import Existing, whole
-from jhswarmd.reconcile import references
-from jhswarmd.settings import PublishMode, Settings
+from jhswarmd.settings.settings import PublishMode, Settings
 
 #: Seconds that a healthy deployment may take, a pull of the images on a slow link included.
 HEALTHY_WITHIN_S = 300.0
@@ -90,7 +91,7 @@ def render(settings: Settings, values: Placeholders) -> str:
         ) from exc
     _add_settings(document, settings)
     for secret in values.numbered:
-        _add_secret(document, "hub", references.target(secret), secret.name)
+        _add_secret(document, "hub", secret_mounts.target(secret), secret.name)
     if settings.uses_oauth:
         path = settings.oauth_client_secret_file_path
         name = values.secrets["oauth_client_secret"]

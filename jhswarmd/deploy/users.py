@@ -19,11 +19,11 @@ import docker
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_exponential
 
 from jhswarmd import encodings
-from jhswarmd.deploy import ask
+from jhswarmd.accounts import edits, user_list
+from jhswarmd.accounts.hashing import Hasher, hash_password
+from jhswarmd.accounts.user_list import Entry
+from jhswarmd.api import daemon_client
 from jhswarmd.errors import JhswarmdError, UsageError
-from jhswarmd.hashing import Hasher, hash_password
-from jhswarmd.reconcile import passwd, userlist
-from jhswarmd.reconcile.passwd import Entry
 
 #: Seconds in which the daemons are back with the list that they were given.
 TAKEN_UP_WITHIN_S = 90.0
@@ -43,13 +43,13 @@ def _silent(_: str) -> None:
 def hash_list(content: bytes, tell: Tell = _silent) -> str:
     """Return a list with hashes only, a line for each line of ``content``."""
     hash_of = _hash_all(content, tell)
-    return userlist.normalise(content, hash_of, is_ours=False)
+    return edits.normalise(content, hash_of, is_ours=False)
 
 
 def _hash_all(content: bytes, tell: Tell) -> Callable[[Entry], str]:
     plain = [
         (each.name, each.password)
-        for each in passwd.parse(content).entries.values()
+        for each in user_list.parse(content).entries.values()
         if not each.is_hashed
     ]
     hasher = Hasher()
@@ -64,7 +64,7 @@ def _hash_all(content: bytes, tell: Tell) -> Callable[[Entry], str]:
     return hash_of
 
 
-def count_plain(accounts: passwd.UserList) -> int:
+def count_plain(accounts: user_list.UserList) -> int:
     """Return how many passwords of a list are plain text."""
     return sum(not each.is_hashed for each in accounts.entries.values())
 
@@ -78,7 +78,7 @@ def convert(path: Path, tell: Tell = _silent) -> int:
     hash_of = _hash_all(content, tell)
     to_convert = {
         line.number: f"{line.entry.name}:{hash_of(line.entry)}".encode()
-        for line in passwd.read_lines(content)
+        for line in user_list.read_lines(content)
         if line.entry and not line.entry.is_hashed
     }
     if to_convert:
@@ -124,12 +124,12 @@ def hash_typed(password: str) -> str:
     Raises UsageError for one that no account can have.
     """
     try:
-        passwd.check_password(password)
+        user_list.check_password(password)
     except ValueError as exc:
         raise UsageError("This password cannot be used", why=str(exc)) from None
     except UnicodeEncodeError:
         raise UsageError("This password cannot be used", why="not valid UTF-8") from None
-    return password if passwd.is_hash(password) else hash_password(password)
+    return password if user_list.is_hash(password) else hash_password(password)
 
 
 def set_password(
@@ -140,7 +140,7 @@ def set_password(
     It holds whatever the profile's list says later. Raises JhswarmdError.
     """
     hashed = hash_typed(password)
-    held = ask.ask_patiently(client, stack, "users")["accounts"]
+    held = daemon_client.ask_patiently(client, stack, "users")["accounts"]
     if name not in {each["name"] for each in held}:
         raise UsageError(
             f"There is no account '{name}'",
@@ -152,12 +152,12 @@ def set_password(
 def change(
     client: docker.DockerClient, stack: str, action: str, **arguments: Any
 ) -> dict[str, Any]:
-    """Let the daemon change the accounts; returns what it did (see daemon/usercommands.py).
+    """Let the daemon change the accounts; returns what it did (see daemon/user_commands.py).
 
     A daemon that is being replaced, or busy with another change, is asked again.
     """
     request = {"action": action, "request": random.token_hex(16), **arguments}
-    answer: dict[str, Any] = ask.ask_patiently(client, stack, "users_change", request)
+    answer: dict[str, Any] = daemon_client.ask_patiently(client, stack, "users_change", request)
     return answer
 
 
@@ -182,7 +182,7 @@ def wait_taken_up(client: docker.DockerClient, stack: str, number: int) -> None:
 
     def is_taken_up() -> bool:
         try:
-            accounts = ask.ask(client, stack, "status")["accounts"]
+            accounts = daemon_client.ask(client, stack, "status")["accounts"]
         except JhswarmdError:
             return False
         return (accounts["mounted"] or 0) >= number

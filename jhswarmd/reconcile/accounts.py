@@ -19,14 +19,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jhswarmd import labels, metrics
-from jhswarmd.engine import Engine
+from jhswarmd.accounts import edits, user_list
+from jhswarmd.accounts.hashing import Hasher
+from jhswarmd.accounts.published_password import has_published_password
+from jhswarmd.accounts.user_list import Entry
+from jhswarmd.engine.client import Engine
 from jhswarmd.errors import EngineNotFound, NotNow
-from jhswarmd.hashing import Hasher
 from jhswarmd.log import event
-from jhswarmd.reconcile import passwd, userlist
-from jhswarmd.reconcile.passwd import Entry
-from jhswarmd.reconcile.published import has_published_password
-from jhswarmd.reconcile.users import Users
+from jhswarmd.reconcile.users_secret import Users
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Accounts:
         self._on_delivered = on_delivered
         self._hasher = Hasher()
         self._content: bytes | None = None
-        self._list = passwd.UserList({}, ())
+        self._list = user_list.UserList({}, ())
         self._pending = 0
         self._archive = b""
         self._has_published_password = False
@@ -128,7 +128,7 @@ class Accounts:
 
     def normalised(self, content: bytes) -> str:
         """Return the list that is held, with hashes only. Raises NotNow while some are missing."""
-        return userlist.normalise(
+        return edits.normalise(
             content, self._hash_of, is_ours=True, system_names=self._users.system_names
         )
 
@@ -145,7 +145,7 @@ class Accounts:
         """Parse the list when it is another one, hash what is left, and pack what can be used."""
         is_new = content != self._content
         if is_new:
-            self._list = passwd.parse(content, self._users.system_names)
+            self._list = user_list.parse(content, self._users.system_names)
             if not content:
                 log.warning("No users secret is mounted: there are no accounts")
             for refusal in self._list.refused:
@@ -163,7 +163,7 @@ class Accounts:
                 for each in self._list.entries.values()
                 if each.is_hashed or self._hasher.get(each.name, each.password)
             ]
-            self._archive = pack(passwd.render(usable, self._hash_of), self._pending)
+            self._archive = pack(user_list.render(usable, self._hash_of), self._pending)
         self._content = content
 
     def _deliver(self) -> None:

@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from jhswarmd import generations, labels, metrics, retry, tls
-from jhswarmd.engine import Engine
+from jhswarmd import labels, metrics, retry
+from jhswarmd.credentials import generations, rotation, secret_mounts, tls
+from jhswarmd.credentials.generations import GENERATED, Existing
+from jhswarmd.credentials.rotation import UNITS, Point
+from jhswarmd.engine.client import Engine
 from jhswarmd.errors import EngineConflict, EngineError, HubUnknown, JhswarmdError, NotNow
-from jhswarmd.generations import GENERATED, Existing
-from jhswarmd.hub import Hub
+from jhswarmd.hub_client import Hub
 from jhswarmd.log import event
-from jhswarmd.news import News
-from jhswarmd.reconcile import references, rotation
-from jhswarmd.reconcile.rotation import UNITS, Point
-from jhswarmd.settings import Settings
+from jhswarmd.reconcile.status_feed import News
+from jhswarmd.settings.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class Credentials:
             with self._claim:  # not while only some of what belongs together is created
                 existing = self._engine.list_secrets(self._stack)
             services = self._engine.read_stack_services(self._stack)
-            own = references.mounted(self._engine.read_own_task() or {"ContainerSpec": {}})
+            own = secret_mounts.mounted(self._engine.read_own_task() or {"ContainerSpec": {}})
             now = self._clock()
             self._tell_units(existing, now)
             is_quiet = rotation.is_within(self._settings.quiet_hours, now)
@@ -238,7 +238,7 @@ class Credentials:
         changed: bool = policy(
             self._engine.change_service,
             labels.service_name(self._stack, step.role),
-            lambda spec: references.swap(
+            lambda spec: secret_mounts.swap(
                 spec, existing, *step.generations, is_numbered=step.role == "hub"
             ),
         )

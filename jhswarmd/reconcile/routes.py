@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from jhswarmd.hub import Hub
+from jhswarmd.hub_client import Hub
 
 log = logging.getLogger(__name__)
 

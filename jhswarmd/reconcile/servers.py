@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jhswarmd import metrics
-from jhswarmd.engine import Engine
+from jhswarmd.engine.client import Engine
 from jhswarmd.errors import EngineError, EngineNotFound, HubUnknown
-from jhswarmd.hub import Hub
+from jhswarmd.hub_client import Hub
 from jhswarmd.log import event
 from jhswarmd.model import NotebookService
 from jhswarmd.reconcile.orphans import (

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from jhswarmd.spawner.tasks import Phase, Task
-from jhswarmd.spawner.volumes import Choice
+from jhswarmd.spawner.volume_mounts import Choice
 
 
 def describe_choice(choice: Choice) -> tuple[int, str]:

@@ -6,7 +6,7 @@ engine. What it guarantees:
 
 - The hub's event loop never waits for the engine, and one user's slow call delays nobody else's.
 - A notebook is gone only when the engine definitely says so. Neither an outage nor its own
-  silence, at the hub's start too, makes the hub forget one (also: jhswarmd/hubext/hubstart.py).
+  silence, at the hub's start too, makes the hub forget one (also: jhswarmd/hub/startup.py).
 - A start that fails, is cancelled or times out removes what it created, also when the request to
   create it is still on its way.
 - It removes nothing but what carries its own labels, or what its own hub remembers by id.
@@ -28,7 +28,7 @@ import sqlalchemy as sa
 from jupyterhub.utils import maybe_future
 
 from jhswarmd import labels, retry
-from jhswarmd.engine_errors import translated
+from jhswarmd.engine.errors import translated
 from jhswarmd.errors import (
     EngineConflict,
     EngineError,
@@ -37,12 +37,12 @@ from jhswarmd.errors import (
     JhswarmdError,
 )
 from jhswarmd.spawner import tasks
-from jhswarmd.spawner.base import LOOK_WITHIN_S, REMOVE_WITHIN_S, Pause
-from jhswarmd.spawner.failure import StartFailed
-from jhswarmd.spawner.preparing import PreparingSpawner
+from jhswarmd.spawner.errors import StartFailed
 from jhswarmd.spawner.progress import ProgressLog, describe_choice
-from jhswarmd.spawner.request import create_request, dropped, using_options
+from jhswarmd.spawner.service import LOOK_WITHIN_S, REMOVE_WITHIN_S, Pause
+from jhswarmd.spawner.service_spec import create_request, dropped, using_options
 from jhswarmd.spawner.tasks import Task
+from jhswarmd.spawner.volume_ownership import PreparingSpawner
 
 #: Seconds for which what an ended server left behind is tried to be removed.
 SWEEP_WITHIN_S = 10.0

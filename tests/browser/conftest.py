@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from tests.lab import LabError, install_missing
-from tests.stack import USERS, Stack
+from tests.kit.lab import LabError, install_missing
+from tests.kit.stack import USERS, Stack
 
 #: Quiet on the network, and content without a graphics card, a desktop or a sandboxing kernel.
 _ARGS = [

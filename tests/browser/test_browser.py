@@ -8,7 +8,7 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import SLOW_MS, Person
-from tests.lab import Lab
+from tests.kit.lab import Lab
 
 
 def test_plain_http_leads_to_https(engine: Lab, page: Page) -> None:

@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Person
-from tests.stack import Stack
-from tests.wait import wait_until
+from tests.kit.stack import Stack
+from tests.kit.wait import wait_until
 
 PROFILES = """\
 - slug: small

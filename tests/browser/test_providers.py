@@ -9,10 +9,10 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Person
-from tests.engine.hygiene_kit import secret_words, shown_in
-from tests.lab import Lab
-from tests.oauth_provider import CLIENT_ID, CLIENT_SECRET, Provider
-from tests.stack import UP_S, Stack, write_profile
+from tests.kit.hygiene_kit import secret_words, shown_in
+from tests.kit.lab import Lab
+from tests.kit.oauth_provider import CLIENT_ID, CLIENT_SECRET, Provider
+from tests.kit.stack import UP_S, Stack, write_profile
 
 
 @pytest.fixture(scope="module")

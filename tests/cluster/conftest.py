@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster_lab import Cluster
 from tests.engine import conftest as engine_conftest
-from tests.engine import spawner_kit
-from tests.lab import SMALL_IMAGE, Lab, LabError
+from tests.kit import spawner_kit
+from tests.kit.cluster_lab import Cluster
+from tests.kit.lab import SMALL_IMAGE, Lab, LabError
 
 network = spawner_kit.network
 client = spawner_kit.client

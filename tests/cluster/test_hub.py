@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 from docker.models.containers import Container
 
-from tests.cluster_lab import Cluster
 from tests.engine import test_spawner_hub as hub_kit
 from tests.engine.test_spawner_hub import HubProcess, start
-from tests.lab import Lab
-from tests.wait import wait_until
+from tests.kit.cluster_lab import Cluster
+from tests.kit.lab import Lab
+from tests.kit.wait import wait_until
 
 NODES = {"managers": 1, "workers": 1}
 FILE = "/home/jovyan/kept"

@@ -24,14 +24,14 @@ from docker.models.services import Service
 from docker.types import RestartPolicy
 
 from jhswarmd import labels
-from jhswarmd.daemon import web
-from jhswarmd.settings import SECRETS_DIR
-from jhswarmd.spawner.base import ServiceSpawner
-from tests.cluster_lab import Cluster
+from jhswarmd.api import web_server
+from jhswarmd.settings.settings import SECRETS_DIR
+from jhswarmd.spawner.service import ServiceSpawner
 from tests.engine.conftest import CreateService
-from tests.engine.spawner_kit import HUB_ID, STACK, Flaky, the_container
-from tests.lab import SMALL_IMAGE, Lab, Services
-from tests.wait import wait_until
+from tests.kit.cluster_lab import Cluster
+from tests.kit.lab import SMALL_IMAGE, Lab, Services
+from tests.kit.spawner_kit import HUB_ID, STACK, Flaky, the_container
+from tests.kit.wait import wait_until
 
 NODES = {"managers": 3}
 
@@ -201,7 +201,7 @@ class Instance:
     @property
     def duty(self) -> float:
         """What its metrics say of its duty. Raises RequestException while it starts."""
-        text = requests.get(f"http://{self.lab.address}:{web.PORT}/metrics", timeout=5).text
+        text = requests.get(f"http://{self.lab.address}:{web_server.PORT}/metrics", timeout=5).text
         (line,) = (each for each in text.splitlines() if each.startswith("jhswarmd_duty "))
         return float(line.split()[1])
 

@@ -10,20 +10,20 @@ from jupyterhub.spawner import SpawnException
 from jupyterhub.user import User
 
 from jhswarmd import labels
-from jhswarmd.deploy import status
-from jhswarmd.spawner import whereabouts
+from jhswarmd.commands import status
+from jhswarmd.spawner import volume_nodes
 from jhswarmd.spawner.swarm import SwarmSpawner
-from tests.cluster_lab import Cluster
 from tests.engine.conftest import CreateService
-from tests.engine.spawner_kit import (
+from tests.kit.cluster_lab import Cluster
+from tests.kit.lab import SMALL_IMAGE, Lab
+from tests.kit.spawner_kit import (
     STACK,
     Flaky,
     list_tasks,
     start_and_clean_up,
     the_container,
 )
-from tests.lab import SMALL_IMAGE, Lab
-from tests.wait import wait_until
+from tests.kit.wait import wait_until
 
 NODES = {"managers": 1, "workers": 1}
 VOLUME = f"{STACK}-user-ann"
@@ -146,7 +146,7 @@ def test_a_lost_node_ends_its_notebooks_and_a_start_waits_for_the_files(
     again = make()
     asyncio.run(again.start())
     assert has_file(worker, again)
-    assert [each.name for each in whereabouts.list_holders(user.db, VOLUME)] == [worker.name]
+    assert [each.name for each in volume_nodes.list_holders(user.db, VOLUME)] == [worker.name]
 
 
 def test_a_start_moves_on_from_a_lost_node_and_a_stop_does_not_wait_for_it(

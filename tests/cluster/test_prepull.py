@@ -8,10 +8,10 @@ from collections.abc import Callable
 import docker
 import pytest
 
-from jhswarmd.engine import Engine
-from jhswarmd.reconcile.prepull import Prepull
-from tests.cluster_lab import Cluster
-from tests.lab import SMALL_IMAGE, Lab
+from jhswarmd.engine.client import Engine
+from jhswarmd.reconcile.image_pulls import Prepull
+from tests.kit.cluster_lab import Cluster
+from tests.kit.lab import SMALL_IMAGE, Lab
 
 NODES = {"managers": 1, "workers": 1}
 #: No registry has it: only a node that holds it can run it.

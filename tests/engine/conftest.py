@@ -10,9 +10,9 @@ import requests
 from docker.errors import APIError, NotFound
 from docker.models.services import Service
 
-from tests.engine import registry_kit, spawner_kit
-from tests.lab import Lab, Services
-from tests.wait import wait_until
+from tests.kit import registry_kit, spawner_kit
+from tests.kit.lab import Lab, Services
+from tests.kit.wait import wait_until
 
 CreateService = Callable[..., Service]
 

@@ -11,11 +11,11 @@ import pytest
 import requests
 
 from jhswarmd import labels
-from jhswarmd.hashing import hash_password
-from tests.engine.hygiene_kit import places
-from tests.lab import Lab
-from tests.stack import USERS, LoginRefused, Stack, Visitor, write_users
-from tests.wait import wait_until
+from jhswarmd.accounts.hashing import hash_password
+from tests.kit.hygiene_kit import places
+from tests.kit.lab import Lab
+from tests.kit.stack import USERS, LoginRefused, Stack, Visitor, write_users
+from tests.kit.wait import wait_until
 
 #: More than the 10 s that are promised: what a change takes is measured by the benchmark.
 LIVE_S = 30

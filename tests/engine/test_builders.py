@@ -12,9 +12,9 @@ from typing import Any
 import docker.errors
 import pytest
 
-from tests import debian
-from tests.stack import Stack
-from tests.wait import wait_until
+from tests.kit import debian
+from tests.kit.stack import Stack
+from tests.kit.wait import wait_until
 
 #: Builds our base, and the smallest of our images that needs a package mirror on top of it. A new
 #: certificate each time: nothing comes from a cache. The image is then removed from the engine, so

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from jhswarmd import assets, labels
-from tests.lab import Lab
-from tests.stack import UP_S, Stack
-from tests.wait import wait_until
+from tests.kit.lab import Lab
+from tests.kit.stack import UP_S, Stack
+from tests.kit.wait import wait_until
 
 FILES = {
     "10-older.py": """

@@ -14,17 +14,17 @@ import docker
 import pytest
 from docker.types import ContainerSpec, Placement, SecretReference, TaskTemplate
 
-from jhswarmd import generations, labels, retry
+from jhswarmd import labels, retry
+from jhswarmd.credentials import generations, secret_mounts
 from jhswarmd.daemon.run import Daemon
-from jhswarmd.engine import Engine
+from jhswarmd.engine.client import Engine
 from jhswarmd.errors import EngineConflict, EngineError, EngineUnavailable
-from jhswarmd.reconcile import references
-from jhswarmd.settings import Settings
+from jhswarmd.settings.settings import Settings
 from tests.engine.conftest import CreateService
-from tests.engine_proxy import Answer, Cut, CutBody, EngineProxy, Fault, Silence, Truncate
-from tests.fakes import FakeHub
-from tests.lab import Lab
-from tests.wait import wait_until
+from tests.kit.engine_proxy import Answer, Cut, CutBody, EngineProxy, Fault, Silence, Truncate
+from tests.kit.fakes import FakeHub
+from tests.kit.lab import Lab
+from tests.kit.wait import wait_until
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def test_a_service_is_led_to_the_next_generation_and_loses_nothing(
     newest = generations.newest(held, "users")
     assert newest
     before = engine.client.api.inspect_service(service.id)["Spec"]
-    assert view.change_service(stack, lambda spec: references.swap(spec, held, newest))
-    assert not view.change_service(stack, lambda spec: references.swap(spec, held, newest))
+    assert view.change_service(stack, lambda spec: secret_mounts.swap(spec, held, newest))
+    assert not view.change_service(stack, lambda spec: secret_mounts.swap(spec, held, newest))
     after = engine.client.api.inspect_service(service.id)["Spec"]
     (reference,) = after["TaskTemplate"]["ContainerSpec"]["Secrets"]
     (was,) = before["TaskTemplate"]["ContainerSpec"].pop("Secrets")

@@ -8,7 +8,7 @@ Where each fault is shown, beside this file:
 ===================================== =====================================================
 engine stopped for longer              here; two minutes: ``make soak``
 spawner and hub in an outage           test_spawner.py, test_spawner_hub.py, and here
-more than a few orphans at once        tests/unit/test_orphans.py (30 of 100), test_stack.py
+more than a few orphans at once        unit/reconcile/test_orphans.py (30 of 100), test_stack.py
 two hubs on one swarm                  test_stack.py (services of another hub)
 hub's container, proxy's, daemon's     test_stack.py, with the deployed stack
 update out of sequence                 test_engine_view.py
@@ -33,7 +33,7 @@ from docker.errors import APIError
 from docker.types import ContainerSpec, TaskTemplate
 
 from bench.site import StartFailed
-from tests.engine_proxy import (
+from tests.kit.engine_proxy import (
     Answer,
     Cut,
     CutBody,
@@ -45,9 +45,9 @@ from tests.engine_proxy import (
     Throttle,
     Truncate,
 )
-from tests.fault_site import CONVERGED_S, NOWHERE, FaultSite, killed_hub
-from tests.lab import Lab
-from tests.wait import wait_until
+from tests.kit.fault_site import CONVERGED_S, NOWHERE, FaultSite, killed_hub
+from tests.kit.lab import Lab
+from tests.kit.wait import wait_until
 
 #: Short, for the tests that wait for a full pass.
 RESYNC_S = 10

@@ -14,9 +14,9 @@ from jupyterhub.httpclient import JupyterHubHTTPClient
 from jupyterhub_idle_culler import cull_idle
 from traitlets.config import Config
 
-from jhswarmd.hubext.proxy import RotatingProxy
-from tests.hub_start_kit import SECRETS, ProxyApi, StartingHub, silent_listener
-from tests.wait import wait_until
+from jhswarmd.hub.proxy import RotatingProxy
+from tests.kit.hub_start_kit import SECRETS, ProxyApi, StartingHub, silent_listener
+from tests.kit.wait import wait_until
 
 #: One more than the connections that this site leaves JupyterHub's client. What is promised is
 #: JHSWARMD_SILENT_SERVERS=500, with the hub listening within 20 s.
@@ -123,8 +123,8 @@ def test_the_proxy_is_reached_while_silent_servers_hold_all_connections(
 def test_a_proxy_that_accepts_and_never_answers_is_given_up_in_time(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jhswarmd.hubext.proxy.REQUEST_WITHIN_S", 0.1)
-    monkeypatch.setattr("jhswarmd.hubext.proxy.RETRY_WITHIN_S", 0.5)
+    monkeypatch.setattr("jhswarmd.hub.proxy.REQUEST_WITHIN_S", 0.1)
+    monkeypatch.setattr("jhswarmd.hub.proxy.RETRY_WITHIN_S", 0.5)
 
     async def ask() -> None:
         url = f"http://127.0.0.1:{port}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine.hygiene_kit import layers_with, secret_words, shown_in
-from tests.lab import Lab
-from tests.stack import USERS, LoginRefused, Stack
+from tests.kit.hygiene_kit import layers_with, secret_words, shown_in
+from tests.kit.lab import Lab
+from tests.kit.stack import USERS, LoginRefused, Stack
 
 MISTYPED = "a canary that somebody mistyped"
 

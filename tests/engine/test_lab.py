@@ -16,11 +16,11 @@ import requests
 from docker.types import EndpointSpec
 
 from jhswarmd import labels
-from tests.cluster_lab import Cluster
-from tests.debian import RELEASES
 from tests.engine.conftest import CreateService
-from tests.lab import CommandFailed, Lab, LabError, remove_leftovers
-from tests.wait import wait_until
+from tests.kit.cluster_lab import Cluster
+from tests.kit.debian import RELEASES
+from tests.kit.lab import CommandFailed, Lab, LabError, remove_leftovers
+from tests.kit.wait import wait_until
 
 
 def _traces(name: str) -> list[str]:

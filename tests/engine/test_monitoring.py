@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from jhswarmd import metrics
-from tests.lab import ROOT, apt, install_missing
+from tests.kit.lab import ROOT, apt, install_missing
 
 FOLDER = ROOT / "docs" / "monitoring"
 

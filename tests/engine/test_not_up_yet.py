@@ -6,8 +6,8 @@ import socketserver
 
 import pytest
 
-from jhswarmd.deploy import up
-from tests.unit.test_not_up_yet import HALVES, Starting, serving
+from jhswarmd.commands import up
+from tests.unit.deploy.test_not_up_yet import HALVES, Starting, serving
 
 
 class TcpServer(socketserver.ThreadingTCPServer):

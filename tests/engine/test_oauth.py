@@ -9,8 +9,8 @@ from tornado import web
 from tornado.httpclient import AsyncHTTPClient
 from traitlets.config import Config
 
-from jhswarmd.hubext import oauth
-from tests.oauth_provider import CLIENT_ID, CLIENT_SECRET, Provider
+from jhswarmd.hub import oauth
+from tests.kit.oauth_provider import CLIENT_ID, CLIENT_SECRET, Provider
 
 CALLBACK = "https://hub.example/hub/oauth_callback"
 GROUPS = {"physics": {"ann"}, "biology:lab-2": {"bea"}}

@@ -11,13 +11,13 @@ import pytest
 
 from jhswarmd import labels
 from jhswarmd.deploy import stack as stacks
-from jhswarmd.engine import Engine
-from jhswarmd.reconcile.prepull import Prepull
-from tests.engine.registry_kit import FIRST, IMAGE, PrivateRegistry
-from tests.engine.spawner_kit import drained
-from tests.lab import Lab
-from tests.stack import Stack
-from tests.wait import wait_until
+from jhswarmd.engine.client import Engine
+from jhswarmd.reconcile.image_pulls import Prepull
+from tests.kit.lab import Lab
+from tests.kit.registry_kit import FIRST, IMAGE, PrivateRegistry
+from tests.kit.spawner_kit import drained
+from tests.kit.stack import Stack
+from tests.kit.wait import wait_until
 
 STACK = "prepulltest"
 MISSING = "localhost:1/no/such:1"

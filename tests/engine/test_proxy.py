@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from jhswarmd import tls
-from tests.lab import Lab
-from tests.stack import Stack
-from tests.wait import wait_until
+from jhswarmd.credentials import tls
+from tests.kit.lab import Lab
+from tests.kit.stack import Stack
+from tests.kit.wait import wait_until
 
 SUBNET, GATEWAY = "10.214.7.0/24", "10.214.7.1"
 #: Answers with the headers that it was sent, as a hub or a notebook would see them.

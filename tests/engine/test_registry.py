@@ -12,13 +12,13 @@ import pytest
 import requests
 
 from jhswarmd import labels
-from jhswarmd.deploy import registry as registries
-from jhswarmd.engine import Engine
+from jhswarmd.deploy.images import registry as registries
+from jhswarmd.engine.client import Engine
+from jhswarmd.engine.registry_auth import Login
 from jhswarmd.errors import EngineUnavailable
-from jhswarmd.registry_login import Login
-from tests.lab import Lab
-from tests.stack import Stack, Visitor
-from tests.wait import wait_until
+from tests.kit.lab import Lab
+from tests.kit.stack import Stack, Visitor
+from tests.kit.wait import wait_until
 
 REGISTRY = "localhost:5000"
 PINNED = re.compile(r"localhost:5000/jhswarmd/[a-z]+:[0-9a-f]+@sha256:[0-9a-f]{64}")

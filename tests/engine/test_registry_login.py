@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from jhswarmd.spawner.failure import StartFailed
-from tests.engine.registry_kit import FIRST, HASHES, IMAGE, SECOND, PrivateRegistry
-from tests.engine.spawner_kit import Flaky, start_and_clean_up, the_service
+from jhswarmd.spawner.errors import StartFailed
+from tests.kit.registry_kit import FIRST, HASHES, IMAGE, SECOND, PrivateRegistry
+from tests.kit.spawner_kit import Flaky, start_and_clean_up, the_service
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 
 from jhswarmd.deploy import secrets
 from jhswarmd.deploy.stack import Placeholders, render
-from jhswarmd.settings import PublishMode, Settings
-from tests.lab import Lab
+from jhswarmd.settings.settings import PublishMode, Settings
+from tests.kit.lab import Lab
 
 NAME = "odd-values"
 #: By key, which the hub's and the daemon's containers get as they are.

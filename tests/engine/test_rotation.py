@@ -14,12 +14,12 @@ import pytest
 import requests
 from docker.errors import APIError, NotFound
 
-from jhswarmd import generations, labels, tls
-from jhswarmd.engine import Engine
-from jhswarmd.reconcile import references, rotation
-from jhswarmd.reconcile.rotation import Point
-from tests.stack import Kernel, Stack, Visitor
-from tests.wait import wait_until
+from jhswarmd import labels
+from jhswarmd.credentials import generations, rotation, secret_mounts, tls
+from jhswarmd.credentials.rotation import Point
+from jhswarmd.engine.client import Engine
+from tests.kit.stack import Kernel, Stack, Visitor
+from tests.kit.wait import wait_until
 
 ROTATED_S = 300
 _DOWN = (requests.RequestException, OSError)
@@ -197,7 +197,7 @@ def test_with_revoke_older_logins_end_and_notebooks_stay(stack: Stack, testuser:
     assert stack.notebook("testuser").id == service.id
     hub = targets(stack, "hub")
     assert [name for name in hub if name.startswith("cookie")] == [f"cookie_secret_g{number + 1}"]
-    for kind in references.NUMBERED:
+    for kind in secret_mounts.NUMBERED:
         assert len([name for name in hub if name.startswith(kind)]) == 1
     with stack.login("testuser") as again:
         assert is_logged_in(again)

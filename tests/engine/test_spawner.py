@@ -18,9 +18,10 @@ from jupyterhub.user import User
 
 from jhswarmd import labels
 from jhswarmd.errors import EngineError
-from jhswarmd.hubext import identity
+from jhswarmd.hub import identity
 from jhswarmd.spawner import swarm
-from tests.engine.spawner_kit import (
+from tests.kit.lab import Lab
+from tests.kit.spawner_kit import (
     HUB_ID,
     NETWORK,
     STACK,
@@ -31,8 +32,7 @@ from tests.engine.spawner_kit import (
     the_container,
     the_service,
 )
-from tests.lab import Lab
-from tests.wait import wait_until
+from tests.kit.wait import wait_until
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ import pytest
 
 from tests.engine import test_spawner_hub
 from tests.engine.test_spawner_hub import HubProcess, progress
-from tests.lab import Lab
-from tests.wait import wait_until
+from tests.kit.lab import Lab
+from tests.kit.wait import wait_until
 
 network = test_spawner_hub.network
 hub = test_spawner_hub.hub

@@ -20,10 +20,11 @@ from docker.types import (
 from jupyterhub.spawner import SpawnException
 from jupyterhub.user import User
 
-from jhswarmd.spawner import whereabouts
-from jhswarmd.spawner.failure import StartFailed
-from jhswarmd.spawner.whereabouts import Holder
-from tests.engine.spawner_kit import (
+from jhswarmd.spawner import volume_nodes
+from jhswarmd.spawner.errors import StartFailed
+from jhswarmd.spawner.volume_nodes import Holder
+from tests.kit.lab import Lab
+from tests.kit.spawner_kit import (
     STACK,
     TOKEN,
     DeafSpawner,
@@ -32,8 +33,7 @@ from tests.engine.spawner_kit import (
     start_and_clean_up,
     the_service,
 )
-from tests.lab import Lab
-from tests.wait import wait_until
+from tests.kit.wait import wait_until
 
 #: Seconds that a hopeless start may take.
 SOON_S = 10
@@ -193,7 +193,7 @@ class Forger(Flaky):
 @pytest.fixture
 def forger(client: Flaky, monkeypatch: pytest.MonkeyPatch) -> Forger:
     forger = Forger(client._client)
-    monkeypatch.setattr("jhswarmd.spawner.base.ServiceSpawner._engine_client", forger)
+    monkeypatch.setattr("jhswarmd.spawner.service.ServiceSpawner._engine_client", forger)
     return forger
 
 
@@ -249,7 +249,7 @@ def test_that_the_node_of_the_files_is_lost_before_the_notebook_runs_is_told(
 ) -> None:
     # From a node that holds no files a start moves on: tests/cluster.
     (node,) = engine.client.nodes.list()
-    whereabouts.remember(user.db, f"{STACK}-user-ann", Holder(node.id, "it"))
+    volume_nodes.remember(user.db, f"{STACK}-user-ann", Holder(node.id, "it"))
 
     def stay(task: dict[str, Any]) -> None:
         if task.get("NodeID"):

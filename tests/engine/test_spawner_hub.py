@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from jhswarmd import assets, labels
-from tests.engine.spawner_kit import drained
-from tests.lab import Lab
-from tests.wait import wait_until
+from tests.kit.lab import Lab
+from tests.kit.spawner_kit import drained
+from tests.kit.wait import wait_until
 
 STACK = "hubtest"
 TOKENS = {

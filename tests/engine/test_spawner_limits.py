@@ -10,8 +10,8 @@ import pytest
 from jupyterhub.spawner import SpawnException
 
 from jhswarmd.spawner import swarm
-from tests.engine.spawner_kit import Flaky, start_and_clean_up, the_container, the_service
-from tests.lab import Lab
+from tests.kit.lab import Lab
+from tests.kit.spawner_kit import Flaky, start_and_clean_up, the_container, the_service
 
 #: Bits of /proc/PID/status: linux/capability.h.
 NET_RAW, MKNOD, CHOWN = 1 << 13, 1 << 27, 1 << 0

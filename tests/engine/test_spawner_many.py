@@ -15,11 +15,11 @@ import docker
 import pytest
 
 from jhswarmd import labels
-from jhswarmd.spawner.base import MAX_CALLS, ServiceSpawner
-from jhswarmd.spawner.failure import StartFailed
-from tests.engine.spawner_kit import DeafSpawner, Flaky
-from tests.engine_proxy import Answer, Cut, Delay, EngineProxy, LoseAnswer
-from tests.lab import Lab
+from jhswarmd.spawner.errors import StartFailed
+from jhswarmd.spawner.service import MAX_CALLS, ServiceSpawner
+from tests.kit.engine_proxy import Answer, Cut, Delay, EngineProxy, LoseAnswer
+from tests.kit.lab import Lab
+from tests.kit.spawner_kit import DeafSpawner, Flaky
 
 #: As many as fit into the time of a test; JHSWARMD_STARTS=200 is what is promised.
 STARTS = int(os.environ.get("JHSWARMD_STARTS", "30"))

@@ -1,7 +1,7 @@
 """The options that JupyterHub and dockerspawner publish, set as people set them.
 
 Each is seen in what a real engine made of it. Which of them work, and which do not and why, is the
-table in docs/spawner.md; tests/unit/test_spawner_options.py keeps it whole.
+table in docs/spawner.md; tests/unit/spawner/test_traits.py keeps it whole.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from docker.types import DriverConfig
 from jupyterhub.spawner import SpawnException
 
 from jhswarmd import labels
-from jhswarmd.spawner.base import ServiceSpawner
-from tests.engine.spawner_kit import (
+from jhswarmd.spawner.service import ServiceSpawner
+from tests.kit.lab import SMALL_IMAGE, Lab
+from tests.kit.spawner_kit import (
     NETWORK,
     STACK,
     Flaky,
@@ -24,7 +25,6 @@ from tests.engine.spawner_kit import (
     the_container,
     the_service,
 )
-from tests.lab import SMALL_IMAGE, Lab
 
 MiB = 1024**2
 

@@ -15,9 +15,10 @@ from jupyterhub.spawner import SpawnException
 from jupyterhub.user import User
 
 from jhswarmd import labels
-from jhswarmd.spawner import whereabouts
-from jhswarmd.spawner.whereabouts import Holder
-from tests.engine.spawner_kit import (
+from jhswarmd.spawner import volume_nodes
+from jhswarmd.spawner.volume_nodes import Holder
+from tests.kit.lab import Lab
+from tests.kit.spawner_kit import (
     STACK,
     Flaky,
     drained,
@@ -25,8 +26,7 @@ from tests.engine.spawner_kit import (
     the_container,
     the_service,
 )
-from tests.lab import Lab
-from tests.wait import wait_until
+from tests.kit.wait import wait_until
 
 VOLUME = f"{STACK}-user-ann"
 GONE = Holder("nodethatleftlongago", "worker-7")
@@ -38,7 +38,7 @@ def this_node(engine: Lab) -> Holder:
 
 
 def holders(user: User) -> list[Holder]:
-    return whereabouts.list_holders(user.db, VOLUME)
+    return volume_nodes.list_holders(user.db, VOLUME)
 
 
 def constraints_of(service: dict[str, Any]) -> list[str]:
@@ -143,7 +143,7 @@ def test_a_notebook_that_runs_already_tells_where_its_volume_is(
     spawner = make()
     asyncio.run(spawner.start())
     # As a hub whose older version remembered nothing.
-    whereabouts.forget(user.db, VOLUME, this_node(engine).node_id)
+    volume_nodes.forget(user.db, VOLUME, this_node(engine).node_id)
     assert asyncio.run(make(spawner.get_state()).poll()) is None
     assert holders(user) == [this_node(engine)]
 
@@ -152,7 +152,7 @@ def test_a_volume_of_a_driver_that_reaches_all_nodes_binds_nobody_to_one(
     make: Any, engine: Lab, user: User, client: Flaky
 ) -> None:
     engine.run(["mkdir", "-p", "/run/export/ann"])
-    whereabouts.remember(user.db, VOLUME, GONE)
+    volume_nodes.remember(user.db, VOLUME, GONE)
     options = {"type": "none", "o": "bind", "device": "/run/export/{username}"}
     asyncio.run(make(volume_driver_options=options).start())
     assert constraints(client) == []
@@ -175,7 +175,7 @@ def test_a_home_on_a_node_that_cannot_be_used_is_explained_and_nothing_starts(
     make: Any, client: Flaky, engine: Lab, user: User, case: str
 ) -> None:
     holder = GONE if case == "gone" else this_node(engine)
-    whereabouts.remember(user.db, VOLUME, holder)
+    volume_nodes.remember(user.db, VOLUME, holder)
     begun_at = time.monotonic()
     with (
         drained(engine) if case == "drained" else contextlib.nullcontext(),
@@ -193,7 +193,7 @@ def test_a_home_on_a_node_that_cannot_be_used_is_explained_and_nothing_starts(
 def test_relaxed_starts_over_an_empty_volume_says_so_and_remembers_the_new_node(
     make: Any, engine: Lab, user: User, client: Flaky
 ) -> None:
-    whereabouts.remember(user.db, VOLUME, GONE)
+    volume_nodes.remember(user.db, VOLUME, GONE)
     spawner = make(volume_node_policy="relaxed")
 
     async def start_and_read() -> list[dict[str, Any]]:
@@ -212,7 +212,7 @@ def test_relaxed_starts_over_an_empty_volume_says_so_and_remembers_the_new_node(
 def test_a_full_node_that_holds_the_home_is_named(
     make: Any, client: Flaky, engine: Lab, user: User
 ) -> None:
-    whereabouts.remember(user.db, VOLUME, this_node(engine))
+    volume_nodes.remember(user.db, VOLUME, this_node(engine))
     with pytest.raises(SpawnException) as caught:
         asyncio.run(start_and_clean_up(make(mem_guarantee="1000T")))
     assert f"on node {this_node(engine).name}, which has not enough" in caught.value.message

@@ -24,9 +24,9 @@ from jhswarmd.deploy.progress import Progress
 from jhswarmd.errors import JhswarmdError
 from jhswarmd.reconcile.orphans import WINDOW_S
 from tests.engine.conftest import CreateService
-from tests.lab import Lab
-from tests.stack import USERS, LoginRefused, Stack, Visitor, write_profile, write_users
-from tests.wait import wait_until
+from tests.kit.lab import Lab
+from tests.kit.stack import USERS, LoginRefused, Stack, Visitor, write_profile, write_users
+from tests.kit.wait import wait_until
 
 _DOWN = (requests.RequestException, OSError)
 CreateOrphan = Callable[..., Service]

@@ -11,9 +11,9 @@ import pytest
 import requests
 from requests.adapters import HTTPAdapter
 
-from tests.lab import LabError
-from tests.machine import Machine
-from tests.stack import Stack, Visitor
+from tests.kit.lab import LabError
+from tests.kit.machine import Machine
+from tests.kit.stack import Stack, Visitor
 
 _UP_S = 1200
 _UNIT_S = 1200

@@ -18,7 +18,7 @@ import requests
 from docker.errors import APIError
 
 from bench.site import BenchError, StartFailed
-from tests.engine_proxy import (
+from tests.kit.engine_proxy import (
     Answer,
     Cut,
     CutBody,
@@ -30,8 +30,8 @@ from tests.engine_proxy import (
     Throttle,
     Truncate,
 )
-from tests.fault_site import MORE_DESCRIPTORS, MORE_THREADS, FaultSite, Resources, killed_hub
-from tests.lab import Lab
+from tests.kit.fault_site import MORE_DESCRIPTORS, MORE_THREADS, FaultSite, Resources, killed_hub
+from tests.kit.lab import Lab
 
 USERS = [f"user-{number}" for number in range(8)]
 _SAMPLE_S = 1.0

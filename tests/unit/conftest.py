@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from traitlets.config import Config, PyFileConfigLoader
 
-from jhswarmd import assets, settings
+from jhswarmd import assets
+from jhswarmd.settings import settings
 
 SECRETS = {
     "proxy_auth_token": "proxy-token-content",

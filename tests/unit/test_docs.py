@@ -5,7 +5,7 @@ import re
 import pytest
 
 from jhswarmd import assets
-from jhswarmd.settings import Settings
+from jhswarmd.settings.settings import Settings
 
 CONFIGURATION = (assets.ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 DOCUMENTS = [assets.ROOT / "README.md", *sorted((assets.ROOT / "docs").glob("*.md"))]

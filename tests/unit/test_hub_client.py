@@ -7,7 +7,7 @@ import requests
 from requests.adapters import BaseAdapter
 
 from jhswarmd.errors import HubUnknown
-from jhswarmd.hub import Hub
+from jhswarmd.hub_client import Hub
 from jhswarmd.model import HubIdentity, HubUser
 
 TOKEN = "t0ken-t0ken-t0ken"

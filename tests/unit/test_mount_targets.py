@@ -9,11 +9,11 @@ import pytest
 from docker.types import Mount
 
 from jhswarmd.mount_targets import canonical
-from jhswarmd.settings import PublishMode, Settings
-from jhswarmd.spawner.request import create_request
+from jhswarmd.settings.settings import PublishMode, Settings
+from jhswarmd.spawner.service_spec import create_request
 from jhswarmd.spawner.swarm import SwarmSpawner
-from tests.unit.test_spawner import make_spawner
-from tests.unit.test_stack_file import rendered
+from tests.unit.deploy.test_stack_file import rendered
+from tests.unit.spawner.test_swarm import make_spawner
 
 LINKS = (PurePosixPath("/var/run"), PurePosixPath("/var/lock"))
 

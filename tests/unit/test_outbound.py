@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from jhswarmd import outbound
-from jhswarmd.deploy import up
+from jhswarmd.commands import up
 
 #: Nothing listens there, so that a request through it fails.
 DEAD = "http://127.0.0.1:9"

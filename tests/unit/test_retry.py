@@ -20,8 +20,8 @@ from jhswarmd.errors import (
     UsageError,
 )
 from jhswarmd.spawner import swarm
-from jhswarmd.spawner.base import ServiceSpawner
-from tests.unit.test_spawner import make_spawner
+from jhswarmd.spawner.service import ServiceSpawner
+from tests.unit.spawner.test_swarm import make_spawner
 
 TRANSIENT = [EngineUnavailable("no answer"), HubUnknown("no answer")]
 DEFINITE = [EngineNotFound("x"), EngineConflict("x"), EngineError("x"), UsageError("x")]

@@ -1,0 +1,1 @@
+"""Lists of users and their passwords. Pure, but for the hashing."""

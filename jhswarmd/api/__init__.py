@@ -1,0 +1,1 @@
+"""Commands between the command line and the daemons."""

@@ -1,0 +1,80 @@
+"""How a command reaches the daemon: in its container by its socket, from a host by the engine.
+
+From a host a fixed command runs in the daemon's container. What it is asked goes through standard
+input: an argument list shows in events and in the process table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import docker
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from jhswarmd import labels
+from jhswarmd.api import control_socket
+from jhswarmd.engine import streams
+from jhswarmd.engine.errors import translated
+from jhswarmd.errors import EngineConflict, EngineNotFound, EngineUnavailable, NotNow
+
+#: Seconds in which a daemon that restarts is back, and a change that another made is done.
+BACK_WITHIN_S = 40.0
+
+
+def ask(
+    client: docker.DockerClient,
+    stack: str,
+    command: str,
+    arguments: Mapping[str, Any] | None = None,
+) -> Any:
+    """Send a command to the daemon of this node, and return its result.
+
+    Raises NotNow when no daemon answers, JhswarmdError with what it answers as an error.
+    """
+    if control_socket.SOCKET.exists():
+        return control_socket.ask(command, arguments)
+    name = labels.service_name(stack, "jhswarmd")
+    request = json.dumps({"command": command, "arguments": dict(arguments or {})}) + "\n"
+    with translated("reach the daemon"):
+        found = client.api.containers(filters={"label": f"{labels.SERVICE_NAME}={name}"})
+        if not found:
+            raise NotNow(
+                "No daemon runs on this node",
+                remedy="Run the command on a manager that 'docker service ps' names for it.",
+            )
+        output = streams.run(
+            client.api,
+            found[0]["Id"],
+            ["jhswarmd", "ctl"],
+            request.encode(),
+            timeout_s=control_socket.TIMEOUT_S + 5,
+        )
+    try:
+        answer = json.loads(output)
+    except ValueError:
+        raise NotNow(
+            "The daemon does not answer",
+            remedy=f"See 'docker service logs {name}'.",
+        ) from None
+    return control_socket.result_of(answer)
+
+
+def ask_patiently(
+    client: docker.DockerClient,
+    stack: str,
+    command: str,
+    arguments: Mapping[str, Any] | None = None,
+) -> Any:
+    """Do as ``ask``, and ask again for ``BACK_WITHIN_S`` seconds while the daemon is away or busy.
+
+    What is asked must be the same when it is asked twice: an answer may be lost.
+    """
+    return Retrying(
+        # Its container is being replaced: not there, or stopping.
+        retry=retry_if_exception_type((NotNow, EngineNotFound, EngineConflict, EngineUnavailable)),
+        stop=stop_after_delay(BACK_WITHIN_S),
+        wait=wait_random_exponential(multiplier=0.1, max=0.5),
+        reraise=True,
+    )(ask, client, stack, command, arguments)

@@ -1,0 +1,1 @@
+"""One module for each command: takes a deployment, returns a report."""

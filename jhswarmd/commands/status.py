@@ -1,0 +1,668 @@
+"""``jhswarmd status``: what engine and daemon say, and what to make of it.
+
+``gather`` asks, ``judge`` is pure, ``show`` prints. Without a daemon the engine alone is shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timezone
+from enum import IntEnum
+from ipaddress import ip_network
+from typing import Any
+
+import docker
+from pydantic import BaseModel
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from jhswarmd import labels
+from jhswarmd.api import daemon_client
+from jhswarmd.commands import prepull
+from jhswarmd.credentials.generations import Existing, moment
+from jhswarmd.credentials.rotation import UNITS
+from jhswarmd.deploy import drift, exposure, last_words, networks, secrets
+from jhswarmd.deploy import stack as stacks
+from jhswarmd.deploy.machine import local_engine
+from jhswarmd.deploy.profiles import record
+from jhswarmd.deploy.profiles.profile import LOCAL_HOSTS
+from jhswarmd.engine import constraints
+from jhswarmd.engine.errors import translated
+from jhswarmd.errors import JhswarmdError, UsageError
+from jhswarmd.model import is_local_volume, newest_task
+from jhswarmd.settings.settings import Settings
+
+#: A share of the notebooks' addresses above which somebody should look.
+ADDRESSES_FULL = 0.8
+#: A certificate that ends within so many seconds is warned of; a self-signed one is renewed before.
+EXPIRES_SOON_S = 14 * 86400.0
+#: For so long ``status`` tells of secrets that others had changed.
+PUT_RIGHT_SHOWN_S = 7 * 86400.0
+_RENEW = "put a new one into env/NAME/ssl and run 'jhswarmd rotate tls --env NAME'"
+#: So many failures of a service within so many seconds are worth a problem, although it runs.
+FLAPPING = 3
+FLAPPING_WITHIN_S = 600.0
+#: States of a task that ended by itself, or was never started.
+FAILED = ("failed", "rejected")
+#: Seconds between two looks of ``status --watch``.
+WATCH_EVERY_S = 2.0
+
+
+class Health(IntEnum):
+    """How the deployment is; the value is the exit code."""
+
+    healthy = 0
+    degraded = 1
+    down = 2
+
+
+class ServiceState(BaseModel):
+    """One of the stack's own services."""
+
+    role: str
+    running: int
+    desired: int
+    image: str
+    # While it runs these are set only where it has failed again and again.
+    error: str = ""
+    """What the engine says of its last task that failed."""
+    state: str = ""
+    """State of its newest task."""
+    failures: int = 0
+    """How many of its tasks have failed, as far as the engine remembers."""
+    last_words: list[str] = []
+    """The last lines of the log of that task."""
+    drift: str = ""
+    """What it runs instead of what was deployed; empty: it runs that."""
+
+
+class NodeState(BaseModel):
+    """One node of the swarm."""
+
+    id: str = ""
+    name: str
+    role: str
+    state: str
+    availability: str
+
+
+class SecretState(BaseModel):
+    """The live generation of one kind of secret."""
+
+    kind: str
+    generation: int
+    age_s: float
+
+
+class Report(BaseModel):
+    """Everything that ``status`` shows. ``daemon`` is None when none answers."""
+
+    stack: str
+    services: list[ServiceState]
+    nodes: list[NodeState]
+    notebooks: dict[str, int]
+    secrets: list[SecretState]
+    addresses_used: int
+    addresses: int
+    daemon: dict[str, Any] | None
+    daemon_error: str = ""
+    profile: str = ""
+    """The profile that it was deployed from; empty: not recorded."""
+    host: str = ""
+    """The name under which browsers reach the hub; empty: not known."""
+    https_port: int = 443
+    answering_at: list[str] = []
+    """Addresses besides the loopback ones at which that port answers. They are looked for only
+    when everybody can log in who knows the published password."""
+    removed_user_servers: str = ""
+    """What happens to running servers of users who are removed; empty: not known."""
+    scattered_over: list[str] = []
+    """The nodes that take notebooks, when each keeps the files of its own to itself; else none."""
+    health: str = ""
+    problems: list[str] = []
+    warnings: list[str] = []
+    """What works, and is likely to surprise somebody some day; no part of ``health``."""
+
+
+def find_stack(
+    client: docker.DockerClient, wanted: str | None, *, with_remains: bool = False
+) -> str:
+    """Return the name of the one stack of ours on this swarm, or ``wanted``.
+
+    Its hub tells, and without one any service of it, for 'down' may have been interrupted;
+    ``with_remains`` its secrets and networks do, too. Raises UsageError when there is none, or
+    more than one, and JhswarmdError on a machine that cannot know.
+    """
+    local_engine.require_manager(client)
+    with translated("list the services"):
+        found = [] if wanted else client.api.services(filters={"label": f"{labels.ROLE}=hub"})
+        running = _stacks_of(found or client.api.services(filters={"label": labels.STACK}))
+    chosen = [name for name in running if wanted in (None, name)]
+    remains: list[str] = []
+    if not chosen:
+        with translated("list the secrets"):
+            remains = _stacks_of(client.api.secrets(filters={"label": labels.GENERATION}))
+    if not chosen and with_remains:
+        chosen = [name for name in remains if wanted in (None, name)]
+        if wanted and networks.list_networks(client, wanted):
+            chosen = [wanted]
+    if len(chosen) == 1:
+        return chosen[0]
+    if chosen:
+        raise UsageError(
+            f"There are {len(chosen)} deployments on this swarm",
+            why=", ".join(chosen),
+            remedy="Choose one with --stack NAME.",
+        )
+    raise _no_deployment(wanted, running, remains)
+
+
+def _stacks_of(things: Iterable[Mapping[str, Any]]) -> list[str]:
+    return sorted({name for each in things if (name := labels.of(each).get(labels.STACK))})
+
+
+def _no_deployment(wanted: str | None, running: list[str], remains: list[str]) -> UsageError:
+    """Say that a deployment, or any, is not there; ``remains`` have only their secrets left."""
+    down = [name for name in remains if wanted in (None, name)]
+    if down:
+        return UsageError(
+            f"The deployment {down[0]} is down" if len(down) == 1 else "All deployments are down",
+            why=f"no service of {' or '.join(down)} exists; secrets and volumes are kept",
+            remedy="Bring it up again with 'jhswarmd up' and its profile (--env NAME).",
+        )
+    if wanted:
+        return UsageError(
+            f"There is no deployment '{wanted}' on this swarm",
+            why=f"there is {', '.join(running)}" if running else "there is none at all",
+            remedy="Choose another one with --stack NAME, or bring this one up: STACK_NAME of a "
+            "profile is its name.",
+        )
+    return UsageError(
+        "There is no deployment on this swarm",
+        remedy="Bring one up with 'jhswarmd up --env local'.",
+    )
+
+
+def gather(client: docker.DockerClient, stack: str) -> Report:
+    """Ask engine and daemon. Raises EngineError when the engine gives no answer."""
+    with translated("look at the stack"):
+        api = client.api
+        nodes = api.nodes()
+        tasks = api.tasks(filters={"label": f"{labels.STACK_NAMESPACE}={stack}"})
+        name = labels.network_name(stack, "notebooks")
+        # The engine looks for names that contain it.
+        networks = [each for each in api.networks(names=[name]) if each["Name"] == name]
+    services = stacks.list_services(client, stack)
+    by_service: dict[str, list[dict[str, Any]]] = {}
+    for task in tasks:
+        by_service.setdefault(task["ServiceID"], []).append(task)
+    network = next(iter(networks), None)
+    daemon, daemon_error = _ask_daemon(client, stack)
+    settings = settings_of(services)
+    report = Report(
+        stack=stack,
+        services=[
+            _service_state(client, each, by_service.get(each["ID"], []))
+            for role in labels.ROLES
+            for each in services
+            if labels.of(each).get(labels.ROLE) == role
+        ],
+        nodes=[_node_state(node) for node in nodes],
+        notebooks=_notebook_states(services, by_service),
+        secrets=_secret_states(secrets.list_existing(client, stack), stack),
+        addresses_used=_addresses_used(tasks, network),
+        addresses=_addresses(network),
+        daemon=daemon,
+        daemon_error=daemon_error,
+        profile=found.profile if (found := record.read(client, stack)) else "",
+        host=settings.host if settings else "",
+        https_port=(port := settings.https_port if settings else 443),
+        answering_at=_answering_at(daemon, settings, port, nodes),
+        removed_user_servers=settings.removed_user_servers.value if settings else "",
+        scattered_over=_scattered_over(nodes, settings),
+    )
+    health, problems = judge(report)
+    return report.model_copy(
+        update={"health": health.name, "problems": problems, "warnings": warn(report)}
+    )
+
+
+def _answering_at(
+    daemon: Mapping[str, Any] | None,
+    settings: Settings | None,
+    port: int,
+    nodes: list[dict[str, Any]],
+) -> list[str]:
+    if not has_published_password(daemon) or (settings and settings.uses_oauth):
+        return []
+    return exposure.answering_at(port, nodes)
+
+
+def judge(report: Report) -> tuple[Health, list[str]]:
+    """Say how the deployment is, and every reason why it is not healthy. Pure."""
+    problems: list[str] = []
+    health = Health.healthy
+
+    def worse(new: Health, problem: str) -> None:
+        nonlocal health
+        health = max(health, new)
+        problems.append(problem)
+
+    states = {service.role: service for service in report.services}
+    for role in labels.ROLES:
+        service = states.get(role)
+        if service is None:
+            worse(Health.down, f"the service {role} is not there: run 'jhswarmd up'")
+        elif service.running == 0:
+            worse(Health.down, _why_down(report.stack, service))
+        elif service.failures:
+            worse(
+                Health.degraded,
+                f"{role} runs, and has ended {service.failures} times in "
+                f"{_ago(FLAPPING_WITHIN_S)} ({service.error}). Its last words: "
+                f"{' '.join(service.last_words[-1:]).strip()}",
+            )
+        elif service.running < service.desired:
+            worse(Health.degraded, f"{role} runs on {service.running} of {service.desired} nodes")
+        if service is not None and service.drift:
+            worse(Health.degraded, f"{role}: {service.drift}")
+    held = {secret.kind for secret in report.secrets}
+    for kind in [each for name in UNITS for each in UNITS[name]] if held else ():
+        if kind not in held:
+            worse(Health.degraded, f"the secret {kind} is not there: run 'jhswarmd up'")
+    for node in report.nodes:
+        if node.state != "ready":
+            worse(Health.degraded, f"node {node.name} is {node.state}: see 'docker node ls'")
+    if report.addresses and report.addresses_used > ADDRESSES_FULL * report.addresses:
+        worse(
+            Health.degraded,
+            f"{report.addresses_used} of {report.addresses} notebook addresses are used: "
+            "set a larger NOTEBOOKS_SUBNET",
+        )
+    has_hub = "hub" in states and states["hub"].running > 0
+    if report.daemon is None:
+        # Of a daemon that does not run this was said.
+        if "jhswarmd" in states and states["jhswarmd"].running:
+            worse(Health.down, f"no daemon answers: {report.daemon_error}")
+        return health, problems
+    # Without a hub the daemon knows little, which is no other problem than that.
+    for name, why in report.daemon["unknown"].items() if has_hub else ():
+        worse(Health.degraded, f"the daemon cannot tell about {name}: {why}")
+    for name in (report.daemon.get("names") or {}).get("lost", ()):
+        worse(
+            Health.degraded,
+            f"the engine's DNS has lost the name '{name}': the daemon updates the service after "
+            f"some minutes; 'docker service update --force {report.stack}_{name}' does it now",
+        )
+    for failure in prepull.describe_failures(report.daemon["prepull"]):
+        worse(Health.degraded, f"{failure}: users will wait there, or not start at all")
+    if no_node := prepull.describe_no_node(report.daemon["prepull"]):
+        worse(Health.degraded, no_node)
+    servers, accounts = report.daemon["servers"], report.daemon["accounts"]
+    if servers["held"]:
+        worse(
+            Health.degraded,
+            f"{len(servers['held'])} orphans are held: look at them with 'jhswarmd orphans list' "
+            "and allow their removal with 'jhswarmd orphans approve'",
+        )
+    if not accounts["delivered_to"] and has_hub:
+        worse(
+            Health.degraded,
+            "the hub has not been given its accounts, and nobody can log in by password: see "
+            f"'docker service logs {report.stack}_jhswarmd'",
+        )
+    if report.daemon["unready"] and has_hub:
+        worse(Health.degraded, f"the daemon is not ready: {report.daemon['unready']}")
+    for name, unit in report.daemon["rotation"]["units"].items():
+        for number, why in unit["rejected"].items():
+            worse(
+                Health.degraded,
+                f"the rotation of {name} to g{number} was rolled back ({why}): fix that and run "
+                f"'jhswarmd rotate {name}'",
+            )
+        if unit["expires_at_s"] and unit["expires_at_s"] < time.time():
+            worse(Health.degraded, f"the certificate has expired: {_RENEW}")
+    if accounts["refused"]:
+        worse(
+            Health.degraded,
+            "lines of the list of users are refused: " + "; ".join(accounts["refused"]),
+        )
+    return health, problems
+
+
+def _why_down(stack: str, service: ServiceState) -> str:
+    """Say why no task of a service runs, and what to do."""
+    name = labels.service_name(stack, service.role)
+    if not service.error:
+        return (
+            f"{service.role} does not run: its newest task is {service.state or 'still to come'}; "
+            f"see 'docker service ps --no-trunc {name}'"
+        )
+    tries = f", {service.failures} times in a row" if service.failures > 1 else ""
+    if not service.last_words:
+        return (
+            f"{service.role} does not run ({service.error}{tries}): see 'docker service ps "
+            f"--no-trunc {name}'"
+        )
+    return (
+        f"{service.role} does not run ({service.error}{tries}). Its last words: "
+        f"{service.last_words[-1].strip()}. Fix what they name and run 'jhswarmd up'; "
+        f"'docker service logs {name}' has all of them"
+    )
+
+
+def warn(report: Report) -> list[str]:
+    """Say what works now, and would surprise somebody. Pure."""
+    warnings = [*_warn_of_accounts(report), *_warn_of_secrets(report)]
+    if len(report.scattered_over) > 1:
+        names = ", ".join(report.scattered_over)
+        warnings.append(
+            f"files of users are kept on {len(report.scattered_over)} nodes ({names}), each user's "
+            "on one of them only: if that node is down, the user has to wait for it. Share them "
+            "with VOLUME_DRIVER or VOLUME_OPTIONS (docs/spawner.md, NFS), or choose one node with "
+            "NOTEBOOK_CONSTRAINTS"
+        )
+    return warnings
+
+
+def _warn_of_accounts(report: Report) -> list[str]:
+    if report.daemon is None:
+        return []
+    accounts, warnings = report.daemon["accounts"], []
+    if accounts["plain"]:
+        warnings.append(
+            f"{accounts['plain']} passwords are kept as plain text in Swarm: 'jhswarmd users set' "
+            "with the same list keeps their hashes instead"
+        )
+    if warns_of_published_password(report):
+        warnings.append(exposure.warning(report.https_port, report.answering_at))
+    return warnings
+
+
+def has_published_password(daemon: Mapping[str, Any] | None) -> bool:
+    """Tell whether everybody can log in who has read the list of the profile 'local'."""
+    return daemon is not None and bool(daemon["accounts"].get("has_published_password"))
+
+
+def warns_of_published_password(report: Report) -> bool:
+    """Tell whether that is so, and others than this machine's users reach the hub."""
+    return has_published_password(report.daemon) and bool(
+        report.answering_at or report.host not in ("", *LOCAL_HOSTS)
+    )
+
+
+def _warn_of_secrets(report: Report) -> list[str]:
+    if report.daemon is None:
+        return []
+    rotation, warnings = report.daemon["rotation"], []
+    expires_at_s = rotation["units"].get("tls", {}).get("expires_at_s")
+    left_s = expires_at_s - time.time() if expires_at_s else EXPIRES_SOON_S
+    if 0 <= left_s < EXPIRES_SOON_S:
+        warnings.append(f"the certificate ends in {_ago(left_s)}: {_RENEW}")
+    for name, unit in rotation["units"].items():
+        ago_s = time.time() - unit["put_right_at_s"] if unit["put_right"] else PUT_RIGHT_SHOWN_S
+        if ago_s < PUT_RIGHT_SHOWN_S:
+            warnings.append(
+                f"{name}: {unit['put_right']}, corrected {_ago(ago_s)} ago. Was an older stack "
+                "file deployed?"
+            )
+    return warnings
+
+
+def watch(look: Callable[[], Report], console: Console) -> None:
+    """Show what ``look`` returns, anew every ``WATCH_EVERY_S`` seconds, until Ctrl-C.
+
+    What goes wrong while looking is shown in its place. Nothing of it stays on the screen.
+    """
+    live = Live(console=console, auto_refresh=False, transient=True)
+    with contextlib.suppress(KeyboardInterrupt), live:
+        while True:
+            try:
+                seen = describe(look())
+            except JhswarmdError as exc:
+                seen = Group(Text(str(exc), "red"), Text(exc.remedy))
+            live.update(seen, refresh=True)
+            time.sleep(WATCH_EVERY_S)
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the report for people."""
+    console.print(describe(report))
+
+
+def describe(report: Report) -> Group:
+    """Return the report for people, to be printed. Pure."""
+    colour = {"healthy": "green", "degraded": "yellow", "down": "red"}[report.health]
+    lines = [
+        f"[bold]{escape(report.stack)}[/] is [{colour}]{report.health}[/]",
+        *(f"  [{colour}]![/] {escape(problem)}" for problem in report.problems),
+        *(f"  [yellow]warning:[/] {escape(warning)}" for warning in report.warnings),
+    ]
+    for service in report.services:
+        if service.last_words:
+            lines.append(f"  the last lines of {service.role}:")
+            lines += [f"  [dim]|[/] {escape(line)}" for line in service.last_words]
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    table.add_row("profile", report.profile or "not recorded")
+    for service in report.services:
+        table.add_row(service.role, f"{service.running}/{service.desired} running, {_tag(service)}")
+    table.add_row(
+        "nodes",
+        ", ".join(f"{node.name} ({node.role}, {node.state})" for node in report.nodes),
+    )
+    states = ", ".join(f"{count} {state}" for state, count in sorted(report.notebooks.items()))
+    table.add_row("servers", states or "none")
+    table.add_row("addresses", f"{report.addresses_used} of {report.addresses} used")
+    if report.daemon is not None and report.daemon.get("admins") is not None:
+        table.add_row("admins", ", ".join(report.daemon["admins"]) or "none")
+    if report.daemon is not None:
+        _add_daemon_rows(table, report.daemon, report.nodes, report.removed_user_servers)
+    _add_secret_rows(table, report)
+    return Group(*map(Text.from_markup, lines), table)
+
+
+def _tag(service: ServiceState) -> str:
+    """Return the image without its digest, which is too long for a table."""
+    return service.image.partition("@")[0]
+
+
+def _add_daemon_rows(
+    table: Table, daemon: Mapping[str, Any], nodes: list[NodeState], policy: str
+) -> None:
+    servers, accounts = daemon["servers"], daemon["accounts"]
+    node = next((f" on {node.name}" for node in nodes if node.id == daemon.get("node_id")), "")
+    table.add_row(
+        "daemon",
+        f"{'active' if daemon['is_active'] else 'standing by'}{node}, up {_ago(daemon['up_s'])}, "
+        f"{'hears' if daemon['is_connected'] else 'does not hear'} the engine",
+    )
+    last = servers["last_pass_at_s"]
+    table.add_row("last full pass", f"{_ago(time.time() - last)} ago" if last else "none yet")
+    table.add_row("images", prepull.describe(daemon["prepull"]))
+    table.add_row("orphans", f"{len(servers['removals'])} removed, {len(servers['held'])} held")
+    for removal in servers["removals"][-3:]:
+        table.add_row("", f"removed {removal['service']}: {removal['reason']}")
+    if servers.get("silent"):
+        table.add_row("servers", f"running, do not answer: {', '.join(servers['silent'])}")
+    pending = f", {accounts['pending']} still to be hashed" if accounts["pending"] else ""
+    table.add_row(
+        "accounts",
+        f"{accounts['names']}, of them {accounts['plain']} with a plain password{pending}; "
+        f"{len(accounts['refused'])} lines refused",
+    )
+    if accounts["removed_with_servers"]:
+        names = ", ".join(accounts["removed_with_servers"])
+        table.add_row("", f"removed, server still running: {names} (REMOVED_USER_SERVERS={policy})")
+
+
+def _add_secret_rows(table: Table, report: Report) -> None:
+    units = report.daemon["rotation"]["units"] if report.daemon else {}
+    told = {kind for name in units for kind in UNITS[name]}
+    others = [
+        f"{each.kind} g{each.generation} ({_ago(each.age_s)})"
+        for each in report.secrets
+        if each.kind not in told
+    ]
+    table.add_row("secrets", ", ".join(others))
+    doing = report.daemon["rotation"]["doing"] if report.daemon else ""
+    for name, unit in units.items():
+        table.add_row("", _describe_unit(name, unit, doing, time.time()))
+
+
+def _describe_unit(name: str, unit: Mapping[str, Any], doing: str, now_s: float) -> str:
+    parts = [f"{name} g{unit['generation']}", f"{_ago(now_s - unit['created_at_s'])} old"]
+    if unit["expires_at_s"]:
+        parts.append(f"ends in {_ago(unit['expires_at_s'] - now_s)}")
+    next_s = unit["next_at_s"]
+    # Due, and waiting for quiet hours, is 0 s.
+    parts.append(f"next rotation in {_ago(next_s - now_s)}" if next_s else "no automatic rotation")
+    if unit["rejected"]:
+        parts.append("g{} was rolled back".format(", g".join(unit["rejected"])))
+    elif unit["is_settled"]:
+        parts.append("works")
+    else:
+        parts.append(f"being rotated: {doing or 'waits for its turn'}")
+    return ", ".join(parts)
+
+
+def _ago(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
+def _ask_daemon(client: docker.DockerClient, stack: str) -> tuple[dict[str, Any] | None, str]:
+    try:
+        answer: dict[str, Any] = daemon_client.ask(client, stack, "status")
+    except JhswarmdError as exc:
+        return None, str(exc)
+    return answer, ""
+
+
+def _service_state(
+    client: docker.DockerClient, service: Mapping[str, Any], tasks: list[dict[str, Any]]
+) -> ServiceState:
+    running = [task for task in tasks if task["Status"]["State"] == "running"]
+    wanted = [task for task in tasks if task["DesiredState"] == "running"]
+    is_global = "Global" in service["Spec"]["Mode"]
+    state = ServiceState(
+        role=labels.of(service)[labels.ROLE],
+        running=len(running),
+        desired=max(1, len(wanted)) if is_global else 1,
+        image=service["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"],
+        drift=drift.describe(service, running),
+    )
+    failed = sorted((t for t in tasks if t["Status"].get("Err")), key=lambda t: t["UpdatedAt"])
+    if running:
+        failed = _recent_failures(failed, running[0], datetime.now(timezone.utc))
+        if len(failed) < FLAPPING:
+            return state
+    newest = newest_task(tasks)
+    return state.model_copy(
+        update={
+            "error": failed[-1]["Status"]["Err"] if failed else "",
+            "state": newest["Status"]["State"] if newest else "",
+            "failures": sum(task["Status"]["State"] in FAILED for task in failed),
+            "last_words": list(last_words.of_task(client, failed[-1] if failed else newest)),
+        }
+    )
+
+
+def _recent_failures(
+    tasks: Iterable[dict[str, Any]], running: Mapping[str, Any], now: datetime
+) -> list[dict[str, Any]]:
+    """Return the tasks that failed lately, as what runs now may. Pure.
+
+    Those of an older specification, which a deployment has replaced, tell nothing about it.
+    """
+    return [
+        task
+        for task in tasks
+        if task["Status"]["State"] in FAILED
+        and task.get("SpecVersion") == running.get("SpecVersion")
+        and (now - moment(task["Status"]["Timestamp"])).total_seconds() < FLAPPING_WITHIN_S
+    ]
+
+
+def _node_state(node: Mapping[str, Any]) -> NodeState:
+    return NodeState(
+        id=node["ID"],
+        name=node["Description"]["Hostname"],
+        role=node["Spec"]["Role"],
+        state=node["Status"]["State"],
+        availability=node["Spec"]["Availability"],
+    )
+
+
+def settings_of(services: list[dict[str, Any]]) -> Settings | None:
+    """Return the profile's keys, as the hub was deployed with them; None: they are not to be had.
+
+    Another version of this program may have deployed it, with values that are no longer valid.
+    """
+    for service in services:
+        if labels.of(service).get(labels.ROLE) == "hub":
+            environ = service["Spec"]["TaskTemplate"]["ContainerSpec"].get("Env") or ()
+            try:
+                return Settings.from_environ(dict(each.partition("=")[::2] for each in environ))
+            except ValueError:
+                return None
+    return None
+
+
+def _scattered_over(nodes: list[dict[str, Any]], settings: Settings | None) -> list[str]:
+    if settings is None or not is_local_volume(settings.volume_driver, settings.volume_options):
+        return []
+    names = constraints.taking(nodes, settings.notebook_constraints)
+    return names if len(names) > 1 else []
+
+
+def _notebook_states(
+    services: list[dict[str, Any]], by_service: Mapping[str, list[dict[str, Any]]]
+) -> dict[str, int]:
+    states: Counter[str] = Counter()
+    for service in services:
+        if labels.of(service).get(labels.ROLE) == labels.ROLE_NOTEBOOK:
+            newest = newest_task(by_service.get(service["ID"], []))
+            states[newest["Status"]["State"] if newest else "new"] += 1
+    return dict(states)
+
+
+def _secret_states(existing: list[Existing], stack: str) -> list[SecretState]:
+    live = set(secrets.live_names(existing, stack).values())
+    now = datetime.now(timezone.utc)
+    return [
+        SecretState(
+            kind=each.kind,
+            generation=each.generation,
+            age_s=(now - each.created).total_seconds(),
+        )
+        for each in sorted(existing, key=lambda each: each.name)
+        if each.name in live
+    ]
+
+
+def _addresses_used(tasks: list[dict[str, Any]], network: Mapping[str, Any] | None) -> int:
+    if network is None:
+        return 0
+    return sum(
+        len(attachment.get("Addresses") or [])
+        for task in tasks
+        if task["DesiredState"] == "running"
+        for attachment in task.get("NetworksAttachments") or []
+        if attachment["Network"]["ID"] == network["Id"]
+    )
+
+
+def _addresses(network: Mapping[str, Any] | None) -> int:
+    """Return how many addresses the network has; its own, the gateway's and the broadcast's off."""
+    pools = ((network or {}).get("IPAM") or {}).get("Config") or []
+    return sum(ip_network(pool["Subnet"]).num_addresses - 3 for pool in pools)

@@ -1,0 +1,1 @@
+"""Secrets that rotate: generations, mounts, and what comes next. Pure."""

@@ -1,0 +1,1 @@
+"""This machine: its engine, its programs, its addresses."""

@@ -1,0 +1,1 @@
+"""Profiles: their files read, checked, and recorded with the deployment."""

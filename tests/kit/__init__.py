@@ -1,0 +1,1 @@
+"""What tests and bench run on: engines, stacks, and waits."""

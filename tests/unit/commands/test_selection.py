@@ -1,0 +1,306 @@
+"""Which profile ``up`` takes, and what it asks before it replaces another's deployment."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from jhswarmd import labels
+from jhswarmd.commands import selection
+from jhswarmd.credentials.generations import marks, source_label
+from jhswarmd.deploy import secrets
+from jhswarmd.deploy.profiles import profile, record
+from jhswarmd.deploy.progress import Progress
+from jhswarmd.errors import JhswarmdError, UsageError
+from jhswarmd.settings.settings import Settings
+
+MINE = "HOST=hub.example\nAUTHENTICATOR_ADMIN_USERS=ann\nMEM_LIMIT=2G\n"
+
+
+class Api:
+    """An engine's configs, secrets and services in memory."""
+
+    def __init__(self):
+        self.state = "active"
+        self.held = {}
+        self.hub = None
+        self.lists = []
+
+    def info(self):
+        return {"Swarm": {"LocalNodeState": self.state}}
+
+    def configs(self, filters):
+        (label,) = [filters["label"]]
+        key, _, value = label.partition("=")
+        return [each for each in self.held.values() if labels.of(each).get(key) == value]
+
+    def create_config(self, name, data, labels):
+        assert data
+        assert name not in self.held
+        self.held[name] = {"ID": name, "Spec": {"Name": name, "Labels": labels}}
+
+    def remove_config(self, id_):
+        del self.held[id_]
+
+    def services(self, filters):
+        if self.hub is None:
+            return []
+        marks = {labels.STACK: self.hub.stack_name, labels.ROLE: "hub"}
+        env = [f"{key}={value}" for key, value in self.hub.to_environ().items()]
+        env.append("SINGLE_USER_IMAGE=localhost:5000/jhswarmd/singleuser:abc")
+        container = {"Env": env, "Image": "i"}
+        return [{"Spec": {"Labels": marks, "TaskTemplate": {"ContainerSpec": container}}}]
+
+    def secrets(self, filters):
+        return [
+            {
+                "ID": f"id-{number}",
+                "CreatedAt": "2026-01-01T00:00:00",
+                "Spec": {
+                    "Name": f"users_g{number}",
+                    "Labels": marks(
+                        "jupyterhub",
+                        "users",
+                        number,
+                        source_label([content], guessable=True),
+                    ),
+                },
+            }
+            for number, content in enumerate(self.lists, 1)
+        ]
+
+
+class Client:
+    def __init__(self):
+        self.api = Api()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, text, users in (
+        ("default", "AUTHENTICATOR_TYPE=pam\n", None),
+        ("local", "HOST=localhost\n", "testuser:testpassword\n"),
+        ("mine", MINE, "ann:a\nbob:b\n"),
+    ):
+        (tmp_path / f"{name}.env").write_text(text)
+        if users:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "user_list.txt").write_text(users)
+    return tmp_path
+
+
+@pytest.fixture
+def client(monkeypatch):
+    held = [{"name": name, "source": "list"} for name in ("ann", "bob")]
+    held.append({"name": "carol", "source": "added"})
+    monkeypatch.setattr(selection.daemon_client, "ask", lambda *args: {"accounts": held})
+    return Client()
+
+
+@pytest.fixture
+def load(folder):
+    return lambda name: profile.load(name, folder, {})
+
+
+def deploy(client, loaded, *, recorded=True):
+    """Leave what ``up`` of this profile leaves."""
+    client.api.hub = loaded.settings
+    if "users" in loaded.files:
+        client.api.lists.append(loaded.files["users"])
+    if recorded:
+        record.write(client, loaded)
+
+
+def confirm(client, wanted, answer=False):
+    text, asked = io.StringIO(), []
+
+    def may_replace(question):
+        asked.append(question)
+        return answer
+
+    progress = Progress(Console(file=text, soft_wrap=True))
+    try:
+        selection.confirm(client, wanted, progress, may_replace)
+    except UsageError as exc:
+        return False, text.getvalue() + str(exc) + exc.remedy, asked
+    return True, text.getvalue(), asked
+
+
+# --- which profile ---
+
+
+@pytest.mark.parametrize("state", ["inactive", "active"])
+def test_a_new_swarm_gets_the_profile_for_new_ones(client, folder, state):
+    client.api.state = state
+    assert selection.select(client, "local", folder).name == "local"
+
+
+def test_without_a_name_it_is_the_one_that_was_deployed_while_it_runs_and_when_it_is_down(
+    client, folder, load
+):
+    deploy(client, load("mine"))
+    assert selection.select(client, "local", folder).name == "mine"
+    client.api.hub = None
+    assert selection.select(client, "local", folder).name == "mine"
+
+
+def test_a_recorded_profile_whose_files_are_elsewhere_is_not_replaced_by_another(
+    client, folder, load
+):
+    deploy(client, load("mine"))
+    (folder / "mine.env").unlink()
+    with pytest.raises(UsageError, match="has the profile 'mine', which cannot be used"):
+        selection.select(client, "local", folder)
+
+
+def test_a_deployment_without_a_record_is_taken_for_the_demo_only_when_it_is_the_same(
+    client, folder, load
+):
+    deploy(client, load("local"), recorded=False)
+    assert selection.select(client, "local", folder).name == "local"
+    client.api.hub = load("mine").settings
+    with pytest.raises(UsageError, match="is not known"):
+        selection.select(client, "local", folder)
+
+
+def test_accounts_that_an_unrecorded_deployment_left_count_when_it_is_down(client, folder, load):
+    deploy(client, load("mine"), recorded=False)
+    client.api.hub = None
+    with pytest.raises(UsageError, match="is not known"):
+        selection.select(client, "local", folder)
+
+
+def test_two_deployments_need_a_name(client, folder, load):
+    deploy(client, load("mine"))
+    client.api.hub = load("mine").settings.model_copy(update={"stack_name": "other"})
+    with pytest.raises(UsageError, match="2 deployments"):
+        selection.select(client, "local", folder)
+
+
+def test_an_engine_that_gives_no_answer_is_no_new_swarm(client, folder, monkeypatch):
+    def fail(**_):
+        raise JhswarmdError("no manager")
+
+    monkeypatch.setattr(client.api, "configs", fail)
+    with pytest.raises(JhswarmdError, match="no manager"):
+        selection.select(client, "local", folder)
+
+
+def test_a_named_profile_is_checked_before_the_engine_is_looked_for(monkeypatch, folder):
+    monkeypatch.setenv("JHSWARMD_ENV_DIR", str(folder))
+    assert selection.load("mine", "local", lambda: pytest.fail("asked")).name == "mine"
+
+
+# --- what is asked ---
+
+
+def test_another_profile_says_what_would_change_and_needs_a_yes(client, load):
+    deploy(client, load("mine"))
+    done, text, asked = confirm(client, load("local"))
+    assert (done, len(asked)) == (False, 1)
+    for words in (
+        "has the profile 'mine', not 'local'",
+        "accounts added: testuser (the password of testuser is published)",
+        "accounts removed: ann, bob",
+        "AUTHENTICATOR_ADMIN_USERS: ann -> (default)",
+        "MEM_LIMIT: 2147483648 -> (default)",
+        "HOST: hub.example -> (default)",
+        "make up ENV=mine",
+        "--env local --yes",
+    ):
+        assert words in text
+    assert "carol" not in text
+    assert "SINGLE_USER_IMAGE" not in text
+    done, text, _ = confirm(client, load("local"), answer=True)
+    assert done
+    assert "accounts removed: ann, bob" in text
+
+
+def test_it_is_asked_too_when_the_deployment_is_down_or_its_daemon_silent(
+    client, load, monkeypatch
+):
+    deploy(client, load("mine"))
+
+    def silent(*_):
+        raise JhswarmdError("no daemon")
+
+    monkeypatch.setattr(selection.daemon_client, "ask", silent)
+    for hub in (client.api.hub, None):
+        client.api.hub = hub
+        done, text, _ = confirm(client, load("local"))
+        assert not done
+        assert "the list of 'local' replaces the one that was applied last (testuser)" in text
+
+
+def test_the_same_profile_is_not_asked_for_and_its_changes_are_told(client, folder, load):
+    deploy(client, load("mine"))
+    assert confirm(client, load("mine")) == (True, "", [])
+    (folder / "mine.env").write_text(MINE + "CPU_LIMIT=2\n")
+    done, text, asked = confirm(client, load("mine"))
+    assert (done, asked) == (True, [])
+    assert "CPU_LIMIT: (default) -> 2.0" in text
+
+
+def test_a_new_deployment_is_not_asked_for(client, load):
+    assert confirm(client, load("mine")) == (True, "", [])
+
+
+def test_a_deployment_without_a_record_is_asked_for_only_when_something_changes(client, load):
+    deploy(client, load("mine"), recorded=False)
+    assert confirm(client, load("mine")) == (True, "", [])
+    done, text, asked = confirm(client, load("local"))
+    assert (done, len(asked)) == (False, 1)
+    assert "is not recorded; 'local' changes it" in text
+
+
+def test_a_running_hub_whose_keys_cannot_be_read_is_not_replaced_without_a_word(client, load):
+    deploy(client, load("local"), recorded=False)
+    client.api.hub = Settings.model_construct(
+        **{**Settings().__dict__, "http_port": 0, "stack_name": "jupyterhub"}
+    )
+    done, text, _ = confirm(client, load("local"))
+    assert not done
+    assert "cannot be read" in text
+
+
+def test_what_may_hold_a_login_is_not_shown():
+    before = Settings(volume_options={"o": "username=x,password=hidden"})
+    after = Settings(oauth_token_url="https://me:hidden@x.example/")
+    lines = selection.key_changes(before, after)
+    assert len(lines) == 2
+    assert "hidden" not in str(lines)
+
+
+# --- the record ---
+
+
+def test_the_record_has_the_name_and_no_key(client, load):
+    loaded = load("mine")
+    record.write(client, loaded)
+    (config,) = client.api.held.values()
+    assert labels.of(config)["jhswarmd.profile"] == "mine"
+    assert "hub.example" not in str(config)
+    found = record.read(client, "jupyterhub")
+    assert found.is_of(loaded)
+    assert not found.is_of(load("local"))
+
+
+def test_the_newest_record_counts_and_is_the_only_one_left(client, load):
+    record.write(client, load("mine"))
+    record.write(client, load("mine"))
+    assert list(client.api.held) == ["jupyterhub_profile_g1"]
+    record.write(client, load("local"))
+    assert list(client.api.held) == ["jupyterhub_profile_g2"]
+    assert record.read(client, "jupyterhub").profile == "local"
+    record.remove(client, "other")
+    assert client.api.held
+    record.remove(client, "jupyterhub")
+    assert record.read(client, "jupyterhub") is None
+
+
+def test_secrets_of_the_profile_that_replace_what_is_in_use_are_named(client, folder, load):
+    deploy(client, load("mine"))
+    (folder / "local" / "proxy_auth_token").write_text("t")
+    _, text, _ = confirm(client, load("local"))
+    assert "replace what is in use: proxy_auth_token" in text
+    assert secrets.plan(load("local"), [])

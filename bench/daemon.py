@@ -12,7 +12,7 @@ import sys
 from jhswarmd import log
 from jhswarmd.daemon.run import Daemon
 from jhswarmd.engine.client import Engine
-from jhswarmd.hub_client import Hub
+from jhswarmd.hub_client import HubClient
 from jhswarmd.settings.settings import Settings
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     settings = Settings.from_environ(os.environ)
     log.configure(settings.log_level, settings.log_format.value)
-    hub = Hub("http://127.0.0.1:8081/hub/api", sys.stdin.readline().strip())
+    hub = HubClient("http://127.0.0.1:8081/hub/api", sys.stdin.readline().strip())
     daemon = Daemon(settings, Engine.connect(), hub)
     daemon.start()
     signal.sigwait(signals)

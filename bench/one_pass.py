@@ -9,14 +9,14 @@ import sys
 import time
 
 from jhswarmd.engine.client import Engine
-from jhswarmd.hub_client import Hub
+from jhswarmd.hub_client import HubClient
 from jhswarmd.reconcile.servers import Servers
 
 
 def main() -> None:
     """Pass twice, time the second."""
     url, stack = sys.argv[1:]
-    hub = Hub(url, sys.stdin.read().strip())
+    hub = HubClient(url, sys.stdin.read().strip())
     servers = Servers(Engine.connect(), hub, stack, lambda: True, dry_run=True)
     servers.reconcile_all()
     begun_at = time.perf_counter()

@@ -53,7 +53,7 @@ class UsageError(JhswarmdError):
     exit_code = 2
 
 
-class NotNow(JhswarmdError):
+class DaemonBusy(JhswarmdError):
     """The daemon is away, or busy with another change; the same request may be granted soon."""
 
 
@@ -77,21 +77,21 @@ class EngineOutOfSequence(EngineUnavailable):
     """The object has changed since it was read. Nothing was applied: read it again, then retry."""
 
 
-class HubUnknown(JhswarmdError):
+class HubUnavailable(JhswarmdError):
     """The hub gave no definite answer. Unknown is not empty."""
 
 
-class HubSilent(HubUnknown):
+class HubSilent(HubUnavailable):
     """No answer at all: it is away, starts, or hangs."""
 
 
-class HubRefused(HubUnknown):
+class HubRefused(HubUnavailable):
     """An error status, or a redirect, which an API does not give."""
 
 
-class HubMalformed(HubUnknown):
+class HubMalformed(HubUnavailable):
     """An answer that is not what was asked for: HTML, half a JSON, a missing key."""
 
 
-class HubScope(HubUnknown):
+class HubScope(HubUnavailable):
     """The token may not see all servers, so that a listing means nothing."""

@@ -24,7 +24,7 @@ _PAGINATED = "application/jupyterhub-pagination+json"
 NEEDED_SCOPES = frozenset({"list:users", "read:servers"})
 
 
-class Hub:
+class HubClient:
     """The hub at ``url``, for example ``http://hub:8081/hub/api``."""
 
     def __init__(self, url: str, token: str, session: requests.Session | None = None) -> None:
@@ -91,7 +91,7 @@ class Hub:
                 raise HubMalformed("The hub's answer leads back to a page that was read")
             offset = further
 
-    def report_vanished(self, user: str, server: str) -> bool:
+    def check_server(self, user: str, server: str) -> bool:
         """Make the hub look at once whether a server is still alive; it may find that it is.
 
         Returns whether it has found that the server has ended.
@@ -105,7 +105,7 @@ class Hub:
             raise HubMalformed(f"The hub's answer to POST {path} lacks 'status'")
         return answer["status"] is not None
 
-    def look_at_removed_users(self) -> tuple[list[str], bool]:
+    def enforce_removed_users(self) -> tuple[list[str], bool]:
         """Let the hub look for running servers of users without an account.
 
         Returns whose they are, and whether the hub stops them.

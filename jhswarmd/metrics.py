@@ -81,7 +81,7 @@ ROTATION_STEPS = Counter(
     ["step"],
     registry=REGISTRY,
 )
-DUTY = Gauge("jhswarmd_duty", "1: this instance acts, 0: it stands by", registry=REGISTRY)
+LEADER = Gauge("jhswarmd_duty", "1: this instance acts, 0: it stands by", registry=REGISTRY)
 ACCOUNTS = Gauge("jhswarmd_accounts", "Accounts in the list of users", registry=REGISTRY)
 ACCOUNTS_REFUSED = Gauge(
     "jhswarmd_account_lines_refused", "Lines of the list that are refused", registry=REGISTRY

@@ -21,12 +21,12 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from jhswarmd.errors import EngineOutOfSequence, EngineUnavailable, HubUnknown
+from jhswarmd.errors import EngineOutOfSequence, EngineUnavailable, HubUnavailable
 
 log = logging.getLogger(__name__)
 
 #: Errors after which the same request may succeed.
-TRANSIENT = (EngineUnavailable, HubUnknown)
+TRANSIENT = (EngineUnavailable, HubUnavailable)
 
 
 def _wait(cap_s: float) -> wait_random_exponential:

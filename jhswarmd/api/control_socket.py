@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from jhswarmd.errors import JhswarmdError, NotNow
+from jhswarmd.errors import DaemonBusy, JhswarmdError
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def answer(handlers: Mapping[str, Handler], line: bytes) -> dict[str, Any]:
         return {"result": handler(arguments)}
     except JhswarmdError as exc:
         error = {"what": exc.what, "why": exc.why, "remedy": exc.remedy}
-        return {"error": {**error, "is_now": False} if isinstance(exc, NotNow) else error}
+        return {"error": {**error, "is_now": False} if isinstance(exc, DaemonBusy) else error}
     except Exception as exc:  # noqa: BLE001 - an error in one must not end the connection unanswered
         # Neither its text nor its traceback: they may hold an argument.
         log.error("A command failed unexpectedly: %s", type(exc).__name__)
@@ -118,7 +118,7 @@ def result_of(answer: Any) -> Any:
         answer = {"error": _silent("half an answer")}
     if "error" in answer:
         error = answer["error"]
-        kind = JhswarmdError if error.get("is_now", True) else NotNow
+        kind = JhswarmdError if error.get("is_now", True) else DaemonBusy
         raise kind(error["what"], why=error.get("why", ""), remedy=error.get("remedy", ""))
     return answer["result"]
 

@@ -16,14 +16,14 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from jhswarmd import labels
 from jhswarmd.api import control_socket
 from jhswarmd.engine import streams
-from jhswarmd.engine.errors import translated
-from jhswarmd.errors import EngineConflict, EngineNotFound, EngineUnavailable, NotNow
+from jhswarmd.engine.errors import engine_errors
+from jhswarmd.errors import DaemonBusy, EngineConflict, EngineNotFound, EngineUnavailable
 
 #: Seconds in which a daemon that restarts is back, and a change that another made is done.
-BACK_WITHIN_S = 40.0
+RESTART_TIMEOUT_S = 40.0
 
 
-def ask(
+def call(
     client: docker.DockerClient,
     stack: str,
     command: str,
@@ -37,10 +37,10 @@ def ask(
         return control_socket.ask(command, arguments)
     name = labels.service_name(stack, "jhswarmd")
     request = json.dumps({"command": command, "arguments": dict(arguments or {})}) + "\n"
-    with translated("reach the daemon"):
+    with engine_errors("reach the daemon"):
         found = client.api.containers(filters={"label": f"{labels.SERVICE_NAME}={name}"})
         if not found:
-            raise NotNow(
+            raise DaemonBusy(
                 "No daemon runs on this node",
                 remedy="Run the command on a manager that 'docker service ps' names for it.",
             )
@@ -54,14 +54,14 @@ def ask(
     try:
         answer = json.loads(output)
     except ValueError:
-        raise NotNow(
+        raise DaemonBusy(
             "The daemon does not answer",
             remedy=f"See 'docker service logs {name}'.",
         ) from None
     return control_socket.result_of(answer)
 
 
-def ask_patiently(
+def call_with_retry(
     client: docker.DockerClient,
     stack: str,
     command: str,
@@ -73,8 +73,10 @@ def ask_patiently(
     """
     return Retrying(
         # Its container is being replaced: not there, or stopping.
-        retry=retry_if_exception_type((NotNow, EngineNotFound, EngineConflict, EngineUnavailable)),
-        stop=stop_after_delay(BACK_WITHIN_S),
+        retry=retry_if_exception_type(
+            (DaemonBusy, EngineNotFound, EngineConflict, EngineUnavailable)
+        ),
+        stop=stop_after_delay(RESTART_TIMEOUT_S),
         wait=wait_random_exponential(multiplier=0.1, max=0.5),
         reraise=True,
-    )(ask, client, stack, command, arguments)
+    )(call, client, stack, command, arguments)

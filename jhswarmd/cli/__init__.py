@@ -238,7 +238,7 @@ def reconcile(
         run.look_once(_settings_of_container())
         return
     client = local_engine.connect()
-    daemon_client.ask(client, status.find_stack(client, None), "reconcile")
+    daemon_client.call(client, status.find_stack(client, None), "reconcile")
     typer.echo(
         "A full pass has begun: see the daemon's log and 'jhswarmd status' for what it finds."
     )
@@ -263,7 +263,7 @@ def orphans_list(stack: StackOption = None, as_json: JsonOption = False) -> None
     from jhswarmd.deploy.machine import local_engine
 
     client = local_engine.connect()
-    servers = daemon_client.ask(client, status.find_stack(client, stack), "status")["servers"]
+    servers = daemon_client.call(client, status.find_stack(client, stack), "status")["servers"]
     if as_json:
         typer.echo(json.dumps({key: servers[key] for key in ("held", "removals")}, indent=2))
         return
@@ -281,7 +281,7 @@ def orphans_approve(stack: StackOption = None, dry_run: DryRunOption = False) ->
     from jhswarmd.deploy.machine import local_engine
 
     client = local_engine.connect()
-    answer = daemon_client.ask(
+    answer = daemon_client.call(
         client, status.find_stack(client, stack), "approve", {"dry_run": dry_run}
     )
     if dry_run:

@@ -32,7 +32,7 @@ def list_(stack: StackOption = None, as_json: JsonOption = False) -> None:
     from jhswarmd.deploy.machine import local_engine
 
     client = local_engine.connect()
-    answer = daemon_client.ask_patiently(client, status.find_stack(client, stack), "users")
+    answer = daemon_client.call_with_retry(client, status.find_stack(client, stack), "users")
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
         return

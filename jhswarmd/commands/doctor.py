@@ -21,14 +21,14 @@ from jhswarmd import __version__, labels
 from jhswarmd.accounts import published_password, user_list
 from jhswarmd.commands import status
 from jhswarmd.credentials import tls
-from jhswarmd.credentials.generations import Existing, moment, newest
+from jhswarmd.credentials.generations import SecretVersion, newest, parse_utc
 from jhswarmd.deploy import preflight, secrets, users
 from jhswarmd.deploy import stack as stacks
 from jhswarmd.deploy.images import registry as registries
 from jhswarmd.deploy.machine import local_engine
 from jhswarmd.deploy.profiles.profile import Profile
 from jhswarmd.engine import compatibility, registry_auth
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import EngineError, JhswarmdError, UsageError
 
 #: The oldest API of which this was shown to work (engine 20.10).
@@ -68,13 +68,13 @@ def examine(profile: Profile | None, stack: str | None) -> Iterator[Finding]:
     With a ``profile`` also at what its deployment needs. ``stack`` is the deployment to look at;
     None: the profile's, or the only one there is.
     """
-    report = yield from _surroundings(profile, stack)
+    report = yield from _environment(profile, stack)
     if profile:
         yield from certificate(profile)
         yield from accounts(report, profile)
 
 
-def _surroundings(
+def _environment(
     profile: Profile | None, stack: str | None
 ) -> Generator[Finding, None, status.Report | None]:
     """Look at machine, swarm and deployment; returns the deployment's status, if there is one."""
@@ -84,24 +84,24 @@ def _surroundings(
     except JhswarmdError as exc:
         yield _bad("engine", str(exc), exc.remedy)
         return None
-    yield from _seen("engine", lambda: engine(client.version()))
+    yield from _guarded("engine", lambda: engine(client.version()))
     registry = profile.settings.registry if profile else None
-    yield from _seen("engine", lambda: registry_and_firewall(client.info(), registry))
+    yield from _guarded("engine", lambda: registry_and_firewall(client.info(), registry))
     swarm = _swarm(client)
     yield swarm
     if swarm.grade is Grade.bad:
         return None
-    yield from _seen("nodes", lambda: nodes(client.api.nodes()))
-    yield from _seen("clocks", lambda: clocks(client.api.nodes(), client.api.tasks()))
+    yield from _guarded("nodes", lambda: nodes(client.api.nodes()))
+    yield from _guarded("clocks", lambda: clocks(client.api.nodes(), client.api.tasks()))
     if profile:
-        yield from _room(client, profile)
+        yield from _check_ports_and_subnets(client, profile)
         stack = stack or profile.settings.stack_name
     try:
         name = status.find_stack(client, stack)
     except UsageError as exc:
         yield _good("deployment", exc.what, exc.remedy)
         return None
-    yield from _seen("registry", lambda: _registry(client, name))
+    yield from _guarded("registry", lambda: _registry(client, name))
     report = None
 
     def look() -> list[Finding]:
@@ -109,19 +109,19 @@ def _surroundings(
         report = status.gather(client, name)
         return deployment(report)
 
-    yield from _seen("deployment", look)
+    yield from _guarded("deployment", look)
     if report and report.host:
         host = report.host
-        yield from _seen(
+        yield from _guarded(
             "certificate", lambda: live_certificate(secrets.list_existing(client, name), host)
         )
     return report
 
 
-def _seen(about: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+def _guarded(about: str, look: Callable[[], list[Finding]]) -> list[Finding]:
     """Return what a look finds; that it found out nothing is a finding."""
     try:
-        with translated(f"look at {about}"):
+        with engine_errors(f"look at {about}"):
             return look()
     except EngineError as exc:
         return [_bad(about, str(exc), "See that the engine answers: 'docker info'.")]
@@ -166,7 +166,7 @@ def certificate(profile: Profile) -> list[Finding]:
     return [_good(about, f"that of the profile '{profile.name}' is for {profile.settings.host}")]
 
 
-def live_certificate(existing: Sequence[Existing], host: str) -> list[Finding]:
+def live_certificate(existing: Sequence[SecretVersion], host: str) -> list[Finding]:
     """Compare the names of the certificate in use with the host of the deployment. Pure."""
     current = newest(existing, *secrets.TLS.names)
     names = current.secrets[0].certificate_names if current else ()
@@ -205,7 +205,7 @@ def registry_and_firewall(info: Mapping[str, Any], registry: str | None) -> list
 
 def _swarm(client: docker.DockerClient) -> Finding:
     try:
-        with translated("look at the swarm"):
+        with engine_errors("look at the swarm"):
             swarm = client.info()["Swarm"]
     except EngineError as exc:
         return _bad("swarm", str(exc), "See that the engine answers: 'docker info'.")
@@ -219,10 +219,10 @@ def _swarm(client: docker.DockerClient) -> Finding:
         return _bad(
             "swarm", "this node is a worker", "Run this, as every other command, on a manager."
         )
-    return patience(swarm["Cluster"]["Spec"]["Dispatcher"]["HeartbeatPeriod"] / 10**9)
+    return check_heartbeat(swarm["Cluster"]["Spec"]["Dispatcher"]["HeartbeatPeriod"] / 10**9)
 
 
-def patience(heartbeat_s: float) -> Finding:
+def check_heartbeat(heartbeat_s: float) -> Finding:
     """Tell for how long a node may give no sign of life, which is three heartbeats. Pure."""
     what = (
         f"this node is a manager; notebooks of a node that is silent for {3 * heartbeat_s:g} s end"
@@ -275,7 +275,7 @@ def clocks(found: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]
         stamp = task["Status"].get("Timestamp")
         node_id = task.get("NodeID")
         if task["Status"]["State"] == "running" and stamp and node_id:
-            off = moment(stamp) - moment(task["UpdatedAt"])
+            off = parse_utc(stamp) - parse_utc(task["UpdatedAt"])
             smallest[node_id] = min(off, smallest.get(node_id, off), key=abs)
     findings = []
     for node in found:
@@ -292,7 +292,7 @@ def clocks(found: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]
     return findings or [_good("clocks", f"of {len(smallest)} nodes with tasks agree")]
 
 
-def _room(client: docker.DockerClient, profile: Profile) -> Iterator[Finding]:
+def _check_ports_and_subnets(client: docker.DockerClient, profile: Profile) -> Iterator[Finding]:
     """Look whether ports and subnets of a profile can be had."""
 
     def ports() -> list[JhswarmdError]:
@@ -326,7 +326,7 @@ def _registry(client: docker.DockerClient, stack: str) -> list[Finding]:
             registry_auth.add(client.api, registry_auth.merge(None, login))
     for image in sorted(images):
         try:
-            with translated(f"ask the registry for {image}"):
+            with engine_errors(f"ask the registry for {image}"):
                 client.api.inspect_distribution(image)
         except EngineError as exc:
             findings.append(

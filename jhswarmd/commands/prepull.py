@@ -22,7 +22,7 @@ UP_WAITS_S = 120.0
 #: Seconds for which an error may last before the command gives up.
 ERROR_WITHIN_S = 60.0
 #: Seconds that a daemon which has just started needs to know whether the hub is on its node.
-_DUTY_WITHIN_S = 15.0
+_LEADER_TIMEOUT_S = 15.0
 
 
 def pull(client: docker.DockerClient, stack: str, progress: Progress) -> None:
@@ -31,11 +31,11 @@ def pull(client: docker.DockerClient, stack: str, progress: Progress) -> None:
     Raises JhswarmdError that names the nodes which cannot. An interrupt ends the waiting alone.
     """
     with progress.step(TITLE) as step:
-        view = daemon_client.ask(client, stack, "prepull", {"anew": True})
+        view = daemon_client.call(client, stack, "prepull", {"anew": True})
         number, patience = view["asked"], _Patience()
         while view["answered"] < number:
             step.update(_words(view))
-            view = daemon_client.ask(client, stack, "prepull", {"seen": view["version"]})
+            view = daemon_client.call(client, stack, "prepull", {"seen": view["version"]})
             if not view["is_active"]:
                 raise JhswarmdError(
                     "The hub has moved to another node, whose daemon now takes care of the images",
@@ -104,17 +104,17 @@ def wait_after_up(client: docker.DockerClient, stack: str, progress: Progress) -
 
 def _wait_first(client: docker.DockerClient, stack: str, step: Step) -> Mapping[str, Any]:
     begun_s = time.monotonic()
-    view: Mapping[str, Any] = daemon_client.ask(client, stack, "prepull", {})
+    view: Mapping[str, Any] = daemon_client.call(client, stack, "prepull", {})
     while not view["answered"]:
         waited_s = time.monotonic() - begun_s
-        if not view["is_active"] and waited_s > _DUTY_WITHIN_S:
+        if not view["is_active"] and waited_s > _LEADER_TIMEOUT_S:
             step.done("the daemon on the hub's node sees to it")
             return view
         if waited_s > UP_WAITS_S:
             step.done(f"{_words(view)}; the daemon goes on, 'jhswarmd status' tells how far it is")
             return view
         step.update(_words(view))
-        view = daemon_client.ask(client, stack, "prepull", {"seen": view["version"]})
+        view = daemon_client.call(client, stack, "prepull", {"seen": view["version"]})
     step.done(_result(view))
     return view
 

@@ -36,22 +36,22 @@ def units_of(kind: str) -> list[str]:
     """Return the units that ``kind`` means on the command line. Raises UsageError."""
     if kind == "all":
         return list(rotation.BY_AGE)
-    if kind not in rotation.UNITS:
+    if kind not in rotation.CREDENTIALS:
         raise UsageError(
             f"There is no kind '{kind}'",
-            remedy=f"Choose one of {', '.join(rotation.UNITS)}, or all of the first "
+            remedy=f"Choose one of {', '.join(rotation.CREDENTIALS)}, or all of the first "
             f"{len(rotation.BY_AGE)} with 'all'.",
         )
     return [kind]
 
 
 def describe(
-    existing: Sequence[generations.Existing], units: Sequence[str], *, revoke: bool
+    existing: Sequence[generations.SecretVersion], units: Sequence[str], *, revoke: bool
 ) -> list[str]:
     """Return what a rotation would do, a line for each unit. Pure."""
     lines = []
     for name in units:
-        kinds = rotation.UNITS[name]
+        kinds = rotation.CREDENTIALS[name]
         newest = generations.newest(existing, *kinds)
         number = newest.number if newest else 0
         # One that was rolled back keeps its number.
@@ -109,7 +109,7 @@ def _ask(
     }
     deadline, seen = time.monotonic() + PATIENCE_S, -1
     while True:
-        answer = daemon_client.ask_patiently(client, stack, "rotate", request)
+        answer = daemon_client.call_with_retry(client, stack, "rotate", request)
         if not answer["busy"]:
             made: dict[str, int] = answer["generations"]
             return made
@@ -119,7 +119,7 @@ def _ask(
                 remedy="See 'jhswarmd status'.",
             )
         step.update(f"waits for another rotation: {answer['busy']}")
-        seen = daemon_client.ask_patiently(client, stack, "rotation", {"seen": seen})["version"]
+        seen = daemon_client.call_with_retry(client, stack, "rotation", {"seen": seen})["version"]
 
 
 def _supply(client: docker.DockerClient, profile: Profile, step: Step) -> dict[str, int] | None:
@@ -140,7 +140,7 @@ def _supply(client: docker.DockerClient, profile: Profile, step: Step) -> dict[s
 def _follow(client: docker.DockerClient, stack: str, made: Mapping[str, int], step: Step) -> None:
     deadline, seen = time.monotonic() + WITHIN_S, -1
     while time.monotonic() < deadline:
-        view = daemon_client.ask_patiently(client, stack, "rotation", {"seen": seen})
+        view = daemon_client.call_with_retry(client, stack, "rotation", {"seen": seen})
         seen = view["version"]
         _raise_for_rejected(made, view["units"])
         if behind := [name for name in made if not _is_taken_up(name, made, view["units"])]:
@@ -162,7 +162,7 @@ def _is_taken_up(name: str, made: Mapping[str, int], units: Mapping[str, Any]) -
 def _is_over(made: Mapping[str, int], view: Mapping[str, Any]) -> bool:
     units = view["units"]
     return not view["doing"] and all(
-        _is_taken_up(name, made, units) and units[name]["is_settled"] for name in made
+        _is_taken_up(name, made, units) and units[name]["is_verified"] for name in made
     )
 
 
@@ -179,11 +179,11 @@ def _raise_for_rejected(made: Mapping[str, int], units: Mapping[str, Any]) -> No
 
 
 def raise_for_removed(
-    made: Mapping[str, int], names: Sequence[str], existing: Sequence[generations.Existing]
+    made: Mapping[str, int], names: Sequence[str], existing: Sequence[generations.SecretVersion]
 ) -> None:
     """Raise JhswarmdError when one of these new generations is not in Swarm any more. Pure."""
     for name in names:
-        found = generations.complete(existing, *rotation.UNITS[name])
+        found = generations.complete(existing, *rotation.CREDENTIALS[name])
         if made[name] not in (each.number for each in found):
             raise JhswarmdError(
                 f"The new secret for {name} is gone",

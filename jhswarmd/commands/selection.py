@@ -17,12 +17,12 @@ from jhswarmd import labels
 from jhswarmd.accounts import published_password, user_list
 from jhswarmd.api import daemon_client
 from jhswarmd.commands import status
-from jhswarmd.credentials.generations import Existing
+from jhswarmd.credentials.generations import SecretVersion
 from jhswarmd.deploy import secrets, stack, users
 from jhswarmd.deploy.profiles import profile, record
 from jhswarmd.deploy.profiles.profile import SECRET_FILES, Profile, ProfileError
 from jhswarmd.deploy.progress import Progress
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import JhswarmdError, UsageError
 from jhswarmd.settings.settings import Settings
 
@@ -41,7 +41,7 @@ def select(client: docker.DockerClient, if_new: str, folder: Path | None = None)
 
     Without any deployment on this swarm it is ``if_new``. Raises UsageError when it cannot be told.
     """
-    with translated("look at the swarm"):
+    with engine_errors("look at the swarm"):
         state = client.api.info()["Swarm"]["LocalNodeState"]
     if state == "inactive":
         return profile.load(if_new, folder)
@@ -91,7 +91,7 @@ def _recorded(found: record.Record, folder: Path | None) -> Profile:
 
 def _deployed_stacks(client: docker.DockerClient) -> set[str]:
     """Return the names of all stacks of ours that run, or that left their accounts behind."""
-    with translated("list services and secrets"):
+    with engine_errors("list services and secrets"):
         found = [
             *client.api.services(filters={"label": labels.STACK}),
             *client.api.secrets(filters={"label": f"{labels.KIND}=users"}),
@@ -178,7 +178,7 @@ def _changes(client: docker.DockerClient, wanted: Profile) -> list[str]:
 def _account_changes(
     client: docker.DockerClient,
     wanted: Profile,
-    existing: Sequence[Existing],
+    existing: Sequence[SecretVersion],
     *,
     is_running: bool,
 ) -> list[str]:
@@ -192,7 +192,7 @@ def _account_changes(
     is_published = published_password.has_published_password(listed)
     if is_running:
         try:
-            held = daemon_client.ask(client, name, "users")["accounts"]
+            held = daemon_client.call(client, name, "users")["accounts"]
         except JhswarmdError:
             held = None
         if held is not None:

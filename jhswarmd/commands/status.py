@@ -25,15 +25,15 @@ from rich.text import Text
 from jhswarmd import labels
 from jhswarmd.api import daemon_client
 from jhswarmd.commands import prepull
-from jhswarmd.credentials.generations import Existing, moment
-from jhswarmd.credentials.rotation import UNITS
+from jhswarmd.credentials.generations import SecretVersion, parse_utc
+from jhswarmd.credentials.rotation import CREDENTIALS
 from jhswarmd.deploy import drift, exposure, last_words, networks, secrets
 from jhswarmd.deploy import stack as stacks
 from jhswarmd.deploy.machine import local_engine
 from jhswarmd.deploy.profiles import record
 from jhswarmd.deploy.profiles.profile import LOCAL_HOSTS
 from jhswarmd.engine import constraints
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import JhswarmdError, UsageError
 from jhswarmd.model import is_local_volume, newest_task
 from jhswarmd.settings.settings import Settings
@@ -46,8 +46,8 @@ EXPIRES_SOON_S = 14 * 86400.0
 PUT_RIGHT_SHOWN_S = 7 * 86400.0
 _RENEW = "put a new one into env/NAME/ssl and run 'jhswarmd rotate tls --env NAME'"
 #: So many failures of a service within so many seconds are worth a problem, although it runs.
-FLAPPING = 3
-FLAPPING_WITHIN_S = 600.0
+MAX_FAILURES = 3
+FAILURES_WINDOW_S = 600.0
 #: States of a task that ended by itself, or was never started.
 FAILED = ("failed", "rejected")
 #: Seconds between two looks of ``status --watch``.
@@ -140,13 +140,13 @@ def find_stack(
     more than one, and JhswarmdError on a machine that cannot know.
     """
     local_engine.require_manager(client)
-    with translated("list the services"):
+    with engine_errors("list the services"):
         found = [] if wanted else client.api.services(filters={"label": f"{labels.ROLE}=hub"})
         running = _stacks_of(found or client.api.services(filters={"label": labels.STACK}))
     chosen = [name for name in running if wanted in (None, name)]
     remains: list[str] = []
     if not chosen:
-        with translated("list the secrets"):
+        with engine_errors("list the secrets"):
             remains = _stacks_of(client.api.secrets(filters={"label": labels.GENERATION}))
     if not chosen and with_remains:
         chosen = [name for name in remains if wanted in (None, name)]
@@ -191,7 +191,7 @@ def _no_deployment(wanted: str | None, running: list[str], remains: list[str]) -
 
 def gather(client: docker.DockerClient, stack: str) -> Report:
     """Ask engine and daemon. Raises EngineError when the engine gives no answer."""
-    with translated("look at the stack"):
+    with engine_errors("look at the stack"):
         api = client.api
         nodes = api.nodes()
         tasks = api.tasks(filters={"label": f"{labels.STACK_NAMESPACE}={stack}"})
@@ -225,9 +225,9 @@ def gather(client: docker.DockerClient, stack: str) -> Report:
         https_port=(port := settings.https_port if settings else 443),
         answering_at=_answering_at(daemon, settings, port, nodes),
         removed_user_servers=settings.removed_user_servers.value if settings else "",
-        scattered_over=_scattered_over(nodes, settings),
+        scattered_over=_local_volume_nodes(nodes, settings),
     )
-    health, problems = judge(report)
+    health, problems = assess(report)
     return report.model_copy(
         update={"health": health.name, "problems": problems, "warnings": warn(report)}
     )
@@ -244,7 +244,7 @@ def _answering_at(
     return exposure.answering_at(port, nodes)
 
 
-def judge(report: Report) -> tuple[Health, list[str]]:
+def assess(report: Report) -> tuple[Health, list[str]]:
     """Say how the deployment is, and every reason why it is not healthy. Pure."""
     problems: list[str] = []
     health = Health.healthy
@@ -265,7 +265,7 @@ def judge(report: Report) -> tuple[Health, list[str]]:
             worse(
                 Health.degraded,
                 f"{role} runs, and has ended {service.failures} times in "
-                f"{_ago(FLAPPING_WITHIN_S)} ({service.error}). Its last words: "
+                f"{_ago(FAILURES_WINDOW_S)} ({service.error}). Its last words: "
                 f"{' '.join(service.last_words[-1:]).strip()}",
             )
         elif service.running < service.desired:
@@ -273,7 +273,7 @@ def judge(report: Report) -> tuple[Health, list[str]]:
         if service is not None and service.drift:
             worse(Health.degraded, f"{role}: {service.drift}")
     held = {secret.kind for secret in report.secrets}
-    for kind in [each for name in UNITS for each in UNITS[name]] if held else ():
+    for kind in [each for name in CREDENTIALS for each in CREDENTIALS[name]] if held else ():
         if kind not in held:
             worse(Health.degraded, f"the secret {kind} is not there: run 'jhswarmd up'")
     for node in report.nodes:
@@ -505,7 +505,7 @@ def _add_daemon_rows(
 
 def _add_secret_rows(table: Table, report: Report) -> None:
     units = report.daemon["rotation"]["units"] if report.daemon else {}
-    told = {kind for name in units for kind in UNITS[name]}
+    told = {kind for name in units for kind in CREDENTIALS[name]}
     others = [
         f"{each.kind} g{each.generation} ({_ago(each.age_s)})"
         for each in report.secrets
@@ -526,7 +526,7 @@ def _describe_unit(name: str, unit: Mapping[str, Any], doing: str, now_s: float)
     parts.append(f"next rotation in {_ago(next_s - now_s)}" if next_s else "no automatic rotation")
     if unit["rejected"]:
         parts.append("g{} was rolled back".format(", g".join(unit["rejected"])))
-    elif unit["is_settled"]:
+    elif unit["is_verified"]:
         parts.append("works")
     else:
         parts.append(f"being rotated: {doing or 'waits for its turn'}")
@@ -542,7 +542,7 @@ def _ago(seconds: float) -> str:
 
 def _ask_daemon(client: docker.DockerClient, stack: str) -> tuple[dict[str, Any] | None, str]:
     try:
-        answer: dict[str, Any] = daemon_client.ask(client, stack, "status")
+        answer: dict[str, Any] = daemon_client.call(client, stack, "status")
     except JhswarmdError as exc:
         return None, str(exc)
     return answer, ""
@@ -564,7 +564,7 @@ def _service_state(
     failed = sorted((t for t in tasks if t["Status"].get("Err")), key=lambda t: t["UpdatedAt"])
     if running:
         failed = _recent_failures(failed, running[0], datetime.now(timezone.utc))
-        if len(failed) < FLAPPING:
+        if len(failed) < MAX_FAILURES:
             return state
     newest = newest_task(tasks)
     return state.model_copy(
@@ -589,7 +589,7 @@ def _recent_failures(
         for task in tasks
         if task["Status"]["State"] in FAILED
         and task.get("SpecVersion") == running.get("SpecVersion")
-        and (now - moment(task["Status"]["Timestamp"])).total_seconds() < FLAPPING_WITHIN_S
+        and (now - parse_utc(task["Status"]["Timestamp"])).total_seconds() < FAILURES_WINDOW_S
     ]
 
 
@@ -618,10 +618,10 @@ def settings_of(services: list[dict[str, Any]]) -> Settings | None:
     return None
 
 
-def _scattered_over(nodes: list[dict[str, Any]], settings: Settings | None) -> list[str]:
+def _local_volume_nodes(nodes: list[dict[str, Any]], settings: Settings | None) -> list[str]:
     if settings is None or not is_local_volume(settings.volume_driver, settings.volume_options):
         return []
-    names = constraints.taking(nodes, settings.notebook_constraints)
+    names = constraints.eligible_nodes(nodes, settings.notebook_constraints)
     return names if len(names) > 1 else []
 
 
@@ -636,7 +636,7 @@ def _notebook_states(
     return dict(states)
 
 
-def _secret_states(existing: list[Existing], stack: str) -> list[SecretState]:
+def _secret_states(existing: list[SecretVersion], stack: str) -> list[SecretState]:
     live = set(secrets.live_names(existing, stack).values())
     now = datetime.now(timezone.utc)
     return [

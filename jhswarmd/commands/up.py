@@ -19,7 +19,7 @@ from urllib3.exceptions import InsecureRequestWarning
 
 from jhswarmd import labels
 from jhswarmd.accounts import published_password, user_list
-from jhswarmd.api import daemon_client as ask
+from jhswarmd.api import daemon_client
 from jhswarmd.commands import prepull, selection
 from jhswarmd.credentials import generations, tls
 from jhswarmd.deploy import config_check, exposure, preflight, secrets, stack, users
@@ -30,7 +30,7 @@ from jhswarmd.deploy.profiles.profile import LOCAL, LOCAL_HOSTS, Profile
 from jhswarmd.deploy.progress import Progress
 from jhswarmd.engine import registry_auth
 from jhswarmd.engine.client import Engine
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.engine.registry_auth import Login
 from jhswarmd.errors import JhswarmdError
 from jhswarmd.settings.settings import PublishMode, Settings
@@ -266,7 +266,7 @@ def _warn_of_list(profile: Profile, progress: Progress) -> None:
 
 
 def _nodes(client: docker.DockerClient) -> list[dict[str, Any]]:
-    with translated("list the nodes"):
+    with engine_errors("list the nodes"):
         found: list[dict[str, Any]] = client.api.nodes()
     return found
 
@@ -278,7 +278,7 @@ def _is_published(client: docker.DockerClient, profile: Profile) -> bool:
         user_list.parse(profile.files.get("users", b""))
     )
     try:
-        daemon = ask.ask_patiently(client, profile.settings.stack_name, "status")
+        daemon = daemon_client.call_with_retry(client, profile.settings.stack_name, "status")
     except JhswarmdError:
         return listed
     told = daemon["accounts"]["has_published_password"]
@@ -292,7 +292,7 @@ def _published_at(client: docker.DockerClient, settings: Settings, mode: Publish
         engine = Engine(client)
         node = engine.read_newest_task_node(labels.service_name(settings.stack_name, "proxy"))
         if node and node != engine.read_node_id():
-            with translated("look at the proxy's node"):
+            with engine_errors("look at the proxy's node"):
                 address = client.api.inspect_node(node)["Status"]["Addr"]
     return f"https://{address}:{settings.https_port}"
 
@@ -327,7 +327,7 @@ def _wait_answer(base_url: str) -> str:
     return url
 
 
-def _is_self_signed(profile: Profile, existing: Sequence[generations.Existing]) -> bool:
+def _is_self_signed(profile: Profile, existing: Sequence[generations.SecretVersion]) -> bool:
     """Tell whether that is known of the certificate in use.
 
     One that another profile supplied cannot be read back.

@@ -30,7 +30,7 @@ _SCRYPT = {"n": 2**14, "r": 8, "p": 1, "maxmem": 64 * 1024 * 1024}
 
 
 @dataclass(frozen=True)
-class Existing:
+class SecretVersion:
     """One secret that Swarm holds: one generation of one kind, or a part of it."""
 
     id: str
@@ -59,7 +59,7 @@ class Existing:
     @property
     def created(self) -> datetime:
         """When it was created."""
-        return moment(self.created_at)
+        return parse_utc(self.created_at)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Generation:
     """A complete generation; its secrets are in the order of names and parts."""
 
     number: int
-    secrets: tuple[Existing, ...]
+    secrets: tuple[SecretVersion, ...]
 
     @property
     def source(self) -> str:
@@ -80,7 +80,7 @@ class Generation:
         return max(each.created for each in self.secrets)
 
     @property
-    def is_settled(self) -> bool:
+    def is_verified(self) -> bool:
         """Whether everything was shown to work with it."""
         return bool(self.secrets[0].settled_at)
 
@@ -90,7 +90,7 @@ class Generation:
         return next((each.rejected for each in self.secrets if each.rejected), "")
 
     @property
-    def put_right(self) -> str:
+    def is_repaired(self) -> str:
         """``MOMENT WHAT`` of the last time that others' doings were put right; empty: never."""
         return max(each.put_right for each in self.secrets)
 
@@ -105,23 +105,23 @@ class Generation:
         return frozenset(each.id for each in self.secrets)
 
 
-def moment(text: str) -> datetime:
+def parse_utc(text: str) -> datetime:
     """Read a moment in UTC; the engine's nanoseconds are more than Python takes."""
     return datetime.fromisoformat(text[:19]).replace(tzinfo=timezone.utc)
 
 
-def spelled(when: datetime) -> str:
+def format_utc(when: datetime) -> str:
     """Write a moment as ``moment`` reads it."""
     return when.astimezone(timezone.utc).isoformat(timespec="seconds")
 
 
-def read(secret: Mapping[str, Any]) -> Existing | None:
+def read(secret: Mapping[str, Any]) -> SecretVersion | None:
     """Return what a secret's labels say, as the engine shows it; None: it is no generation."""
     marks = labels.of(secret)
     if not marks.get(labels.GENERATION, "").isdecimal():
         return None
     parts = marks.get(labels.PARTS, "1")
-    return Existing(
+    return SecretVersion(
         id=secret["ID"],
         name=secret["Spec"]["Name"],
         kind=marks.get(labels.KIND, ""),
@@ -139,7 +139,7 @@ def read(secret: Mapping[str, Any]) -> Existing | None:
     )
 
 
-def marks(
+def version_labels(
     stack: str,
     kind: str,
     number: int,
@@ -179,12 +179,12 @@ def part_names(kind: str, parts: int) -> tuple[str, ...]:
     return (kind, *(f"{kind}_{number}" for number in range(2, parts + 1)))
 
 
-def whole(kind: str) -> str:
+def base_kind(kind: str) -> str:
     """Return the kind that a kind is, or is a part of."""
     return _PART.sub("", kind)
 
 
-def newest(existing: Iterable[Existing], *names: str) -> Generation | None:
+def newest(existing: Iterable[SecretVersion], *names: str) -> Generation | None:
     """Return the newest complete generation of the kinds that change together, or None.
 
     One that was rejected is none.
@@ -192,15 +192,15 @@ def newest(existing: Iterable[Existing], *names: str) -> Generation | None:
     return next((each for each in complete(existing, *names) if not each.rejected), None)
 
 
-def complete(existing: Iterable[Existing], *names: str) -> list[Generation]:
+def complete(existing: Iterable[SecretVersion], *names: str) -> list[Generation]:
     """Return all complete generations of the kinds that change together, the newest first.
 
     One of which only the certificate or only the key, or not every part, was created is not
     complete: what made it was interrupted, or is still at it.
     """
-    held: dict[int, dict[str, Existing]] = {}
+    held: dict[int, dict[str, SecretVersion]] = {}
     for each in existing:
-        if whole(each.kind) in names:
+        if base_kind(each.kind) in names:
             held.setdefault(each.generation, {})[each.kind] = each
     generations = []
     for number in sorted(held, reverse=True):

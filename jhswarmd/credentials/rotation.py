@@ -26,11 +26,11 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from jhswarmd.credentials import generations, secret_mounts
-from jhswarmd.credentials.generations import GENERATED, Existing, Generation, whole
+from jhswarmd.credentials.generations import GENERATED, Generation, SecretVersion, base_kind
 from jhswarmd.model import StackService
 
 #: What is rotated, by the name that people use, and the kinds of secrets in it.
-UNITS: Mapping[str, tuple[str, ...]] = {
+CREDENTIALS: Mapping[str, tuple[str, ...]] = {
     "cookie": ("cookie_secret",),
     "proxy": ("proxy_auth_token",),
     "crypt": ("crypt_key",),
@@ -76,7 +76,7 @@ class Point(str, Enum):
 
 
 @dataclass(frozen=True)
-class Lead:
+class Mount:
     """Make a service mount these generations; from ``misled`` others had led it away."""
 
     role: str
@@ -97,7 +97,7 @@ class Wait:
 
 
 @dataclass(frozen=True)
-class Reject:
+class RollBack:
     """Take generations back with which a service does not start."""
 
     role: str
@@ -106,7 +106,7 @@ class Reject:
 
 
 @dataclass(frozen=True)
-class Settle:
+class Verify:
     """Show that everything works with these generations, by unit, and mark them so."""
 
     generations: Mapping[str, Generation]
@@ -122,21 +122,21 @@ class Settle:
 class Remove:
     """Remove secrets that nothing mounts and nobody needs."""
 
-    secrets: tuple[Existing, ...]
+    secrets: tuple[SecretVersion, ...]
 
 
 @dataclass(frozen=True)
-class Renew:
+class Recreate:
     """Create a generation of what somebody removed, by unit: nothing is left to go back to."""
 
     units: tuple[str, ...]
 
 
-Step = Lead | Wait | Reject | Settle | Remove | Renew
+Step = Mount | Wait | RollBack | Verify | Remove | Recreate
 
 
 def decide(
-    existing: Sequence[Existing],
+    existing: Sequence[SecretVersion],
     services: Mapping[str, StackService],
     own_mounts: Collection[str],
     now: datetime,
@@ -153,32 +153,32 @@ def decide(
     proxy = services["proxy"]
     lost = _lost(existing, services)
     if lost:
-        return Renew(lost)
+        return Recreate(lost)
     for role in ("hub", "proxy"):
-        rejected = _rejected(existing, role, services[role])
+        rejected = _rolled_back(existing, role, services[role])
         if rejected is not None:
             return rejected
     # No hub starts without a proxy, and maybe no proxy runs with this token.
     is_proxy_bad = any(each.rejected and each.id in proxy.mounts for each in existing)
     for role in ("hub", "proxy"):
         service = services[role]
-        step = _lead(existing, role, service, proxy.mounts, now, is_quiet=is_quiet)
+        step = _mount(existing, role, service, proxy.mounts, now, is_quiet=is_quiet)
         if step is not None:
             return step
         if not service.is_running and not (role == "hub" and is_proxy_bad):
             return Wait(role)
-    held = {name: generations.newest(existing, *kinds) for name, kinds in UNITS.items()}
+    held = {name: generations.newest(existing, *kinds) for name, kinds in CREDENTIALS.items()}
     unsettled = {
         name: newest
         for name, newest in held.items()
         # The daemon shows by what it asks that its own token works.
         if newest is not None
-        and not newest.is_settled
+        and not newest.is_verified
         and (name != "daemon" or newest.ids <= frozenset(own_mounts))
     }
     if unsettled:
-        return Settle(unsettled)
-    step = _lead(existing, "jhswarmd", services["jhswarmd"], proxy.mounts, now)
+        return Verify(unsettled)
+    step = _mount(existing, "jhswarmd", services["jhswarmd"], proxy.mounts, now)
     if step is not None:
         return step
     if held["daemon"] is not None and not held["daemon"].ids <= frozenset(own_mounts):
@@ -187,20 +187,25 @@ def decide(
     return Remove(unused) if unused else None
 
 
-def _lost(existing: Sequence[Existing], services: Mapping[str, StackService]) -> tuple[str, ...]:
+def _lost(
+    existing: Sequence[SecretVersion], services: Mapping[str, StackService]
+) -> tuple[str, ...]:
     """Return the units of which nothing is left, neither in Swarm nor in what the hub mounts."""
-    if generations.newest(existing, *UNITS["daemon"]) is None:
+    if generations.newest(existing, *CREDENTIALS["daemon"]) is None:
         return ()  # 'jhswarmd up' did not make this stack's secrets
     return tuple(
         name
         for name in RENEWABLE
-        if generations.newest(existing, *UNITS[name]) is None
-        and not any(secret_mounts.is_taken(kind, services["hub"].targets) for kind in UNITS[name])
+        if generations.newest(existing, *CREDENTIALS[name]) is None
+        and not any(
+            secret_mounts.is_target_in_use(kind, services["hub"].targets)
+            for kind in CREDENTIALS[name]
+        )
     )
 
 
 def wanted(
-    existing: Sequence[Existing],
+    existing: Sequence[SecretVersion],
     role: str,
     mounts: Collection[str],
     proxy_mounts: Collection[str],
@@ -226,16 +231,16 @@ def wanted(
     return tuple(found)
 
 
-def _newest(existing: Iterable[Existing], name: str) -> list[Generation]:
-    newest = generations.newest(existing, *UNITS[name])
+def _newest(existing: Iterable[SecretVersion], name: str) -> list[Generation]:
+    newest = generations.newest(existing, *CREDENTIALS[name])
     return [newest] if newest is not None else []
 
 
 def _taken_by_hub(
-    existing: Iterable[Existing], name: str, proxy_mounts: Collection[str], now: datetime
+    existing: Iterable[SecretVersion], name: str, proxy_mounts: Collection[str], now: datetime
 ) -> tuple[list[Generation], list[Generation]]:
     """Return which generations the hub needs, and which it may keep."""
-    found = generations.complete(existing, *UNITS[name])
+    found = generations.complete(existing, *CREDENTIALS[name])
     usable = [each for each in found if not each.rejected]
     if not usable:
         return [], []
@@ -252,7 +257,7 @@ def _taken_by_hub(
             # The proxy that runs takes no other.
             "proxy": bool(each.ids & frozenset(proxy_mounts)),
             # What was encrypted with it is encrypted anew when the newest one is settled.
-            "crypt": not newest.is_settled,
+            "crypt": not newest.is_verified,
         }[name]
         if is_needed:
             needed.append(each)
@@ -262,16 +267,16 @@ def _taken_by_hub(
     return needed, harmless
 
 
-def _lead(
-    existing: Sequence[Existing],
+def _mount(
+    existing: Sequence[SecretVersion],
     role: str,
     service: StackService,
     proxy_mounts: Collection[str],
     now: datetime,
     *,
     is_quiet: bool = False,
-) -> Lead | None:
-    kinds = {each.id: whole(each.kind) for each in existing}
+) -> Mount | None:
+    kinds = {each.id: base_kind(each.kind) for each in existing}
     mounted_kinds = {kinds[id_] for id_ in service.mounts if id_ in kinds}
 
     if not mounted_kinds:
@@ -283,7 +288,8 @@ def _lead(
             it.id
             for each in target
             for it in each.secrets
-            if it.kind in mounted_kinds or not secret_mounts.is_taken(it.kind, service.targets)
+            if it.kind in mounted_kinds
+            or not secret_mounts.is_target_in_use(it.kind, service.targets)
         }
         ours = {it.kind for each in target for it in each.secrets}
         return ids != {id_ for id_ in service.mounts if kinds.get(id_) in ours}
@@ -291,15 +297,15 @@ def _lead(
     target = wanted(existing, role, service.mounts, proxy_mounts, now)
     tidy = wanted(existing, role, service.mounts, proxy_mounts, now, is_tidy=True)
     if differs(target):
-        return Lead(role, tidy, _misled(existing, target, service.mounts))
+        return Mount(role, tidy, _drifted(existing, target, service.mounts))
     # Once a day at most, and not right after the rotation that made it needless.
     if is_quiet and differs(tidy) and _is_lapsed(existing, service.mounts, now):
-        return Lead(role, tidy)
+        return Mount(role, tidy)
     return None
 
 
-def _misled(
-    existing: Iterable[Existing], target: Iterable[Generation], mounts: Collection[str]
+def _drifted(
+    existing: Iterable[SecretVersion], target: Iterable[Generation], mounts: Collection[str]
 ) -> tuple[Generation, ...]:
     """Return the settled generations of which a service mounts older ones or none."""
     numbers: dict[str, list[int]] = {}
@@ -309,15 +315,15 @@ def _misled(
     return tuple(
         each
         for each in target
-        if each.is_settled
+        if each.is_verified
         and any(max(numbers.get(it.kind, [0])) < it.generation for it in each.secrets)
     )
 
 
-def _is_lapsed(existing: Iterable[Existing], mounts: Collection[str], now: datetime) -> bool:
+def _is_lapsed(existing: Iterable[SecretVersion], mounts: Collection[str], now: datetime) -> bool:
     """Tell whether one of the mounted generations was replaced a cookie's lifetime ago."""
     held = list(existing)
-    for kinds in UNITS.values():
+    for kinds in CREDENTIALS.values():
         found = generations.complete(held, *kinds)
         for later, older in itertools.pairwise(found):
             if older.ids & frozenset(mounts) and now - later.created >= COOKIE_LIFETIME:
@@ -325,32 +331,34 @@ def _is_lapsed(existing: Iterable[Existing], mounts: Collection[str], now: datet
     return False
 
 
-def _rejected(existing: Iterable[Existing], role: str, service: StackService) -> Reject | None:
+def _rolled_back(
+    existing: Iterable[SecretVersion], role: str, service: StackService
+) -> RollBack | None:
     if service.is_running or service.failures < FAILURES:
         return None
     held = list(existing)
     bad = []
-    for kinds in UNITS.values():
+    for kinds in CREDENTIALS.values():
         usable = [each for each in generations.complete(held, *kinds) if not each.rejected]
         # The first one has nothing before it to go back to.
-        if len(usable) > 1 and not usable[0].is_settled and usable[0].ids & service.mounts:
+        if len(usable) > 1 and not usable[0].is_verified and usable[0].ids & service.mounts:
             bad.append(usable[0])
-    return Reject(role, tuple(bad), service.error) if bad else None
+    return RollBack(role, tuple(bad), service.error) if bad else None
 
 
 def _unused(
-    existing: Sequence[Existing],
+    existing: Sequence[SecretVersion],
     services: Iterable[StackService],
     proxy_mounts: Collection[str],
     now: datetime,
-) -> tuple[Existing, ...]:
+) -> tuple[SecretVersion, ...]:
     """Return what nothing mounts and nobody needs."""
     held = list(existing)
     keep = {id_ for service in services for id_ in service.mounts}
     for generation in wanted(held, "hub", (), proxy_mounts, now):
         keep |= generation.ids
-    unused: list[Existing] = []
-    for kinds in UNITS.values():
+    unused: list[SecretVersion] = []
+    for kinds in CREDENTIALS.values():
         newest = generations.newest(held, *kinds)
         if newest is None:
             continue
@@ -358,7 +366,7 @@ def _unused(
         found = generations.complete(held, *kinds)
         whole_ids = {id_ for each in found for id_ in each.ids}
         for each in held:
-            if whole(each.kind) not in kinds or each.id in keep:
+            if base_kind(each.kind) not in kinds or each.id in keep:
                 continue
             if each.id not in whole_ids and now - each.created < ABANDONED:
                 continue  # maybe it is being made
@@ -391,7 +399,7 @@ def next_at(newest: Generation, name: str, stack: str, after_days: float) -> dat
         expires_at = newest.secrets[0].expires_at
         if newest.source != GENERATED or not expires_at:
             return None
-        return generations.moment(expires_at) - RENEW_BEFORE
+        return generations.parse_utc(expires_at) - RENEW_BEFORE
     if not after_days:
         return None
     # The same for all units of a deployment: what is as old goes with one restart of the hub.
@@ -401,7 +409,7 @@ def next_at(newest: Generation, name: str, stack: str, after_days: float) -> dat
 
 
 def due(
-    existing: Sequence[Existing],
+    existing: Sequence[SecretVersion],
     stack: str,
     after_days: float,
     now: datetime,
@@ -410,7 +418,7 @@ def due(
 ) -> list[str]:
     """Return the names of the units that are to be rotated now by themselves."""
     names = []
-    for name, kinds in UNITS.items():
+    for name, kinds in CREDENTIALS.items():
         newest = generations.newest(existing, *kinds)
         if newest is None:
             continue
@@ -423,10 +431,10 @@ def due(
     return names
 
 
-def _was_rejected_lately(existing: Iterable[Existing], name: str, now: datetime) -> bool:
+def _was_rejected_lately(existing: Iterable[SecretVersion], name: str, now: datetime) -> bool:
     """Tell whether the newest generation of a unit was rolled back a short time ago.
 
     The next one would fare the same: each costs the hub three starts.
     """
-    found = generations.complete(existing, *UNITS[name])
+    found = generations.complete(existing, *CREDENTIALS[name])
     return bool(found and found[0].rejected and now - found[0].created < AGAIN_AFTER)

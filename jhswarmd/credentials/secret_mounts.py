@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from jhswarmd.credentials.generations import Existing, Generation, whole
+from jhswarmd.credentials.generations import Generation, SecretVersion, base_kind
 
 #: Kinds of which the hub takes several generations at once, each as ``<kind>_g<N>``.
 NUMBERED = frozenset({"cookie_secret", "proxy_auth_token", "crypt_key"})
@@ -18,9 +18,9 @@ NUMBERED = frozenset({"cookie_secret", "proxy_auth_token", "crypt_key"})
 _NUMBER = re.compile(r"_g[0-9]+$")
 
 
-def swap(
+def with_mounts(
     spec: Mapping[str, Any],
-    existing: Iterable[Existing],
+    existing: Iterable[SecretVersion],
     *wanted: Generation,
     is_numbered: bool = False,
 ) -> dict[str, Any] | None:
@@ -37,19 +37,21 @@ def swap(
     kinds = {each.id: each.kind for each in existing}
     references = _references(spec)
     secrets = [secret for generation in wanted for secret in generation.secrets]
-    wanted_kinds = {whole(secret.kind) for secret in secrets}
-    mine = [each for each in references if whole(kinds.get(each["SecretID"], "")) in wanted_kinds]
+    wanted_kinds = {base_kind(secret.kind) for secret in secrets}
+    mine = [
+        each for each in references if base_kind(kinds.get(each["SecretID"], "")) in wanted_kinds
+    ]
     like = {kinds[each["SecretID"]]: each for each in mine}
     ours = [each for each in references if each["SecretID"] in kinds]
     targets = {each["File"]["Name"] for each in references}
     swapped = []
     for secret in secrets:
-        template = like.get(secret.kind) or like.get(whole(secret.kind))
+        template = like.get(secret.kind) or like.get(base_kind(secret.kind))
         if template is not None:
-            swapped.append(_led_to(secret, template, kinds, is_numbered=is_numbered))
-        elif ours and not is_taken(secret.kind, targets):
-            swapped.append(_led_to(secret, ours[0], kinds, is_numbered=is_numbered))
-    if _told(mine) == _told(swapped):
+            swapped.append(_reference_to(secret, template, kinds, is_numbered=is_numbered))
+        elif ours and not is_target_in_use(secret.kind, targets):
+            swapped.append(_reference_to(secret, ours[0], kinds, is_numbered=is_numbered))
+    if _identity(mine) == _identity(swapped):
         return None
     others = [each for each in references if each not in mine]
     # The order of 'docker stack deploy': another one would restart the service at the next.
@@ -59,7 +61,7 @@ def swap(
     return {**spec, "TaskTemplate": {**template, "ContainerSpec": container}}
 
 
-def is_taken(kind: str, targets: Iterable[str]) -> bool:
+def is_target_in_use(kind: str, targets: Iterable[str]) -> bool:
     """Tell whether one of these files is where a secret of this kind is looked for."""
     names = {PurePosixPath(each).name for each in targets}
     return any(each == kind or _NUMBER.sub("", each) == kind for each in names)
@@ -75,12 +77,12 @@ def _references(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(task["ContainerSpec"].get("Secrets") or ())
 
 
-def _told(references: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
+def _identity(references: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
     return {(each["SecretID"], each["File"]["Name"]) for each in references}
 
 
-def _led_to(
-    secret: Existing,
+def _reference_to(
+    secret: SecretVersion,
     template: Mapping[str, Any],
     kinds: Mapping[str, str],
     *,
@@ -95,6 +97,6 @@ def _led_to(
     return {**template, "File": file, "SecretID": secret.id, "SecretName": secret.name}
 
 
-def target(secret: Existing) -> str:
+def target(secret: SecretVersion) -> str:
     """Return the name under which the hub finds one of several generations."""
     return f"{secret.kind}_g{secret.generation}"

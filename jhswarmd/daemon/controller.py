@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 Key = TypeVar("Key", bound=Hashable)
 
 
-class Worker(Generic[Key]):
+class Controller(Generic[Key]):
     """Runs ``reconcile(key)``; it returns the seconds until the key needs another look, or None.
 
     A failure makes the key come back after a backoff. Whatever a pass raises is caught here: an

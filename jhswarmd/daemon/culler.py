@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jupyterhub_idle_culler import cull_idle
 
-from jhswarmd.daemon.leader import Duty
+from jhswarmd.daemon.leader import Leader
 from jhswarmd.hub_client import PAGE_SIZE
 from jhswarmd.settings.settings import SECRETS_DIR
 
@@ -26,11 +26,16 @@ class Culler:
     """Looks for idle servers at half the idle timeout, at least every 10 minutes."""
 
     def __init__(
-        self, url: str, idle_timeout_s: int, duty: Duty, stop: threading.Event, token: Path = TOKEN
+        self,
+        url: str,
+        idle_timeout_s: int,
+        leader: Leader,
+        stop: threading.Event,
+        token: Path = TOKEN,
     ) -> None:
         self._url = url
         self._idle_timeout_s = idle_timeout_s
-        self._duty = duty
+        self._leader = leader
         self._stop = stop
         self._token = token
         self._thread = threading.Thread(target=self._run, name="culler", daemon=True)
@@ -42,7 +47,7 @@ class Culler:
 
     def _run(self) -> None:
         while not self._stop.wait(min(600.0, max(1.0, self._idle_timeout_s / 2))):
-            if not self._duty.is_active:
+            if not self._leader.is_active:
                 continue
             try:
                 token = self._token.read_text().strip()

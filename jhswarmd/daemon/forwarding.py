@@ -15,27 +15,27 @@ import requests
 
 from jhswarmd import labels
 from jhswarmd.api import control_socket, web_server
-from jhswarmd.daemon.leader import Duty
+from jhswarmd.daemon.leader import Leader
 from jhswarmd.engine.client import Engine
-from jhswarmd.errors import NotNow
+from jhswarmd.errors import DaemonBusy
 
 #: Seconds to connect, and for an answer: less than the command line waits for this daemon's own.
 TIMEOUT_S = (3.05, control_socket.TIMEOUT_S - 4)
 
 
-class Relay:
-    """Answers commands here while this instance has the duty, and asks the active one if not."""
+class Forwarder:
+    """Answers commands here while this instance has the leader, and asks the active one if not."""
 
     def __init__(
         self,
         engine: Engine,
-        duty: Duty,
+        leader: Leader,
         stack: str,
         token: str,
         session: requests.Session | None = None,
     ) -> None:
         self._engine = engine
-        self._duty = duty
+        self._leader = leader
         self._service = labels.service_name(stack, "jhswarmd")
         self._network = labels.network_name(stack, "control")
         self._session = session or requests.Session()
@@ -43,7 +43,7 @@ class Relay:
         self._session.trust_env = False
         self._session.headers["Authorization"] = f"token {token}"
 
-    def over(
+    def wrap(
         self, handlers: Mapping[str, control_socket.Handler]
     ) -> dict[str, control_socket.Handler]:
         """Return the same commands, each answered by the instance that has the duty."""
@@ -52,14 +52,14 @@ class Relay:
     def _answer(
         self, command: str, handler: control_socket.Handler, arguments: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        if self._duty.is_active:
+        if self._leader.is_active:
             return handler(arguments)
-        node_id = self._duty.find_active()
-        if node_id in (None, self._duty.find_own()):
+        node_id = self._leader.find_active()
+        if node_id in (None, self._leader.find_own_node()):
             return handler(arguments)  # nobody has it yet, or this one is about to see that it has
         address = self._engine.read_task_address(self._service, str(node_id), self._network)
         if address is None:
-            raise NotNow(
+            raise DaemonBusy(
                 "No daemon runs on the hub's node",
                 remedy=f"See 'docker service ps {self._service}'.",
             )
@@ -82,8 +82,8 @@ class Relay:
         result: Mapping[str, Any] = control_socket.result_of(answer)
         return result
 
-    def _failed(self, why: str) -> NotNow:
-        return NotNow(
+    def _failed(self, why: str) -> DaemonBusy:
+        return DaemonBusy(
             "The daemon on the hub's node gives no answer",
             why=why,
             remedy=f"See 'docker service ps {self._service}'; on the hub's node itself the command "

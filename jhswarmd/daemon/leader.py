@@ -9,7 +9,7 @@ from jhswarmd import labels, metrics
 from jhswarmd.engine.client import Engine
 
 
-class Duty:
+class Leader:
     """Knows whether this instance is the active one.
 
     ``is_active`` is what the last look said. It is looked at anew when the hub's container comes or
@@ -23,16 +23,16 @@ class Duty:
         """The Swarm id of this instance's node; empty until the first look."""
         self.is_active = False
 
-    def find_own(self) -> str:
+    def find_own_node(self) -> str:
         """Return the Swarm id of this instance's node."""
         # A node that leaves and joins again gets a new id, and its daemon a new start.
         self.node_id = self.node_id or self._engine.read_node_id()
         return self.node_id
 
-    def take(self) -> bool:
+    def refresh(self) -> bool:
         """Look where the hub is, and return whether this instance is to act now."""
-        self.is_active = self.find_active() == self.find_own()
-        metrics.DUTY.set(self.is_active)
+        self.is_active = self.find_active() == self.find_own_node()
+        metrics.LEADER.set(self.is_active)
         return self.is_active
 
     def find_active(self) -> str | None:

@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 #: Seconds that one subscription lasts. Service events are known to stop with the stream open
 #: (moby#36834), so none is trusted for longer.
 SESSION_S = 60.0
-RECONNECT_FIRST_S = 0.2
-RECONNECT_MOST_S = 10.0
+INITIAL_RECONNECT_S = 0.2
+MAX_RECONNECT_S = 10.0
 
 
 class Key(NamedTuple):
@@ -41,10 +41,10 @@ ROUTES = Key("routes")
 ALL_SERVERS = Key("servers")
 #: Notebooks whose task has ended, on whatever node.
 ENDED = Key("ended")
-DUTY = Key("duty")
-PREPULL = Key("prepull")
+LEADER = Key("leader")
+IMAGE_PULLS = Key("prepull")
 CREDENTIALS = Key("credentials")
-NAMES = Key("names")
+SERVICE_NAMES = Key("names")
 
 
 def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
@@ -62,7 +62,7 @@ def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
         return (Key("server", event.id),)
     if event.type == "node":
         # It is down, or back, or a new one.
-        return (PREPULL, ENDED) if event.action in ("create", "update") else ()
+        return (IMAGE_PULLS, ENDED) if event.action in ("create", "update") else ()
     if event.type == "secret":
         # Maybe a newer list of users, which another manager's daemon made, or a rotation begins.
         return (ACCOUNTS, CREDENTIALS) if event.action == "create" else ()
@@ -70,11 +70,11 @@ def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
         service = event.attributes.get(labels.SERVICE_NAME, "")
         if service == labels.service_name(stack, "hub"):
             if event.action in ("create", "start"):
-                return (ACCOUNTS, DUTY)
+                return (ACCOUNTS, LEADER)
             if event.action == "health_status: healthy":
                 # What waits in a backoff for the hub need not wait any longer.
                 return (ACCOUNTS, ALL_SERVERS, ROUTES, REMOVED_USERS, CREDENTIALS)
-            return (DUTY, CREDENTIALS) if event.action == "die" else ()
+            return (LEADER, CREDENTIALS) if event.action == "die" else ()
         if service == labels.service_name(stack, "proxy"):
             if event.action == "health_status: healthy":
                 return (ROUTES, CREDENTIALS)
@@ -107,7 +107,7 @@ class Reflector:
         self._thread.start()
 
     def _run(self) -> None:
-        wait_s = RECONNECT_FIRST_S
+        wait_s = INITIAL_RECONNECT_S
         lost = True  # at first nothing is known
         since_s = time.time()
         while not self._stop.is_set():
@@ -126,23 +126,23 @@ class Reflector:
                     for key in keys:
                         self._wake(key)
                 since_s = until_s
-                wait_s = RECONNECT_FIRST_S
+                wait_s = INITIAL_RECONNECT_S
             except Exception as exc:
                 if not isinstance(exc, EngineError):
                     # A daemon without ears must not look as if it had some.
                     log.exception("Reading the engine's events failed unexpectedly")
                 self.is_connected = False
                 lost = True
-                if time.time() - begun_s > RECONNECT_MOST_S:
-                    wait_s = RECONNECT_FIRST_S  # it was well until now
+                if time.time() - begun_s > MAX_RECONNECT_S:
+                    wait_s = INITIAL_RECONNECT_S  # it was well until now
                 since_s = time.time()
                 self.reconnects += 1
                 metrics.RECONNECTS.inc()
                 log.warning("Lost the engine's events: %s", exc)
                 self._stop.wait(random.uniform(wait_s / 2, wait_s))  # noqa: S311 - jitter
-                wait_s = min(RECONNECT_MOST_S, wait_s * 2)
+                wait_s = min(MAX_RECONNECT_S, wait_s * 2)
 
     def _look_at_everything(self) -> None:
         """Look at what may have changed while nobody listened."""
-        for key in (ACCOUNTS, ROUTES, ALL_SERVERS, ENDED, PREPULL, CREDENTIALS, NAMES):
+        for key in (ACCOUNTS, ROUTES, ALL_SERVERS, ENDED, IMAGE_PULLS, CREDENTIALS, SERVICE_NAMES):
             self._wake(key)

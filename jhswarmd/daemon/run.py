@@ -13,34 +13,34 @@ from typing import Any
 
 from jhswarmd import __version__, retry
 from jhswarmd.api import control_socket, web_server
-from jhswarmd.daemon.controller import Worker
+from jhswarmd.daemon.controller import Controller
 from jhswarmd.daemon.culler import Culler
-from jhswarmd.daemon.forwarding import Relay
-from jhswarmd.daemon.leader import Duty
+from jhswarmd.daemon.forwarding import Forwarder
+from jhswarmd.daemon.leader import Leader
 from jhswarmd.daemon.reflector import (
     ACCOUNTS,
     ALL_SERVERS,
     CREDENTIALS,
-    PREPULL,
+    IMAGE_PULLS,
     REMOVED_USERS,
     Key,
     Reflector,
 )
-from jhswarmd.daemon.servers_controller import ServerKeys
+from jhswarmd.daemon.servers_controller import ServersController
 from jhswarmd.daemon.user_commands import UserCommands
 from jhswarmd.daemon.workqueue import WorkQueue
 from jhswarmd.engine.client import Engine
 from jhswarmd.errors import JhswarmdError, UsageError
-from jhswarmd.hub_client import Hub
+from jhswarmd.hub_client import HubClient
 from jhswarmd.log import event
 from jhswarmd.reconcile.accounts import Accounts
 from jhswarmd.reconcile.credentials import Credentials
-from jhswarmd.reconcile.image_pulls import Prepull
+from jhswarmd.reconcile.image_pulls import ImagePulls
 from jhswarmd.reconcile.removed_users import RemovedUsers
 from jhswarmd.reconcile.routes import Routes
 from jhswarmd.reconcile.servers import Servers
-from jhswarmd.reconcile.service_names import Names
-from jhswarmd.reconcile.users_secret import Users
+from jhswarmd.reconcile.service_names import ServiceNames
+from jhswarmd.reconcile.users_secret import UsersSecret
 from jhswarmd.settings.settings import SECRETS_DIR, Settings
 
 log = logging.getLogger(__name__)
@@ -61,43 +61,43 @@ class Daemon:
     """One instance of jhswarmd. ``start`` begins, ``stop`` ends in reverse order."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, hub: Hub, *, dry_run: bool = False
+        self, settings: Settings, engine: Engine, hub: HubClient, *, dry_run: bool = False
     ) -> None:
         stack = settings.stack_name
         self._settings = settings
         self._stop = threading.Event()
         self._started_s = time.time()
-        self.duty = Duty(engine, stack)
-        self.servers = Servers(engine, hub, stack, self.duty.take, dry_run=dry_run)
-        self.users = Users(engine, stack, self._stop)
+        self.leader = Leader(engine, stack)
+        self.servers = Servers(engine, hub, stack, self.leader.refresh, dry_run=dry_run)
+        self.users = UsersSecret(engine, stack, self._stop)
         self.accounts = Accounts(
             engine, stack, self.users, on_delivered=lambda: self.wake(REMOVED_USERS)
         )
         self.user_commands = UserCommands(self.users, self.accounts, lambda: self.wake(ACCOUNTS))
         self.removed_users = RemovedUsers(hub)
         self.routes = Routes(hub)
-        self.prepull = Prepull(
+        self.prepull = ImagePulls(
             engine,
             stack,
             settings.notebook_images,
             settings.notebook_constraints,
-            lambda: self.duty.is_active and not dry_run,
+            lambda: self.leader.is_active and not dry_run,
             self._stop,
         )
         self.credentials = Credentials(
-            engine, hub, settings, lambda: self.duty.is_active and not dry_run, self._stop
+            engine, hub, settings, lambda: self.leader.is_active and not dry_run, self._stop
         )
-        self.names = Names(
+        self.names = ServiceNames(
             engine,
             stack,
-            lambda: not dry_run and not self.credentials.news.now["doing"],
+            lambda: not dry_run and not self.credentials.feed.now["doing"],
         )
-        self.server_keys = ServerKeys(
-            self.servers, self.duty, self.wake, settings.resync_interval_s
+        self.server_keys = ServersController(
+            self.servers, self.leader, self.wake, settings.resync_interval_s
         )
         # One worker for each kind: a slow hash delays no orphan.
         self._workers = {
-            kind: Worker(kind, queue, reconcile)
+            kind: Controller(kind, queue, reconcile)
             for kind, queue, reconcile in (
                 ("accounts", WorkQueue[Key](), self._reconcile_accounts),
                 ("routes", WorkQueue[Key](), self._reconcile_routes),
@@ -109,7 +109,7 @@ class Daemon:
         }
         self._reflector = Reflector(engine, stack, self.wake, self._stop)
         self._dry_run = dry_run
-        self._culler = Culler(HUB_URL, settings.idle_timeout_s, self.duty, self._stop)
+        self._culler = Culler(HUB_URL, settings.idle_timeout_s, self.leader, self._stop)
 
     def wake(self, key: Key) -> None:
         """Make the worker of this kind look at ``key``."""
@@ -130,7 +130,7 @@ class Daemon:
         """End after the passes in hand, or after ``STOP_WITHIN_S`` seconds."""
         self._stop.set()
         self.prepull.close()
-        self.credentials.news.close()
+        self.credentials.feed.close()
         for worker in self._workers.values():
             worker.queue.close()
         deadline = time.monotonic() + STOP_WITHIN_S
@@ -164,8 +164,8 @@ class Daemon:
         return {
             "version": __version__,
             "up_s": round(time.time() - self._started_s, 1),
-            "is_active": self.duty.is_active,
-            "node_id": self.duty.node_id,
+            "is_active": self.leader.is_active,
+            "node_id": self.leader.node_id,
             "unready": self.unready(),
             "is_connected": self._reflector.is_connected,
             "reconnects": self._reflector.reconnects,
@@ -196,7 +196,7 @@ class Daemon:
             "admins": servers.admins,
             "routes": {"restored_at_s": self.routes.restored_at_s},
             "prepull": self.prepull.view,
-            "rotation": self.credentials.news.now,
+            "rotation": self.credentials.feed.now,
             "names": {
                 "lost": sorted(self.names.view.lost),
                 "repaired_at_s": dict(self.names.view.repaired_at_s),
@@ -209,7 +209,7 @@ class Daemon:
             return "it gets no events from the engine"
         last_s = self.servers.view.last_pass_s
         old_s = max(PASS_OLD_S, 3 * self.server_keys.resync_interval_s())
-        if self.duty.is_active and (last_s is None or time.time() - last_s > old_s):
+        if self.leader.is_active and (last_s is None or time.time() - last_s > old_s):
             return "its last full pass is too long ago"
         return ""
 
@@ -244,8 +244,8 @@ class Daemon:
 
     def ask_rotation(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Tell how far rotations are. With ``seen``, a version, the answer waits for news."""
-        view = self.credentials.news.wait(int(arguments.get("seen", -1)))
-        return {**view, "is_active": self.duty.is_active}
+        view = self.credentials.feed.wait_newer(int(arguments.get("seen", -1)))
+        return {**view, "is_active": self.leader.is_active}
 
     def rotate(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Begin a rotation; see ``Credentials.rotate``."""
@@ -259,15 +259,15 @@ class Daemon:
         With ``seen``, a version, the answer waits for news. Raises JhswarmdError.
         """
         if arguments.get("anew"):
-            if not self.duty.is_active:
+            if not self.leader.is_active:
                 raise JhswarmdError(
                     "The daemon on this node stands by",
                     remedy="Run the command on the hub's node; 'docker service ps' shows it.",
                 )
             self.prepull.ask()
-            self.wake(PREPULL)
+            self.wake(IMAGE_PULLS)
         view = self.prepull.news(int(arguments.get("seen", -1)))
-        return {**view, "is_active": self.duty.is_active}
+        return {**view, "is_active": self.leader.is_active}
 
 
 def _refuse(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -296,9 +296,9 @@ def look_once(settings: Settings) -> None:
     Raises JhswarmdError when engine or hub give no definite answer.
     """
     engine = Engine.connect()
-    duty = Duty(engine, settings.stack_name)
-    hub = Hub(HUB_URL, read_token())
-    servers = Servers(engine, hub, settings.stack_name, duty.take, dry_run=True)
+    leader = Leader(engine, settings.stack_name)
+    hub = HubClient(HUB_URL, read_token())
+    servers = Servers(engine, hub, settings.stack_name, leader.refresh, dry_run=True)
     servers.reconcile_all()
     log.info(event("Pass done", services=servers.view.tracked, **servers.view.by_verdict))
 
@@ -337,7 +337,7 @@ def run(settings: Settings, *, dry_run: bool = False) -> None:
     dead = watch_threads(asked_to_stop)
     engine = retry.blocking(ENGINE_WITHIN_S, asked_to_stop)(Engine.connect)
     token = read_token()
-    hub = Hub(HUB_URL, token)
+    hub = HubClient(HUB_URL, token)
     daemon = Daemon(settings, engine, hub, dry_run=dry_run)
     handlers: dict[str, control_socket.Handler] = {
         "status": lambda arguments: daemon.snapshot(),
@@ -352,8 +352,8 @@ def run(settings: Settings, *, dry_run: bool = False) -> None:
     if dry_run:
         for name in ("prepull", "rotate", "users_change"):
             handlers[name] = _refuse
-    relay = Relay(engine, daemon.duty, settings.stack_name, token)
-    server = control_socket.Control(relay.over(handlers))
+    forwarder = Forwarder(engine, daemon.leader, settings.stack_name, token)
+    server = control_socket.Control(forwarder.wrap(handlers))
     site = web_server.Web(
         web_server.address_in(settings.control_subnet),
         daemon.unready,

@@ -1,7 +1,7 @@
 """When which notebook service is looked at: what the worker for servers does with a key.
 
 An event leads to a look at one service, a burst of them to one full pass instead. Full passes come
-with the duty, with a hub that answers again, and by a timer whose interval grows with their cost.
+with the leader, with a hub that answers again, and by a timer whose interval grows with their cost.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ import logging
 import random
 from collections.abc import Callable
 
-from jhswarmd.daemon.leader import Duty
-from jhswarmd.daemon.reflector import ALL_SERVERS, CREDENTIALS, DUTY, ENDED, PREPULL, Key
+from jhswarmd.daemon.leader import Leader
+from jhswarmd.daemon.reflector import ALL_SERVERS, CREDENTIALS, ENDED, IMAGE_PULLS, LEADER, Key
 from jhswarmd.daemon.workqueue import WorkQueue
 from jhswarmd.log import event
-from jhswarmd.reconcile.servers import PENDING_AGAIN_MOST_S, PENDING_AGAIN_S, Servers
+from jhswarmd.reconcile.servers import INITIAL_PENDING_INTERVAL_S, MAX_PENDING_INTERVAL_S, Servers
 
 log = logging.getLogger(__name__)
 
 #: A full pass may take one part in so many of the time: the interval grows with what it costs, ...
 PASS_SHARE = 100
 #: ... to so many seconds at most: one look through an engine that hung must not mean hours without.
-RESYNC_MOST_S = 900.0
+MAX_RESYNC_S = 900.0
 #: Seconds between two looks for tasks that have ended on other nodes, which is no event here.
 ENDED_EVERY_S = 3.0
 #: It may cost one part in ``PASS_SHARE``, too, and comes after so many seconds at the latest.
-ENDED_MOST_S = 30.0
+MAX_ENDED_S = 30.0
 #: So many services waiting to be looked at one by one are looked at in one full pass instead, ...
 BURST = 300
 #: ... after so many seconds, in which the burst may go on.
 BURST_PAUSE_S = 5.0
 
 
-class ServerKeys:
+class ServersController:
     """Keys of notebook services: ``queue`` holds them, ``reconcile`` works on one.
 
     ``wake`` is the daemon's own: it leads each key to the worker of its kind.
@@ -41,17 +41,17 @@ class ServerKeys:
     def __init__(
         self,
         servers: Servers,
-        duty: Duty,
+        leader: Leader,
         wake: Callable[[Key], None],
         interval_s: float,
     ) -> None:
         self.queue = WorkQueue[Key]()
         self._servers = servers
-        self._duty = duty
+        self._leader = leader
         self._wake = wake
         self._interval_s = interval_s
         self._is_burst = False
-        self._had_duty = False
+        self._was_leader = False
 
     def is_in_burst(self) -> bool:
         """Tell whether a full pass, which has not begun yet, sees what a service's event is about.
@@ -68,9 +68,9 @@ class ServerKeys:
 
     def reconcile(self, key: Key) -> float | None:
         """Look at ``key``; returns the seconds until it needs another look, or None."""
-        if key == DUTY:
-            had_duty = self._had_duty
-            if self._take_duty() and not had_duty:
+        if key == LEADER:
+            was_leader = self._was_leader
+            if self._take_leadership() and not was_leader:
                 self._wake(ALL_SERVERS)
             return None
         again_s = self._reconcile(key)
@@ -81,34 +81,34 @@ class ServerKeys:
 
     def resync_interval_s(self) -> float:
         """Return the seconds between two full passes, by what the last one cost."""
-        costs_s = min(PASS_SHARE * self._servers.view.look_took_s, RESYNC_MOST_S)
+        costs_s = min(PASS_SHARE * self._servers.view.look_took_s, MAX_RESYNC_S)
         return max(self._interval_s, costs_s)
 
     def _reconcile(self, key: Key) -> float | None:
         if key == ALL_SERVERS:
             # From here on an event may be about what the pass does not see.
             self._is_burst = False
-            if self._take_duty():
+            if self._take_leadership():
                 self._pass_over_all()
             return self._resync_s()
         if key == ENDED:
-            return self._report_ended() if self._duty.is_active else self._resync_s()
+            return self._report_ended() if self._leader.is_active else self._resync_s()
         if key.kind == "ended":
             # A container's death is heard on its own node only, whoever has the duty.
             again_s = self._servers.reconcile_ended(key.id)
             if again_s is None:
                 self._wake(Key("server", key.id))
             return again_s
-        return self._servers.reconcile_one(key.id) if self._duty.is_active else None
+        return self._servers.reconcile_one(key.id) if self._leader.is_active else None
 
-    def _take_duty(self) -> bool:
+    def _take_leadership(self) -> bool:
         # Not what 'duty' says: it looks by itself before a removal, and may have taken it there.
-        is_active, had_duty = self._duty.take(), self._had_duty
-        self._had_duty = is_active
-        if is_active and not had_duty:
-            for key in (PREPULL, CREDENTIALS, ENDED):
+        is_active, was_leader = self._leader.refresh(), self._was_leader
+        self._was_leader = is_active
+        if is_active and not was_leader:
+            for key in (IMAGE_PULLS, CREDENTIALS, ENDED):
                 self._wake(key)
-        if had_duty and not is_active:
+        if was_leader and not is_active:
             self._servers.stand_by()
         return is_active
 
@@ -116,17 +116,17 @@ class ServerKeys:
         again = self._servers.reconcile_all()
         if len(again) > BURST:
             # As after a restart of a large hub, which looks at each of its servers.
-            self.queue.put(ALL_SERVERS, PENDING_AGAIN_MOST_S)
+            self.queue.put(ALL_SERVERS, MAX_PENDING_INTERVAL_S)
             return
         for service_id in again:
-            self.queue.put(Key("server", service_id), PENDING_AGAIN_S)
+            self.queue.put(Key("server", service_id), INITIAL_PENDING_INTERVAL_S)
 
     def _report_ended(self) -> float:
         for service_id in self._servers.report_ended():
             # The hub has looked by now, and its spawner removed what was left, if it could.
             self._wake(Key("server", service_id))
         costs_s = PASS_SHARE * self._servers.view.ended_took_s
-        return min(max(ENDED_EVERY_S, costs_s), ENDED_MOST_S)
+        return min(max(ENDED_EVERY_S, costs_s), MAX_ENDED_S)
 
     def _resync_s(self) -> float:
         # Jitter: several daemons must not list in step.

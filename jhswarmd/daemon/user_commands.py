@@ -12,7 +12,7 @@ from typing import Any
 from jhswarmd.accounts import edits, user_list
 from jhswarmd.errors import JhswarmdError, UsageError
 from jhswarmd.reconcile.accounts import Accounts
-from jhswarmd.reconcile.users_secret import Users
+from jhswarmd.reconcile.users_secret import UsersSecret
 
 #: Seconds that an answer waits for the hub's container to have the new list.
 DELIVERED_WITHIN_S = 8.0
@@ -21,7 +21,7 @@ DELIVERED_WITHIN_S = 8.0
 class UserCommands:
     """Answers from the control socket's threads."""
 
-    def __init__(self, users: Users, accounts: Accounts, wake: Callable[[], None]) -> None:
+    def __init__(self, users: UsersSecret, accounts: Accounts, wake: Callable[[], None]) -> None:
         self._users = users
         self._accounts = accounts
         self._wake = wake

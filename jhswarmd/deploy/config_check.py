@@ -19,7 +19,7 @@ from docker.models.containers import Container
 
 from jhswarmd import labels
 from jhswarmd.deploy.progress import Progress
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import EngineNotFound, JhswarmdError
 
 #: Seconds for the whole rehearsal; it ends by itself long before, unless the machine is very busy.
@@ -80,7 +80,7 @@ def _wrong_network(network: str, reached: Sequence[str]) -> list[str]:
 def _is_running(client: docker.DockerClient, stack: str, hub: Mapping[str, Any]) -> bool:
     """Tell whether a healthy hub runs with this image, environment and set of networks."""
     try:
-        with translated("look up the hub's service"):
+        with engine_errors("look up the hub's service"):
             service = client.api.inspect_service(labels.service_name(stack, "hub"))
             tasks = client.api.tasks(filters={"service": service["ID"]})
     except EngineNotFound:
@@ -112,7 +112,7 @@ def _rehearse(client: docker.DockerClient, stack: str, hub: Mapping[str, Any]) -
         "absent": [each["target"] for each in hub["volumes"]],
     }
     mark = {labels.REHEARSAL: stack}
-    with translated("try out the hub's configuration"):
+    with engine_errors("try out the hub's configuration"):
         _remove_left(client, mark)
         container = _create(
             client,

@@ -13,7 +13,7 @@ from typing import Any
 import docker
 
 from jhswarmd import labels, log_tail
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import JhswarmdError
 
 #: Seconds for the log of a container on another node: the engine waits for nodes that are silent.
@@ -42,7 +42,7 @@ def _read_here(client: docker.DockerClient, task_id: str) -> str | None:
     """
     api = client.api
     try:
-        with translated("read a container's log"):
+        with engine_errors("read a container's log"):
             found = api.containers(all=True, filters={"label": f"{labels.TASK_ID}={task_id}"})
             if not found:
                 return None

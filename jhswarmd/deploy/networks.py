@@ -14,7 +14,7 @@ from typing import Any
 import docker
 
 from jhswarmd import labels
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import EngineError, EngineNotFound
 from jhswarmd.model import ENDED_STATES
 
@@ -127,7 +127,7 @@ def remove(client: docker.DockerClient, stack: str) -> tuple[list[str], list[Kep
     for network in list_networks(client, stack):
         name = str(network["Name"])
         try:
-            with translated(f"remove the network {name}"):
+            with engine_errors(f"remove the network {name}"):
                 api.remove_network(network["Id"])
         except EngineNotFound:
             continue
@@ -144,7 +144,7 @@ def remove(client: docker.DockerClient, stack: str) -> tuple[list[str], list[Kep
 def list_networks(client: docker.DockerClient, stack: str) -> list[dict[str, Any]]:
     """Return the stack's own networks that exist."""
     names = {labels.network_name(stack, each) for each in OURS}
-    with translated("list the networks"):
+    with engine_errors("list the networks"):
         found = client.api.networks(filters={"label": f"{labels.STACK_NAMESPACE}={stack}"})
     return [network for network in found if network["Name"] in names]
 
@@ -154,7 +154,7 @@ def _ask_users(
 ) -> tuple[User, ...]:
     api = client.api
     try:
-        with translated(f"look at the network {network['Name']}"):
+        with engine_errors(f"look at the network {network['Name']}"):
             return users_of(
                 api.inspect_network(network["Id"]),
                 stack,

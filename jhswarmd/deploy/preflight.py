@@ -18,7 +18,7 @@ from jhswarmd import labels
 from jhswarmd.credentials import generations, tls
 from jhswarmd.deploy.machine import routes
 from jhswarmd.deploy.profiles.profile import SECRET_FILES, Profile
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import EngineNotFound, JhswarmdError, UsageError
 from jhswarmd.settings.settings import Settings
 
@@ -33,7 +33,7 @@ def check_ports(client: docker.DockerClient, settings: Settings) -> None:
     name = labels.service_name(settings.stack_name, "proxy")
     ours: set[int] = set()
     try:
-        with translated(f"look at the service {name}"):
+        with engine_errors(f"look at the service {name}"):
             spec = client.api.inspect_service(name)["Spec"]
         ours = {port["PublishedPort"] for port in spec["EndpointSpec"].get("Ports", [])}
     except EngineNotFound:
@@ -63,7 +63,7 @@ def check_subnets(client: docker.DockerClient, settings: Settings) -> list[Jhswa
     Also when this machine reaches somebody else at these addresses, whom notebooks could then not
     reach. Returns that as warnings where the networks exist already.
     """
-    with translated("list the networks"):
+    with engine_errors("list the networks"):
         networks = client.api.networks()
     taken = list(routes.of_networks(networks))
     # Another machine's routes are not known here.
@@ -155,9 +155,9 @@ def check_certificate(profile: Profile, now: datetime | None = None) -> str:
     ends, begins = tls.expires_at(certificate), tls.begins_at(certificate)
     names = tls.names_of(certificate)
     if ends <= now:
-        what, why = "has expired", f"it ended at {generations.spelled(ends)}"
+        what, why = "has expired", f"it ended at {generations.format_utc(ends)}"
     elif begins > now:
-        what, why = "is not valid yet", f"it begins at {generations.spelled(begins)}"
+        what, why = "is not valid yet", f"it begins at {generations.format_utc(begins)}"
     elif not tls.is_for(host, names):
         what, why = f"is not for {host}", f"it is for {', '.join(names) or 'no name at all'}"
         if host == "localhost" or _is_address(host):

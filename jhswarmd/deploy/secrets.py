@@ -20,17 +20,17 @@ from jhswarmd.credentials import rotation, secret_mounts, tls
 from jhswarmd.credentials.generations import (
     GENERATED,
     MAX_BYTES,
-    Existing,
     Generation,
+    SecretVersion,
+    base_kind,
     complete,
-    marks,
+    format_utc,
     newest,
     part_names,
     source_label,
     source_matches,
-    spelled,
     split,
-    whole,
+    version_labels,
 )
 from jhswarmd.deploy import users
 from jhswarmd.deploy.profiles.profile import SECRET_FILES, Profile
@@ -109,7 +109,7 @@ class Create:
 
 
 def plan(
-    profile: Profile, existing: Sequence[Existing], *, tries_again: bool = False
+    profile: Profile, existing: Sequence[SecretVersion], *, tries_again: bool = False
 ) -> list[Create]:
     """Decide which secrets to create. Pure but for the time that comparing slow hashes takes.
 
@@ -130,7 +130,7 @@ def plan(
             continue
         if supplied and not tries_again and _rolled_back(kind, supplied, existing):
             continue
-        used = [each.generation for each in existing if whole(each.kind) in kind.names]
+        used = [each.generation for each in existing if base_kind(each.kind) in kind.names]
         creations.append(Create(kind, max(used, default=0) + 1, supplied))
     return creations
 
@@ -145,7 +145,7 @@ def _is_kept(kind: Kind, current: Generation | None, profile: Profile) -> bool:
     return not is_outdated or tls.is_for(profile.settings.host, names)
 
 
-def rolled_back(profile: Profile, existing: Sequence[Existing]) -> dict[str, str]:
+def rolled_back(profile: Profile, existing: Sequence[SecretVersion]) -> dict[str, str]:
     """Return why what the profile supplies was taken back by the daemon, by its files' names."""
     found = {}
     for kind in KINDS:
@@ -156,7 +156,7 @@ def rolled_back(profile: Profile, existing: Sequence[Existing]) -> dict[str, str
 
 
 def _rolled_back(
-    kind: Kind, supplied: Sequence[bytes], existing: Sequence[Existing]
+    kind: Kind, supplied: Sequence[bytes], existing: Sequence[SecretVersion]
 ) -> Generation | None:
     """Return the generation with these contents that was rejected; None: there is none.
 
@@ -171,7 +171,7 @@ def _rolled_back(
     return None
 
 
-def changed_users(profile: Profile, existing: Sequence[Existing]) -> bytes | None:
+def changed_users(profile: Profile, existing: Sequence[SecretVersion]) -> bytes | None:
     """Return the profile's list of users when it is not the one that was applied last.
 
     None also when there is no such file, or nothing was ever applied.
@@ -189,7 +189,7 @@ def _supplied(profile: Profile, kind: Kind) -> tuple[bytes, ...] | None:
     return tuple(profile.files[name] or b"\n" for name in kind.names)
 
 
-def list_existing(client: docker.DockerClient, stack: str) -> list[Existing]:
+def list_existing(client: docker.DockerClient, stack: str) -> list[SecretVersion]:
     """Return every generation of every secret of ``stack``."""
     return Engine(client).list_secrets(stack)
 
@@ -221,7 +221,7 @@ def create(
     # The certificate comes first, and its key ends with it.
     ends, certificate_names = "", []
     if kind is TLS:
-        ends = spelled(tls.expires_at(contents[0]))
+        ends = format_utc(tls.expires_at(contents[0]))
         certificate_names = tls.names_of(contents[0])
     for name, content in zip(names, contents, strict=True):
         if len(content) > MAX_BYTES:
@@ -236,7 +236,7 @@ def create(
             engine.create_secret(
                 full_name,
                 content,
-                marks(
+                version_labels(
                     stack,
                     name,
                     creation.generation,
@@ -255,7 +255,7 @@ def create(
             ) from exc
 
 
-def live_names(existing: Sequence[Existing], stack: str) -> Mapping[str, str]:
+def live_names(existing: Sequence[SecretVersion], stack: str) -> Mapping[str, str]:
     """Return, for each kind and part that exists, the name of its newest complete generation."""
     return {
         secret.kind: labels.secret_name(stack, secret.kind, current.number)
@@ -265,7 +265,9 @@ def live_names(existing: Sequence[Existing], stack: str) -> Mapping[str, str]:
     }
 
 
-def for_hub(existing: Sequence[Existing], services: Mapping[str, StackService]) -> list[Existing]:
+def for_hub(
+    existing: Sequence[SecretVersion], services: Mapping[str, StackService]
+) -> list[SecretVersion]:
     """Return the secrets of which the hub is to mount several generations.
 
     They are the same as a daemon finds that rotates (``reconcile.rotation``), given what the
@@ -293,7 +295,7 @@ def required_names(*, uses_oauth: bool) -> list[str]:
     ]
 
 
-def superseded(existing: Iterable[Existing]) -> list[Existing]:
+def superseded(existing: Iterable[SecretVersion]) -> list[SecretVersion]:
     """Return what is older than the live generation of its kind. Pure.
 
     A newer one is being made, or was rejected, of which 'status' tells: the daemon sees to it.
@@ -305,7 +307,7 @@ def superseded(existing: Iterable[Existing]) -> list[Existing]:
         if (current := newest(held, *kind.names)) is not None
         for name in kind.names
     }
-    return [each for each in held if each.generation < live.get(whole(each.kind), 0)]
+    return [each for each in held if each.generation < live.get(base_kind(each.kind), 0)]
 
 
 def retire_unused(client: docker.DockerClient, stack: str) -> list[str]:

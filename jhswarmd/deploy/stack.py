@@ -23,11 +23,11 @@ import yaml
 
 from jhswarmd import assets, labels, retry
 from jhswarmd.credentials import secret_mounts
-from jhswarmd.credentials.generations import Existing, whole
+from jhswarmd.credentials.generations import SecretVersion, base_kind
 from jhswarmd.deploy import last_words, networks
 from jhswarmd.deploy.profiles import record
 from jhswarmd.deploy.progress import Progress, Step
-from jhswarmd.engine.errors import OUT_OF_SEQUENCE, translated
+from jhswarmd.engine.errors import OUT_OF_SEQUENCE, engine_errors
 from jhswarmd.errors import EngineNotFound, EngineOutOfSequence, JhswarmdError
 from jhswarmd.settings.settings import PublishMode, Settings
 
@@ -51,7 +51,7 @@ class Placeholders:
     #: Kind of secret to the name of its live generation.
     secrets: Mapping[str, str]
     #: What the hub mounts in one or more generations, by ``references.target``.
-    numbered: Sequence[Existing] = ()
+    numbered: Sequence[SecretVersion] = ()
 
 
 def render(settings: Settings, values: Placeholders) -> str:
@@ -97,7 +97,7 @@ def render(settings: Settings, values: Placeholders) -> str:
         name = values.secrets["oauth_client_secret"]
         _add_secret(document, "hub", "oauth_client_secret", name, path)
     for kind, name in values.secrets.items():
-        if kind != "users" and whole(kind) == "users":
+        if kind != "users" and base_kind(kind) == "users":
             _add_secret(document, "jhswarmd", kind, name)
     if "registry_login" in values.secrets:
         for role in ("hub", "jhswarmd"):
@@ -175,7 +175,7 @@ def _add_secret(
 def hub_nodes(client: docker.DockerClient, stack: str) -> list[dict[str, Any]]:
     """Return the nodes that are marked as holding the hub's volume."""
     label = labels.hub_node_label(stack)
-    with translated("look at the nodes"):
+    with engine_errors("look at the nodes"):
         nodes = client.api.nodes()
     return [node for node in nodes if labels.of(node).get(label) == "true"]
 
@@ -187,7 +187,7 @@ def mark_hub_node(client: docker.DockerClient, stack: str) -> bool:
     """
     if hub_nodes(client, stack):
         return False
-    with translated("mark the hub's node"):
+    with engine_errors("mark the hub's node"):
         node_id = client.api.info()["Swarm"]["NodeID"]
     _update_node_labels(client, node_id, {labels.hub_node_label(stack): "true"})
     return True
@@ -199,7 +199,7 @@ def _update_node_labels(
     """Set labels of a node; a value of None takes the label away. Raises EngineError."""
 
     def update() -> None:
-        with translated("change the labels of a node"):
+        with engine_errors("change the labels of a node"):
             node = client.api.inspect_node(node_id)
             merged = {**labels.of(node), **changes}
             spec = {**node["Spec"], "Labels": {k: v for k, v in merged.items() if v is not None}}
@@ -299,7 +299,7 @@ def _look(
     """Ask how a service does; ``known`` are ids of tasks that had failed before."""
     name = labels.service_name(stack, role)
     try:
-        with translated(f"look at the service {name}"):
+        with engine_errors(f"look at the service {name}"):
             service = client.api.inspect_service(name)
             tasks = client.api.tasks(filters={"service": service["ID"]})
     except EngineNotFound:
@@ -386,7 +386,7 @@ def purge(client: docker.DockerClient, stack: str, progress: Progress) -> None:
     The last deployment on the swarm takes the registry and its login with it.
     """
     with progress.step("Removing secrets and the node's label") as step:
-        with translated("remove the secrets"):
+        with engine_errors("remove the secrets"):
             held = client.api.secrets(filters={"label": [f"{labels.STACK}={stack}"]})
             for each in held:
                 client.api.remove_secret(each["ID"])
@@ -394,7 +394,7 @@ def purge(client: docker.DockerClient, stack: str, progress: Progress) -> None:
             _update_node_labels(client, node["ID"], {labels.hub_node_label(stack): None})
         record.remove(client, stack)
         step.done(f"{len(held)} secrets")
-    with translated("look for other deployments"):
+    with engine_errors("look for other deployments"):
         others = [
             *client.api.services(filters={"label": labels.STACK}),
             *client.api.secrets(filters={"label": labels.STACK}),
@@ -406,10 +406,10 @@ def purge(client: docker.DockerClient, stack: str, progress: Progress) -> None:
 def _remove_registry(client: docker.DockerClient, progress: Progress) -> None:
     ours = {"label": f"{labels.ROLE}={labels.ROLE_REGISTRY}"}
     with progress.step("Removing the registry and its login") as step:
-        with translated("look for the registry"):
+        with engine_errors("look for the registry"):
             services = client.api.services(filters=ours)
         _remove_and_wait(client, services, step)
-        with translated("remove the registry's secrets"):
+        with engine_errors("remove the registry's secrets"):
             for each in client.api.secrets(filters=ours):
                 client.api.remove_secret(each["ID"])
         step.done("its images are on a volume and stay" if services else "there is none")
@@ -429,7 +429,7 @@ def _run_docker(argv: list[str], **kw: Any) -> subprocess.CompletedProcess[str]:
 
 def list_services(client: docker.DockerClient, stack: str) -> list[dict[str, Any]]:
     """Return the stack's services, the notebooks among them, as the engine shows them."""
-    with translated("list the services"):
+    with engine_errors("list the services"):
         found: list[dict[str, Any]] = client.api.services(
             filters={"label": f"{labels.STACK_NAMESPACE}={stack}"}
         )
@@ -442,13 +442,13 @@ def _remove_and_wait(
     """Remove services by id, and return when their tasks have ended."""
     for service in services:
         try:
-            with translated(f"remove the service {service['Spec']['Name']}"):
+            with engine_errors(f"remove the service {service['Spec']['Name']}"):
                 client.api.remove_service(service["ID"])
         except EngineNotFound:
             continue
     ids = {service["ID"] for service in services}
     for left in _poll(GONE_WITHIN_S):
-        with translated("list the tasks"):
+        with engine_errors("list the tasks"):
             tasks = client.api.tasks() if ids else []
         alive = [task for task in tasks if task["ServiceID"] in ids]
         if not alive:

@@ -140,7 +140,7 @@ def set_password(
     It holds whatever the profile's list says later. Raises JhswarmdError.
     """
     hashed = hash_typed(password)
-    held = daemon_client.ask_patiently(client, stack, "users")["accounts"]
+    held = daemon_client.call_with_retry(client, stack, "users")["accounts"]
     if name not in {each["name"] for each in held}:
         raise UsageError(
             f"There is no account '{name}'",
@@ -157,7 +157,7 @@ def change(
     A daemon that is being replaced, or busy with another change, is asked again.
     """
     request = {"action": action, "request": random.token_hex(16), **arguments}
-    answer: dict[str, Any] = daemon_client.ask_patiently(client, stack, "users_change", request)
+    answer: dict[str, Any] = daemon_client.call_with_retry(client, stack, "users_change", request)
     return answer
 
 
@@ -182,7 +182,7 @@ def wait_taken_up(client: docker.DockerClient, stack: str, number: int) -> None:
 
     def is_taken_up() -> bool:
         try:
-            accounts = daemon_client.ask(client, stack, "status")["accounts"]
+            accounts = daemon_client.call(client, stack, "status")["accounts"]
         except JhswarmdError:
             return False
         return (accounts["mounted"] or 0) >= number

@@ -28,9 +28,9 @@ from docker.types import (
 
 from jhswarmd import labels
 from jhswarmd.credentials import generations
-from jhswarmd.credentials.generations import Existing
+from jhswarmd.credentials.generations import SecretVersion
 from jhswarmd.engine import registry_auth, streams
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import EngineError, EngineNotFound, EngineUnavailable
 from jhswarmd.model import (
     ENDED_STATES,
@@ -80,7 +80,7 @@ class Engine:
 
         Raises EngineUnavailable.
         """
-        with translated("connect to the engine"):
+        with engine_errors("connect to the engine"):
             return cls(docker.from_env(version="auto", timeout=CALL_TIMEOUT_S))
 
     def events(self, since_s: float, until_s: float) -> Iterator[Event]:
@@ -92,13 +92,13 @@ class Engine:
         a lost connection for an ordinary end.
         """
         last_s = max(0.0, until_s - time.time()) + STREAM_GRACE_S
-        with translated("subscribe to events"):
+        with engine_errors("subscribe to events"):
             response = self._get("/events", last_s, since=since_s, until=until_s)
         with response:
             yield Event("subscribed", "", "", {})
             lines = response.iter_lines()
             while True:
-                with translated("read events"):
+                with engine_errors("read events"):
                     line = next(lines, None)
                 if line is None:
                     break
@@ -123,7 +123,7 @@ class Engine:
         Of each specification only what is needed is kept while the answer is read: those of 10,000
         notebooks would take hundreds of megabytes as docker-py's objects.
         """
-        with translated("list the notebook services"):
+        with engine_errors("list the notebook services"):
             with self._get(
                 "/services", CALL_TIMEOUT_S, filters=json.dumps({"label": _notebooks_of(stack)})
             ) as response:
@@ -139,7 +139,7 @@ class Engine:
 
         Raises EngineNotFound when there is no such service.
         """
-        with translated(f"look at the service {service_id}"):
+        with engine_errors(f"look at the service {service_id}"):
             found = self._api.inspect_service(service_id)
         if not labels.is_notebook_of(labels.of(found), stack):
             return None
@@ -150,7 +150,7 @@ class Engine:
 
         A service without a task yet has not. Raises EngineNotFound.
         """
-        with translated(f"list the tasks of the service {service_id}"):
+        with engine_errors(f"list the tasks of the service {service_id}"):
             tasks = self._api.tasks(filters={"service": service_id})
         newest = newest_task(tasks)
         return newest is not None and newest["Status"]["State"] in ENDED_STATES
@@ -162,7 +162,7 @@ class Engine:
         was removed is told something else ('remove'), so as a rule this is empty, however many
         run.
         """
-        with translated("list the tasks that have ended"):
+        with engine_errors("list the tasks that have ended"):
             tasks = self._api.tasks(
                 filters={"label": _notebooks_of(stack), "desired-state": "shutdown"}
             )
@@ -170,12 +170,12 @@ class Engine:
 
     def remove_service(self, service_id: str) -> None:
         """Remove a service by its id. Raises EngineNotFound when it is gone already."""
-        with translated(f"remove the service {service_id}"):
+        with engine_errors(f"remove the service {service_id}"):
             self._api.remove_service(service_id)
 
     def list_local_containers(self, service: str) -> list[LocalContainer]:
         """Return this node's containers of a service, those that are not started yet included."""
-        with translated(f"list the containers of {service}"):
+        with engine_errors(f"list the containers of {service}"):
             found = self._api.containers(
                 all=True, filters={"label": f"{labels.SERVICE_NAME}={service}"}
             )
@@ -186,7 +186,7 @@ class Engine:
 
         It shows in no event and no argument list, other than an exec would.
         """
-        with translated(f"upload to the container {container_id[:12]}"):
+        with engine_errors(f"upload to the container {container_id[:12]}"):
             self._api.put_archive(container_id, path, archive)
 
     def read_file(self, container_id: str, path: str) -> bytes:
@@ -194,22 +194,22 @@ class Engine:
 
         Raises EngineNotFound when there is no such file, or no such container.
         """
-        with translated(f"read {path} of the container {container_id[:12]}"):
+        with engine_errors(f"read {path} of the container {container_id[:12]}"):
             chunks, _ = self._api.get_archive(container_id, path)
             packed = io.BytesIO(b"".join(chunks))
         with tarfile.open(fileobj=packed) as archive:
             file = archive.extractfile(archive.next() or "")
             return file.read() if file else b""
 
-    def list_secrets(self, stack: str) -> list[Existing]:
+    def list_secrets(self, stack: str) -> list[SecretVersion]:
         """Return every generation of every secret of ``stack``."""
-        with translated("list the secrets"):
+        with engine_errors("list the secrets"):
             found = self._api.secrets(filters={"label": [f"{labels.STACK}={stack}"]})
         return [each for each in map(generations.read, found) if each is not None]
 
     def create_secret(self, name: str, content: bytes, marks: Mapping[str, str]) -> str:
         """Create a secret and return its id. Raises EngineConflict when the name is taken."""
-        with translated(f"create the secret {name}"):
+        with engine_errors(f"create the secret {name}"):
             created: str = self._api.create_secret(name, content, labels=dict(marks))["ID"]
         return created
 
@@ -218,7 +218,7 @@ class Engine:
 
         When somebody else was quicker this is EngineUnavailable.
         """
-        with translated(f"mark the secret {secret_id}"):
+        with engine_errors(f"mark the secret {secret_id}"):
             found = self._api.inspect_secret(secret_id)
             spec = found["Spec"]
             changed = {**spec, "Labels": {**(spec.get("Labels") or {}), **marks}}
@@ -235,7 +235,7 @@ class Engine:
 
     def remove_secret(self, secret_id: str) -> None:
         """Remove a secret; the engine refuses (EngineError) while a service mounts it."""
-        with translated(f"remove the secret {secret_id}"):
+        with engine_errors(f"remove the secret {secret_id}"):
             self._api.remove_secret(secret_id)
 
     def change_service(
@@ -248,7 +248,7 @@ class Engine:
         newer specification is read, and the change made to it. The client speaks the newest
         version of the API that the engine has; with an older one the engine would lose fields.
         """
-        with translated(f"change the service {service}"):
+        with engine_errors(f"change the service {service}"):
             found = self._api.inspect_service(service)
             spec = change(found["Spec"])
             if spec is None:
@@ -272,9 +272,9 @@ class Engine:
         for role in labels.ROLES:
             name = labels.service_name(stack, role)
             try:
-                with translated(f"look at the service {name}"):
+                with engine_errors(f"look at the service {name}"):
                     service = self._api.inspect_service(name)
-                with translated(f"list the tasks of {name}"):
+                with engine_errors(f"list the tasks of {name}"):
                     tasks = self._api.tasks(filters={"service": service["ID"]})
             except EngineNotFound:
                 continue
@@ -285,16 +285,16 @@ class Engine:
         """Return where the name of a service of the stack should lead; None: nothing runs."""
         name = labels.service_name(stack, role)
         try:
-            with translated(f"look at the service {name}"):
+            with engine_errors(f"look at the service {name}"):
                 service = self._api.inspect_service(name)
-            with translated(f"list the tasks of {name}"):
+            with engine_errors(f"list the tasks of {name}"):
                 tasks = self._api.tasks(
                     filters={"service": service["ID"], "desired-state": "running"}
                 )
             running = newest_task(it for it in tasks if it["Status"]["State"] == "running")
             if running is None:
                 return None
-            with translated("look at its node"):
+            with engine_errors("look at its node"):
                 node = self._api.inspect_node(running["NodeID"])
         except EngineNotFound:
             return None
@@ -313,13 +313,13 @@ class Engine:
     def read_own_task(self) -> Mapping[str, Any] | None:
         """Return the specification of the task that this program runs in; None: it is in none."""
         try:
-            with translated("look at the container that this is"):
+            with engine_errors("look at the container that this is"):
                 # The engine names a container's host by its id.
                 found = self._api.inspect_container(socket.gethostname())
             task_id = found["Config"]["Labels"].get(labels.TASK_ID)
             if not task_id:
                 return None
-            with translated("look at the task that this is"):
+            with engine_errors("look at the task that this is"):
                 spec: Mapping[str, Any] = self._api.inspect_task(task_id)["Spec"]
         except EngineNotFound:
             return None
@@ -327,7 +327,7 @@ class Engine:
 
     def read_node_id(self) -> str:
         """Return the Swarm id of this engine's node."""
-        with translated("look at the engine"):
+        with engine_errors("look at the engine"):
             node_id: str = self._api.info()["Swarm"]["NodeID"]
         return node_id
 
@@ -338,7 +338,7 @@ class Engine:
         engine looks the service up before it filters by its id (measured).
         """
         try:
-            with translated(f"list the tasks of {service}"):
+            with engine_errors(f"list the tasks of {service}"):
                 tasks = self._api.tasks(filters={"service": service})
         except EngineNotFound:
             return None
@@ -348,7 +348,7 @@ class Engine:
 
     def read_task_address(self, service: str, node_id: str, network: str) -> str | None:
         """Return the address on ``network`` of a service's running task on a node, else None."""
-        with translated(f"list the tasks of {service}"):
+        with engine_errors(f"list the tasks of {service}"):
             tasks = self._api.tasks(
                 filters={"service": service, "node": node_id, "desired-state": "running"}
             )
@@ -363,7 +363,7 @@ class Engine:
 
     def list_nodes(self) -> list[Node]:
         """Return every node that the swarm knows, those that are down included."""
-        with translated("list the nodes"):
+        with engine_errors("list the nodes"):
             return [_node(each) for each in self._api.nodes()]
 
     def use_logins(self, path: Path) -> None:
@@ -390,7 +390,7 @@ class Engine:
             restart_policy=RestartPolicy(condition="none"),
             placement=Placement(constraints=list(constraints)),
         )
-        with translated(f"create the service {name}"):
+        with engine_errors(f"create the service {name}"):
             made = self._api.create_service(
                 template, name=name, labels=marks, mode=ServiceMode("global")
             )
@@ -398,7 +398,7 @@ class Engine:
 
     def list_prepulls(self, stack: str) -> list[str]:
         """Return the ids of the services that make nodes pull images."""
-        with translated("list the services that pull images"):
+        with engine_errors("list the services that pull images"):
             found = self._api.services(filters={"label": _marks(labels.prepull_labels(stack))})
         return [each["ID"] for each in found]
 
@@ -407,7 +407,7 @@ class Engine:
 
         A node that was drained and is active again has two tasks; the later one counts.
         """
-        with translated("list the tasks that pull images"):
+        with engine_errors("list the tasks that pull images"):
             tasks = self._api.tasks(filters={"label": _marks(labels.prepull_labels(stack))})
         ours = [it for it in tasks if it["ServiceID"] in service_ids and it.get("NodeID")]
         return [_pull(task) for task in sorted(ours, key=lambda task: str(task["CreatedAt"]))]
@@ -418,7 +418,7 @@ class Engine:
         A node that cannot pull says no more than that there is no such image.
         """
         try:
-            with translated(f"ask the registry for {image}"):
+            with engine_errors(f"ask the registry for {image}"):
                 self._api.inspect_distribution(image)
         except EngineError as exc:
             return exc.why

@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 
-def taking(nodes: Iterable[Mapping[str, Any]], constraints: Iterable[str]) -> list[str]:
+def eligible_nodes(nodes: Iterable[Mapping[str, Any]], constraints: Iterable[str]) -> list[str]:
     """Return the host names of those ``nodes`` (of ``GET /nodes``) that take notebooks now.
 
     Each of ``constraints`` is as Swarm takes it: ``node.labels.disk == ssd``. One that this does
@@ -23,11 +23,11 @@ def taking(nodes: Iterable[Mapping[str, Any]], constraints: Iterable[str]) -> li
         for node in nodes
         if node["Status"]["State"] == "ready"
         and node["Spec"]["Availability"] == "active"
-        and all(_fulfils(node, constraint) for constraint in wanted)
+        and all(_matches(node, constraint) for constraint in wanted)
     )
 
 
-def _fulfils(node: Mapping[str, Any], constraint: str) -> bool:
+def _matches(node: Mapping[str, Any], constraint: str) -> bool:
     for operator in ("==", "!="):
         key, found, value = (part.strip() for part in constraint.partition(operator))
         if not found:

@@ -71,7 +71,7 @@ def translate(exc: Exception, doing: str) -> EngineError:
 
 
 @contextmanager
-def translated(doing: str) -> Iterator[None]:
+def engine_errors(doing: str) -> Iterator[None]:
     """Raise our errors for whatever docker-py raises inside."""
     try:
         yield

@@ -24,9 +24,9 @@ from jhswarmd.accounts.hashing import Hasher
 from jhswarmd.accounts.published_password import has_published_password
 from jhswarmd.accounts.user_list import Entry
 from jhswarmd.engine.client import Engine
-from jhswarmd.errors import EngineNotFound, NotNow
+from jhswarmd.errors import DaemonBusy, EngineNotFound
 from jhswarmd.log import event
-from jhswarmd.reconcile.users_secret import Users
+from jhswarmd.reconcile.users_secret import UsersSecret
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Accounts:
         self,
         engine: Engine,
         stack: str,
-        users: Users,
+        users: UsersSecret,
         on_delivered: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = engine
@@ -95,7 +95,7 @@ class Accounts:
         Returns the seconds after which there is more to do, or None.
         """
         if self._users.is_stale():
-            return self._users.take_up()
+            return self._users.converge()
         generation = self._users.number
         is_new = self._users.content != self._content
         self._read_list(self._users.content)
@@ -116,7 +116,7 @@ class Accounts:
                 delivered_to=tuple(id_[:12] for id_ in self._delivered),
             )
             self._passed.notify_all()
-        return 0.0 if self._pending else self._users.take_up()
+        return 0.0 if self._pending else self._users.converge()
 
     def wait_delivered(self, generation: int, within_s: float) -> bool:
         """Wait for a pass with this generation; tells whether a container of the hub got it."""
@@ -135,7 +135,7 @@ class Accounts:
     def _hash_of(self, entry: Entry) -> str:
         hashed = self._hasher.get(entry.name, entry.password)
         if hashed is None:
-            raise NotNow(
+            raise DaemonBusy(
                 "The passwords of the list are still being hashed",
                 remedy="Wait a minute; 'jhswarmd status' counts them down.",
             )

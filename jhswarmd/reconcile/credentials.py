@@ -11,13 +11,13 @@ from typing import Any
 
 from jhswarmd import labels, metrics, retry
 from jhswarmd.credentials import generations, rotation, secret_mounts, tls
-from jhswarmd.credentials.generations import GENERATED, Existing
-from jhswarmd.credentials.rotation import UNITS, Point
+from jhswarmd.credentials.generations import GENERATED, SecretVersion
+from jhswarmd.credentials.rotation import CREDENTIALS, Point
 from jhswarmd.engine.client import Engine
-from jhswarmd.errors import EngineConflict, EngineError, HubUnknown, JhswarmdError, NotNow
-from jhswarmd.hub_client import Hub
+from jhswarmd.errors import DaemonBusy, EngineConflict, EngineError, HubUnavailable, JhswarmdError
+from jhswarmd.hub_client import HubClient
 from jhswarmd.log import event
-from jhswarmd.reconcile.status_feed import News
+from jhswarmd.reconcile.status_feed import StatusFeed
 from jhswarmd.settings.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Credentials:
     def __init__(
         self,
         engine: Engine,
-        hub: Hub,
+        hub: HubClient,
         settings: Settings,
         may_act: Callable[[], bool],
         stop: threading.Event,
@@ -64,7 +64,7 @@ class Credentials:
         self._stop = stop
         self._clock = clock
         self._claim = threading.Lock()
-        self.news = News(stop, doing="", units={})
+        self.feed = StatusFeed(stop, doing="", units={})
 
     # ---- what is asked --------------------------------------------------------------------
 
@@ -79,7 +79,7 @@ class Credentials:
         """
         names = list(arguments["units"])
         if not self._may_act():
-            raise NotNow("The daemon of this node stands by")
+            raise DaemonBusy("The daemon of this node stands by")
         with self._claim:
             existing = self._engine.list_secrets(self._stack)
             self._refuse(names, existing, may_replace=bool(arguments.get("self_signed")))
@@ -93,10 +93,10 @@ class Credentials:
         return {"generations": {} if busy else made, "busy": busy}
 
     def _refuse(
-        self, names: Sequence[str], existing: Sequence[Existing], *, may_replace: bool
+        self, names: Sequence[str], existing: Sequence[SecretVersion], *, may_replace: bool
     ) -> None:
         for name in names:
-            newest = generations.newest(existing, *UNITS[name])
+            newest = generations.newest(existing, *CREDENTIALS[name])
             if newest is None:
                 raise JhswarmdError(
                     f"There is no {name} to rotate",
@@ -113,7 +113,7 @@ class Credentials:
     def _create(
         self,
         names: Sequence[str],
-        existing: Sequence[Existing],
+        existing: Sequence[SecretVersion],
         request: str,
         *,
         revokes: bool = False,
@@ -121,7 +121,7 @@ class Credentials:
     ) -> dict[str, int]:
         made = {}
         for name in names:
-            kinds = UNITS[name]
+            kinds = CREDENTIALS[name]
             held = (each.generation for each in existing if each.kind in kinds)
             number = 1 + max(held, default=0)
             # What 'up' finds in a file was applied once, even if it had to be rolled back; it must
@@ -131,10 +131,10 @@ class Credentials:
             contents = self._contents(name)
             expires_at, certificate_names = "", []
             if name == "tls":
-                expires_at = generations.spelled(tls.expires_at(contents[0]))
+                expires_at = generations.format_utc(tls.expires_at(contents[0]))
                 certificate_names = tls.names_of(contents[0])
             for kind, content in zip(kinds, contents, strict=True):
-                marks = generations.marks(
+                marks = generations.version_labels(
                     self._stack,
                     kind,
                     number,
@@ -149,7 +149,7 @@ class Credentials:
                     secret_name = labels.secret_name(self._stack, kind, number)
                     self._engine.create_secret(secret_name, content, marks)
                 except EngineConflict:
-                    raise NotNow(f"Another rotation is under way: {name}") from None
+                    raise DaemonBusy(f"Another rotation is under way: {name}") from None
             made[name] = number
             _say(Point.begin, "A rotation begins", unit=name, generation=number, revokes=revokes)
         return made
@@ -157,7 +157,7 @@ class Credentials:
     def _contents(self, name: str) -> tuple[bytes, ...]:
         if name == "tls":
             return tls.self_signed(self._settings.host)
-        return tuple(random.token_hex(32).encode() for _ in UNITS[name])
+        return tuple(random.token_hex(32).encode() for _ in CREDENTIALS[name])
 
     # ---- what is done ---------------------------------------------------------------------
 
@@ -178,7 +178,7 @@ class Credentials:
             is_quiet = rotation.is_within(self._settings.quiet_hours, now)
             step = rotation.decide(existing, services, own.keys(), now, is_quiet=is_quiet)
             if isinstance(step, rotation.Wait):
-                self.news.tell(doing=f"waiting for {step.role} to be healthy")
+                self.feed.publish(doing=f"waiting for {step.role} to be healthy")
                 return LOOK_AGAIN_S
             if step is not None and self._do(step, existing):
                 continue
@@ -186,13 +186,13 @@ class Credentials:
             is_left = isinstance(step, rotation.Remove)
             if step is not None and not is_left:
                 return LOOK_AGAIN_S
-            self.news.tell(doing="")
+            self.feed.publish(doing="")
             if not services or not self._begin_what_is_due(existing, now, is_quiet=is_quiet):
                 return REMOVE_AGAIN_S if is_left else LOOK_EVERY_S
         raise JhswarmdError("The secrets do not settle", why=f"{MOST_STEPS} steps were taken")
 
     def _begin_what_is_due(
-        self, existing: Sequence[Existing], now: datetime, *, is_quiet: bool
+        self, existing: Sequence[SecretVersion], now: datetime, *, is_quiet: bool
     ) -> bool:
         names = rotation.due(
             existing, self._stack, self._settings.rotate_after_days, now, is_quiet=is_quiet
@@ -202,23 +202,23 @@ class Credentials:
                 self._create(names, existing, f"by-age-{random.token_hex(8)}")
         return bool(names)
 
-    def _do(self, step: rotation.Step, existing: Sequence[Existing]) -> bool:
+    def _do(self, step: rotation.Step, existing: Sequence[SecretVersion]) -> bool:
         """Carry one step out; tells whether it changed anything."""
-        if isinstance(step, rotation.Lead):
+        if isinstance(step, rotation.Mount):
             return self._lead(step, existing)
-        if isinstance(step, rotation.Reject):
+        if isinstance(step, rotation.RollBack):
             return self._reject(step)
-        if isinstance(step, rotation.Settle):
+        if isinstance(step, rotation.Verify):
             return self._settle(step)
         if isinstance(step, rotation.Remove):
             return self._remove(step)
-        if isinstance(step, rotation.Renew):
+        if isinstance(step, rotation.Recreate):
             return self._renew(step, existing)
         raise AssertionError(step)
 
-    def _lead(self, step: rotation.Lead, existing: Sequence[Existing]) -> bool:
+    def _lead(self, step: rotation.Mount, existing: Sequence[SecretVersion]) -> bool:
         names = " ".join(sorted(s.name for each in step.generations for s in each.secrets))
-        self.news.tell(doing=f"{step.role} restarts with its new secrets")
+        self.feed.publish(doing=f"{step.role} restarts with its new secrets")
         if step.misled:
             what = "A service used older secrets or none: somebody else changed it"
             _say(step.point, what, level=logging.WARNING, service=step.role)
@@ -238,13 +238,13 @@ class Credentials:
         changed: bool = policy(
             self._engine.change_service,
             labels.service_name(self._stack, step.role),
-            lambda spec: secret_mounts.swap(
+            lambda spec: secret_mounts.with_mounts(
                 spec, existing, *step.generations, is_numbered=step.role == "hub"
             ),
         )
         return changed
 
-    def _renew(self, step: rotation.Renew, existing: Sequence[Existing]) -> bool:
+    def _renew(self, step: rotation.Recreate, existing: Sequence[SecretVersion]) -> bool:
         names = ", ".join(step.units)
         what = "Somebody removed secrets; creating new ones"
         _say(Point.renew, what, level=logging.WARNING, units=names)
@@ -260,9 +260,9 @@ class Credentials:
     def _put_right(self, what: str) -> str:
         """Count what others did, and return the label by which it is remembered."""
         metrics.ROTATION_STEPS.labels("put_right").inc()
-        return f"{generations.spelled(self._clock())} {what}"
+        return f"{generations.format_utc(self._clock())} {what}"
 
-    def _reject(self, step: rotation.Reject) -> bool:
+    def _reject(self, step: rotation.RollBack) -> bool:
         why = f"{step.role} does not start with it: {step.why}"[:_WHY_MOST]
         for each in step.generations:
             name = each.secrets[0].name
@@ -271,20 +271,20 @@ class Credentials:
             for secret in each.secrets:
                 self._engine.mark_secret(secret.id, {labels.REJECTED: why})
             metrics.ROTATION_STEPS.labels("reject").inc()
-        self.news.tell(doing=f"rolling back: {why}")
+        self.feed.publish(doing=f"rolling back: {why}")
         return True
 
-    def _settle(self, step: rotation.Settle) -> bool:
-        self.news.tell(doing="checking that everything works with the new secrets")
+    def _settle(self, step: rotation.Verify) -> bool:
+        self.feed.publish(doing="checking that everything works with the new secrets")
         self._hub.restore_routes()
         found = self._hub.check_credentials(ends_logins=step.revokes_logins)
         if not found["takes_newest"]:
-            raise HubUnknown("The proxy does not take the newest token")
+            raise HubUnavailable("The proxy does not take the newest token")
         if found["takes_older"]:
-            raise HubUnknown("The proxy still takes an older token")
+            raise HubUnavailable("The proxy still takes an older token")
         if "daemon" in step.generations and found.get("forgotten") is None:
-            raise HubUnknown("The hub does not know this daemon's token as the newest one")
-        moment = generations.spelled(self._clock())
+            raise HubUnavailable("The hub does not know this daemon's token as the newest one")
+        moment = generations.format_utc(self._clock())
         for name, each in step.generations.items():
             for secret in each.secrets:
                 self._engine.mark_secret(secret.id, {labels.SETTLED: moment})
@@ -307,9 +307,9 @@ class Credentials:
 
     # ---- what is told ---------------------------------------------------------------------
 
-    def _tell_units(self, existing: Sequence[Existing], now: datetime) -> None:
+    def _tell_units(self, existing: Sequence[SecretVersion], now: datetime) -> None:
         units = {}
-        for name, kinds in UNITS.items():
+        for name, kinds in CREDENTIALS.items():
             newest = generations.newest(existing, *kinds)
             if newest is None:
                 continue
@@ -320,24 +320,26 @@ class Credentials:
             ]
             next_at = rotation.next_at(newest, name, self._stack, self._settings.rotate_after_days)
             expires_at = newest.secrets[0].expires_at
-            put_right_at, _, put_right = newest.put_right.partition(" ")
+            put_right_at, _, put_right = newest.is_repaired.partition(" ")
             units[name] = {
                 "generation": newest.number,
                 "created_at_s": newest.created.timestamp(),
-                "is_settled": newest.is_settled,
+                "is_verified": newest.is_verified,
                 "next_at_s": next_at.timestamp() if next_at else None,
-                "expires_at_s": generations.moment(expires_at).timestamp() if expires_at else None,
+                "expires_at_s": generations.parse_utc(expires_at).timestamp()
+                if expires_at
+                else None,
                 "rejected": {str(each.number): each.rejected for each in later},
                 "put_right": put_right,
                 "put_right_at_s": (
-                    generations.moment(put_right_at).timestamp() if put_right else None
+                    generations.parse_utc(put_right_at).timestamp() if put_right else None
                 ),
             }
             metrics.SECRET_GENERATION.labels(name).set(newest.number)
             metrics.SECRET_CREATED.labels(name).set(newest.created.timestamp())
             if expires_at:
-                metrics.CERTIFICATE_EXPIRES.set(generations.moment(expires_at).timestamp())
-        self.news.tell(units=units)
+                metrics.CERTIFICATE_EXPIRES.set(generations.parse_utc(expires_at).timestamp())
+        self.feed.publish(units=units)
 
 
 def _say(point: Point, what: str, *, level: int = logging.INFO, **facts: Any) -> None:
@@ -345,21 +347,23 @@ def _say(point: Point, what: str, *, level: int = logging.INFO, **facts: Any) ->
     log.log(level, event(what, step=point.value, **facts))
 
 
-def _made_by(request: str, names: Sequence[str], existing: Sequence[Existing]) -> dict[str, int]:
+def _made_by(
+    request: str, names: Sequence[str], existing: Sequence[SecretVersion]
+) -> dict[str, int]:
     """Return what a request has made already, by unit: its answer was lost, or it was cut off."""
     return {
         name: each.number
         for name in names
-        for each in generations.complete(existing, *UNITS[name])
+        for each in generations.complete(existing, *CREDENTIALS[name])
         if each.secrets[0].request == request
     }
 
 
-def _unsettled(existing: Sequence[Existing], request: str) -> str:
+def _unsettled(existing: Sequence[SecretVersion], request: str) -> str:
     """Return the unit of a rotation under way that another request made; empty: there is none."""
-    for name, kinds in UNITS.items():
+    for name, kinds in CREDENTIALS.items():
         newest = generations.newest(existing, *kinds)
-        if newest is None or newest.is_settled:
+        if newest is None or newest.is_verified:
             continue
         if newest.secrets[0].request != request:
             return name

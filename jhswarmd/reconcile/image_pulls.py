@@ -29,7 +29,7 @@ from jhswarmd.engine.client import Engine
 from jhswarmd.errors import EngineError, EngineNotFound, JhswarmdError
 from jhswarmd.log import event
 from jhswarmd.model import Node, Pull
-from jhswarmd.reconcile.status_feed import News
+from jhswarmd.reconcile.status_feed import StatusFeed
 from jhswarmd.settings.settings import SECRETS_DIR
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def judge(
     return Look(frozenset(done), frozenset(left_out), pulling, tuple(failed))
 
 
-class Prepull:
+class ImagePulls:
     """Reconciles the images on the nodes. One worker thread; ``ask`` and ``news`` from any."""
 
     def __init__(
@@ -147,7 +147,7 @@ class Prepull:
         self._failures = 0
         self._forget = False
         self._asking = threading.Lock()
-        self._news = News(
+        self._feed = StatusFeed(
             stop,
             images=list(self._images),
             nodes=0,
@@ -167,23 +167,23 @@ class Prepull:
         ``asked`` counts requests (the daemon's start is the first), ``answered`` is the last one
         that all nodes have been looked at for; ``version`` changes with every news.
         """
-        return self._news.now
+        return self._feed.now
 
     def ask(self) -> int:
         """Let the next look be at all nodes, as if nothing were known; returns its number."""
         with self._asking:
             self._forget = True
-            asked = int(self._news.now["asked"]) + 1
-            self._news.tell(asked=asked)
+            asked = int(self._feed.now["asked"]) + 1
+            self._feed.publish(asked=asked)
             return asked
 
     def news(self, seen: int) -> Mapping[str, Any]:
         """Return the view when it is not of version ``seen``, or after a while."""
-        return self._news.wait(seen)
+        return self._feed.wait_newer(seen)
 
     def close(self) -> None:
         """Wake everybody who waits for news; ``stop`` is set."""
-        self._news.close()
+        self._feed.close()
 
     # ---- the work -------------------------------------------------------------------------
 
@@ -198,7 +198,7 @@ class Prepull:
             self._note_failures((), is_over=True)
             return None
         with self._asking:
-            asked = self._news.now["asked"]
+            asked = self._feed.now["asked"]
             if self._forget:
                 self._forget = False
                 self._known.clear()
@@ -206,14 +206,14 @@ class Prepull:
         try:
             failed = self._look()
         except JhswarmdError as exc:
-            self._news.tell(pulling={}, error=str(exc))
+            self._feed.publish(pulling={}, error=str(exc))
             raise
         if failed is None:
-            self._news.tell(pulling={})
+            self._feed.publish(pulling={})
             return None
         again_s = min(RETRY_MOST_S, RETRY_FIRST_S * 2.0 ** min(self._failures, 16))
         self._failures = self._failures + 1 if failed else 0
-        self._news.tell(pulling={}, error="", answered=asked)
+        self._feed.publish(pulling={}, error="", answered=asked)
         return again_s if failed else RESYNC_S
 
     def _look(self) -> tuple[Failed, ...] | None:
@@ -223,7 +223,7 @@ class Prepull:
         self._known = {it.id: it for it in nodes if self._known.get(it.id) == it}
         if not pending(nodes, self._known):
             self._note_failures((), is_over=True)
-            self._news.tell(nodes=len(self._known.keys() - self._left_out))
+            self._feed.publish(nodes=len(self._known.keys() - self._left_out))
             return ()
         self._engine.use_logins(self._logins)
         # Not by naming those that are due: Swarm knows of a node that has just come before we do.
@@ -251,7 +251,7 @@ class Prepull:
             look = judge(nodes, pulls, self._images, lasted_s)
             failed = self._explained(look.failed, words)
             self._note_failures(failed, is_over=look.is_over)
-            self._news.tell(
+            self._feed.publish(
                 nodes=len(self._known.keys() - self._left_out) + len(nodes) - len(look.left_out),
                 pulling={name: list(images) for name, images in look.pulling.items()},
                 error="",
@@ -302,4 +302,4 @@ class Prepull:
                 log.warning(event("A node cannot pull", **vars(each)))
         self._said = set(failed) | (set() if is_over else self._said)
         metrics.PREPULL_FAILED.set(len(self._said))
-        self._news.tell(failed=[vars(each) for each in sorted(self._said, key=astuple)])
+        self._feed.publish(failed=[vars(each) for each in sorted(self._said, key=astuple)])

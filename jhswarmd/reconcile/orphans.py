@@ -27,9 +27,9 @@ class Verdict(Enum):
     known = "the hub has its server"
     pending = "something is pending for its server"
     orphan = "the hub does not have its server"
-    forgotten = "it is younger than the hub's database, which does not have its server"
+    newer_than_database = "it is younger than the hub's database, which does not have its server"
     foreign = "another hub made it"
-    unmarked = "its labels do not say whose it is"
+    unlabelled = "its labels do not say whose it is"
 
 
 def has_user(service: NotebookService) -> bool:
@@ -40,20 +40,20 @@ def has_user(service: NotebookService) -> bool:
     return service.user not in (None, "", ".", "..")
 
 
-def judge(service: NotebookService, hub: HubIdentity, user: HubUser | None) -> Verdict:
+def classify(service: NotebookService, hub: HubIdentity, user: HubUser | None) -> Verdict:
     """Judge one service. ``user`` is what the hub said of its user: None is 'no such user'."""
     if not service.hub_id or not has_user(service) or service.server is None:
-        return Verdict.unmarked
+        return Verdict.unlabelled
     if service.hub_id != hub.hub_id:
         return Verdict.foreign
     if user is None or service.server not in user.servers:
-        return Verdict.orphan if hub.has_counted(service.count) else Verdict.forgotten
+        return Verdict.orphan if hub.has_counted(service.count) else Verdict.newer_than_database
     if user.servers[service.server] is not None:
         return Verdict.pending
     return Verdict.known
 
 
-def judge_all(
+def classify_all(
     services: Iterable[NotebookService], hub: HubIdentity, users: Mapping[str, HubUser]
 ) -> dict[str, Verdict]:
     """Judge many services; ``users`` maps names to all the users that the hub has.
@@ -61,7 +61,7 @@ def judge_all(
     Returns the verdict for each service's id. Orphans are candidates until the hub has been asked
     about their user once more: a listing in pages is no snapshot.
     """
-    return {each.id: judge(each, hub, users.get(each.user or "")) for each in services}
+    return {each.id: classify(each, hub, users.get(each.user or "")) for each in services}
 
 
 def vanished(

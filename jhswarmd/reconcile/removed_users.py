@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from jhswarmd.hub_client import Hub
+from jhswarmd.hub_client import HubClient
 from jhswarmd.log import event
 
 log = logging.getLogger(__name__)
@@ -22,13 +22,13 @@ KEPT_S = 60.0
 class RemovedUsers:
     """Asks the hub of this node. One worker thread only."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: HubClient) -> None:
         self._hub = hub
         self.with_servers: frozenset[str] = frozenset()
 
     def reconcile(self) -> float | None:
         """Let the hub look; returns the seconds until the next look, None without such users."""
-        users, stops = self._hub.look_at_removed_users()
+        users, stops = self._hub.enforce_removed_users()
         for user in sorted(set(users) - self.with_servers):
             log.info(
                 event("The account is gone, its server runs", user=user, server_is_stopped=stops)

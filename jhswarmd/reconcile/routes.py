@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from jhswarmd.hub_client import Hub
+from jhswarmd.hub_client import HubClient
 
 log = logging.getLogger(__name__)
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 class Routes:
     """Asks the hub to restore the proxy's routes. One worker thread only."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: HubClient) -> None:
         self._hub = hub
         self.restored_at_s: float | None = None
 

@@ -21,16 +21,16 @@ from typing import Any
 
 from jhswarmd import metrics
 from jhswarmd.engine.client import Engine
-from jhswarmd.errors import EngineError, EngineNotFound, HubUnknown
-from jhswarmd.hub_client import Hub
+from jhswarmd.errors import EngineError, EngineNotFound, HubUnavailable
+from jhswarmd.hub_client import HubClient
 from jhswarmd.log import event
 from jhswarmd.model import NotebookService
 from jhswarmd.reconcile.orphans import (
     Breaker,
     Verdict,
+    classify,
+    classify_all,
     has_user,
-    judge,
-    judge_all,
     vanished,
 )
 
@@ -38,19 +38,19 @@ log = logging.getLogger(__name__)
 
 #: Seconds until a server for which something is pending is looked at again: that it resolves is no
 #: event. Doubles up to the most, for a start may take minutes.
-PENDING_AGAIN_S = 1.0
-PENDING_AGAIN_MOST_S = 15.0
+INITIAL_PENDING_INTERVAL_S = 1.0
+MAX_PENDING_INTERVAL_S = 15.0
 #: Seconds until the task of a dead container is looked at again; doubles, this many times.
 ENDED_AGAIN_S = 0.1
 ENDED_LOOKS = 8
 #: What may be removed, if ``forgotten`` after an approval only: an older copy of the hub's database
 #: was put back then, and what it has forgotten may be somebody's day.
-_GONE = (Verdict.orphan, Verdict.forgotten)
+_GONE = (Verdict.orphan, Verdict.newer_than_database)
 OLDER = "younger than the hub's database: was an older copy put back?"
 #: So many failures one after the other mean that engine or hub are ill, and not one server.
 FAILURES = 3
 #: How many past removals ``status`` can tell of.
-REMEMBERED = 50
+MAX_REMOVALS_SHOWN = 50
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class ServersView:
     held: dict[str, NotebookService] = field(default_factory=dict)
     why_held: dict[str, str] = field(default_factory=dict)
     """Reasons by the ids of what is held, and maybe of what was."""
-    removals: deque[Removal] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    removals: deque[Removal] = field(default_factory=lambda: deque(maxlen=MAX_REMOVALS_SHOWN))
     silent: list[str] = field(default_factory=list)
     """Servers that run and do not answer the hub: ``USER`` or ``USER:SERVER``."""
     last_pass_s: float | None = None
@@ -97,7 +97,7 @@ class Servers:
     def __init__(
         self,
         engine: Engine,
-        hub: Hub,
+        hub: HubClient,
         stack: str,
         may_act: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
@@ -158,22 +158,22 @@ class Servers:
         self.is_pass_due = False
         self._seen = {service.id: service for service in services}
         for service_id in self._removing.keys() - self._seen.keys():
-            self._note_removal(service_id)
+            self._record_removal(service_id)
         self._removing.clear()  # the others are there: nothing has come of it
         self._left_alone = {id_: it for id_, it in self._left_alone.items() if id_ in self._seen}
-        verdicts = judge_all(services, hub, users)
+        verdicts = classify_all(services, hub, users)
         failed: list[str] = []
         self._failed_in_a_row = 0
         for service in services:
             # What is held was asked about when that began, and is again before it may go.
             if verdicts[service.id] in _GONE and service.id not in self.view.held:
-                self._try(failed, service.id, self._look_for_another_name, service, verdicts)
+                self._isolated(failed, service.id, self._confirm, service, verdicts)
         counts: dict[str, int] = {}
         for verdict in verdicts.values():
             counts[verdict.name] = counts.get(verdict.name, 0) + 1
         for service in services:
-            if verdicts[service.id] in (Verdict.foreign, Verdict.unmarked):
-                self._leave_alone(service, verdicts[service.id])
+            if verdicts[service.id] in (Verdict.foreign, Verdict.unlabelled):
+                self._ignore(service, verdicts[service.id])
         # Of which the hub says nothing definite is none for now.
         orphans = [
             each for each in services if verdicts[each.id] in _GONE and each.id not in failed
@@ -192,10 +192,12 @@ class Servers:
             id_: why for id_, why in self.view.why_held.items() if id_ in self.view.held
         }
         self.view.look_took_s = self._clock() - begun_s
-        self._remove(orphans, verdicts, lambda it: self._try(failed, it.id, self._remove_one, it))
+        self._remove(
+            orphans, verdicts, lambda it: self._isolated(failed, it.id, self._remove_one, it)
+        )
         for user, server in vanished(services, hub, users.values()):
-            self._try(failed, "", self._report, user, server, "no service")
-        self._try(failed, "", self._list_silent)
+            self._isolated(failed, "", self._report, user, server, "no service")
+        self._isolated(failed, "", self._list_silent)
         self.view.last_pass_s = time.time()
         for verdict in Verdict:
             metrics.TRACKED.labels(verdict.name).set(counts.get(verdict.name, 0))
@@ -213,12 +215,12 @@ class Servers:
         try:
             service = self._engine.read_notebook(service_id, self._stack)
         except EngineNotFound:
-            self._let_go(service_id)
+            self._release(service_id)
             self._pending_looks.pop(service_id, None)
             self._left_alone.pop(service_id, None)
             gone = self._seen.get(service_id)
             if service_id in self._removing:
-                self._note_removal(service_id)
+                self._record_removal(service_id)
             elif gone is not None and gone.user:
                 with self._asking_hub():
                     self._report(gone.user, gone.server or "", "its service was removed")
@@ -229,26 +231,28 @@ class Servers:
         self._seen[service_id] = service
         self._removing.pop(service_id, None)  # nothing has come of it
         if service.user is None or not has_user(service):
-            self._leave_alone(service, Verdict.unmarked)
+            self._ignore(service, Verdict.unlabelled)
             return None
         with self._asking_hub():
             hub, user = self._hub.read_user(service.user)
-        verdicts = {service_id: judge(service, hub, user)}
+        verdicts = {service_id: classify(service, hub, user)}
         if verdicts[service_id] in _GONE:
-            self._look_for_another_name(service, verdicts)
+            self._confirm(service, verdicts)
         verdict = verdicts[service_id]
         if verdict in _GONE:
             self._remove([service], verdicts, self._remove_one)
         elif verdict is Verdict.pending:
-            self._let_go(service_id)
+            self._release(service_id)
             looks = self._pending_looks.get(service_id, 0)
             self._pending_looks[service_id] = looks + 1
             # Cap the exponent too: a stop that hangs for hours is looked at a thousand times.
-            return float(min(PENDING_AGAIN_S * 2 ** min(looks, 16), PENDING_AGAIN_MOST_S))
+            return float(
+                min(INITIAL_PENDING_INTERVAL_S * 2 ** min(looks, 16), MAX_PENDING_INTERVAL_S)
+            )
         else:
-            self._let_go(service_id)
+            self._release(service_id)
             if verdict is not Verdict.known:
-                self._leave_alone(service, verdict)
+                self._ignore(service, verdict)
         self._pending_looks.pop(service_id, None)
         return None
 
@@ -277,7 +281,7 @@ class Servers:
     def _asking_hub(self) -> Iterator[None]:
         try:
             yield
-        except HubUnknown:
+        except HubUnavailable:
             self._is_hub_lost = True
             raise
         if self._is_hub_lost:
@@ -300,15 +304,15 @@ class Servers:
                 continue
             failed: list[str] = []
             server = service.server or ""
-            self._try(failed, service_id, self._report, service.user, server, "its task has ended")
+            self._isolated(
+                failed, service_id, self._report, service.user, server, "its task has ended"
+            )
             if not failed:
                 self._ended |= {(service_id, state)}
                 reported.append(service_id)
         return reported
 
-    def _look_for_another_name(
-        self, service: NotebookService, verdicts: dict[str, Verdict]
-    ) -> None:
+    def _confirm(self, service: NotebookService, verdicts: dict[str, Verdict]) -> None:
         """Change the verdict if any server of the hub is this service: its user was renamed."""
         assert service.user is not None
         _, user = self._hub.read_user(service.user, service.id)
@@ -321,7 +325,7 @@ class Servers:
         if self._dry_run:
             log.info(event("Would ask the hub to look", **facts))
             return
-        has_ended = self._hub.report_vanished(user, server)
+        has_ended = self._hub.check_server(user, server)
         # After each ordinary stop the hub knows already: that is no news.
         level = logging.INFO if has_ended else logging.DEBUG
         log.log(level, event("The hub has looked", **facts, has_ended=has_ended))
@@ -347,21 +351,21 @@ class Servers:
         for service in orphans:
             if service.id in self._approved:
                 remove(service)
-            elif verdicts[service.id] is Verdict.forgotten:
+            elif verdicts[service.id] is Verdict.newer_than_database:
                 self._hold(service, OLDER)
             elif not ordinary:
                 self._hold(service, "too many at once")
             else:
                 remove(service)
 
-    def _try(self, failed: list[str], id_: str, act: Callable[..., None], *args: Any) -> None:
+    def _isolated(self, failed: list[str], id_: str, act: Callable[..., None], *args: Any) -> None:
         """Do something about one of many; what fails for it alone must not hinder the others.
 
         Notes ``id_`` among ``failed``. Raises when nothing works: after ``FAILURES`` in a row.
         """
         try:
             act(*args)
-        except (HubUnknown, EngineError) as exc:
+        except (HubUnavailable, EngineError) as exc:
             self._failed_in_a_row += 1
             if self._failed_in_a_row >= FAILURES:
                 raise
@@ -387,7 +391,7 @@ class Servers:
         self.view.held[service.id] = service
         metrics.ORPHANS_HELD.set(len(self.view.held))
 
-    def _let_go(self, service_id: str) -> None:
+    def _release(self, service_id: str) -> None:
         self.view.held.pop(service_id, None)
         metrics.ORPHANS_HELD.set(len(self.view.held))
 
@@ -395,14 +399,14 @@ class Servers:
         """Ask the hub about this one user again, and remove the service by its id."""
         assert service.user is not None
         hub, user = self._hub.read_user(service.user, service.id)
-        verdict = judge(service, hub, user)
+        verdict = classify(service, hub, user)
         if verdict not in _GONE or (user is not None and user.holds_asked):
-            self._let_go(service.id)
+            self._release(service.id)
             with self._approving:
                 self._approved -= {service.id}  # for a reason that is no more
             log.info(event("Keeping after all", service=service.name, user=service.user))
             return
-        if verdict is Verdict.forgotten and service.id not in self._approved:
+        if verdict is Verdict.newer_than_database and service.id not in self._approved:
             # The hub was replaced by one with an older database since it was asked about all.
             self._hold(service, OLDER)
             return
@@ -426,12 +430,12 @@ class Servers:
             self._removing[service.id] = removal
             raise
         finally:
-            self._let_go(service.id)
+            self._release(service.id)
             self._seen.pop(service.id, None)  # its removal is no news for the hub
         self._removing[service.id] = removal
-        self._note_removal(service.id)
+        self._record_removal(service.id)
 
-    def _note_removal(self, service_id: str) -> None:
+    def _record_removal(self, service_id: str) -> None:
         """Count and tell what this daemon has removed, by its id."""
         removal = self._removing.pop(service_id)
         if service_id not in self._approved:
@@ -443,7 +447,7 @@ class Servers:
         self.view.removals.append(removal)
         log.warning(event("Removed an orphan", **_facts(removal)))
 
-    def _leave_alone(self, service: NotebookService, verdict: Verdict) -> None:
+    def _ignore(self, service: NotebookService, verdict: Verdict) -> None:
         if self._left_alone.get(service.id) is not verdict:
             self._left_alone[service.id] = verdict
             log.info(event("Leaving alone", service=service.name, why=verdict.value))

@@ -90,7 +90,7 @@ class View:
     """Seconds since the epoch of the last forced update, by role."""
 
 
-class Names:
+class ServiceNames:
     """Checks the names, and repairs what is lost. One worker thread only."""
 
     def __init__(

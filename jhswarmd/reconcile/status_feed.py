@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 #: Seconds after which one who waits is answered, news or not; a request over the socket ends then.
-NEWS_WITHIN_S = 20.0
+LONG_POLL_TIMEOUT_S = 20.0
 
 
-class News:
+class StatusFeed:
     """A few facts, as JSON data, with a version that grows with each change. Thread-safe."""
 
     def __init__(self, stop: threading.Event, **facts: Any) -> None:
@@ -24,7 +24,7 @@ class News:
         with self._changed:
             return dict(self._facts)
 
-    def tell(self, **facts: Any) -> None:
+    def publish(self, **facts: Any) -> None:
         """Change facts, and wake whoever waits when one of them is new."""
         with self._changed:
             if any(self._facts[key] != value for key, value in facts.items()):
@@ -32,11 +32,11 @@ class News:
                 self._facts["version"] += 1
                 self._changed.notify_all()
 
-    def wait(self, seen: int) -> Mapping[str, Any]:
-        """Return the facts when they are not of version ``seen``, or after ``NEWS_WITHIN_S``."""
+    def wait_newer(self, seen: int) -> Mapping[str, Any]:
+        """Return the facts when their version is not ``seen``, or after LONG_POLL_TIMEOUT_S."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._facts["version"] != seen or self._stop.is_set(), NEWS_WITHIN_S
+                lambda: self._facts["version"] != seen or self._stop.is_set(), LONG_POLL_TIMEOUT_S
             )
             return dict(self._facts)
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from jhswarmd import labels, retry
 from jhswarmd.credentials import generations, secret_mounts
-from jhswarmd.credentials.generations import Existing, Generation
+from jhswarmd.credentials.generations import Generation, SecretVersion
 from jhswarmd.engine.client import Engine
-from jhswarmd.errors import EngineConflict, EngineError, JhswarmdError, NotNow
+from jhswarmd.errors import DaemonBusy, EngineConflict, EngineError, JhswarmdError
 from jhswarmd.log import event
 from jhswarmd.settings.settings import SECRETS_DIR
 
@@ -29,19 +29,19 @@ log = logging.getLogger(__name__)
 
 KIND = "users"
 #: Some 50,000 hashed accounts. A service that mounts hundreds of secrets helps nobody.
-MOST_PARTS = 10
+MAX_PARTS = 10
 #: Seconds after which parts of a generation that is not complete are what an interrupted change
 #: left. A change creates its parts in one go.
 ABANDONED_S = 30.0
 #: Seconds for which an answer is given time to leave before the daemon restarts itself.
 ANSWER_WITHIN_S = 0.5
 #: Seconds after which a restart that was asked for is looked after.
-LOOK_AGAIN_S = 5.0
+RETRY_INTERVAL_S = 5.0
 #: Seconds for which an update of our own service is tried while others update it too.
-SWAP_WITHIN_S = 10.0
+MOUNT_TIMEOUT_S = 10.0
 
 
-class Users:
+class UsersSecret:
     """The list that this daemon holds. Any number of threads may use it."""
 
     def __init__(
@@ -67,7 +67,7 @@ class Users:
         """The generation that this daemon was started with; None: it was with none of ours."""
         return self._mounted
 
-    def take_up(self) -> float | None:
+    def converge(self) -> float | None:
         """Lead our own service to the newest generation, unless it mounts that already.
 
         Returns the seconds after which to look again; None: this daemon mounts the newest one.
@@ -80,13 +80,13 @@ class Users:
             if newest is None or (self._is_whole and self._mounted is None):
                 return None
             if self._is_whole and newest.number <= (self._mounted or 0):
-                self._retire(existing, newest)
+                self._prune(existing, newest)
                 return None
             left_s = self._made_s + ANSWER_WITHIN_S - time.monotonic()
             if newest.number == self.number and left_s > 0:
                 return left_s
-        self._swap(existing, newest)
-        return LOOK_AGAIN_S
+        self._mount(existing, newest)
+        return RETRY_INTERVAL_S
 
     def is_stale(self) -> bool:
         """Tell whether Swarm holds a newer list than this daemon does, or a whole one.
@@ -124,7 +124,7 @@ class Users:
             if newest.secrets[0].request == request:
                 return newest.number
             if newest.number != self.number:
-                raise NotNow("Another change of the list is being taken up")
+                raise DaemonBusy("Another change of the list is being taken up")
             self._clear_unfinished(existing, newest, request)
             edited = edit(self.content).encode()
             if edited == self.content and source in (None, newest.source):
@@ -136,7 +136,7 @@ class Users:
         log.info(event("List of users changed", generation=number))
         return number
 
-    def _find_mounted(self, existing: Iterable[Existing]) -> None:
+    def _find_mounted(self, existing: Iterable[SecretVersion]) -> None:
         """Find out, once, which generation this daemon was started with."""
         if self._mounted is not None:
             return
@@ -146,10 +146,10 @@ class Users:
         held = {each.id: each for each in existing}
         # One that is gone from Swarm was an older one.
         gone = re.compile(re.escape(labels.secret_name(self._stack, KIND, 0))[:-1] + r"([0-9]+)")
-        parts: dict[str, Existing] = {}
+        parts: dict[str, SecretVersion] = {}
         for id_, name in secret_mounts.mounted(task).items():
             match = gone.fullmatch(name)
-            if id_ in held and generations.whole(held[id_].kind) == KIND:
+            if id_ in held and generations.base_kind(held[id_].kind) == KIND:
                 parts[held[id_].kind] = held[id_]
             elif id_ not in held and match:
                 self._mounted = self.number = int(match[1])
@@ -166,42 +166,42 @@ class Users:
 
     def _create(self, number: int, content: bytes, source: str, request: str) -> None:
         parts = generations.split(content)
-        if len(parts) > MOST_PARTS:
+        if len(parts) > MAX_PARTS:
             raise JhswarmdError(
                 "The list of users is too large",
-                why=f"{len(content)} bytes; {MOST_PARTS} secrets hold "
-                f"{MOST_PARTS * generations.MAX_BYTES}",
+                why=f"{len(content)} bytes; {MAX_PARTS} secrets hold "
+                f"{MAX_PARTS * generations.MAX_BYTES}",
                 remedy="Use a provider of logins for so many (docs/logins.md).",
             )
         for kind, part in zip(generations.part_names(KIND, len(parts)), parts, strict=True):
             name = labels.secret_name(self._stack, kind, number)
-            marks = generations.marks(
+            marks = generations.version_labels(
                 self._stack, kind, number, source, parts=len(parts), request=request
             )
             try:
                 self._engine.create_secret(name, part, marks)
             except EngineConflict:
                 # The first part is the claim: whoever creates it may make this generation.
-                raise NotNow("Another change of the list is under way") from None
+                raise DaemonBusy("Another change of the list is under way") from None
 
     def _clear_unfinished(
-        self, existing: Iterable[Existing], newest: Generation, request: str
+        self, existing: Iterable[SecretVersion], newest: Generation, request: str
     ) -> None:
         now = datetime.now(timezone.utc)
         for each in existing:
-            if generations.whole(each.kind) != KIND or each.generation <= newest.number:
+            if generations.base_kind(each.kind) != KIND or each.generation <= newest.number:
                 continue
             if each.request != request and (now - each.created).total_seconds() < ABANDONED_S:
-                raise NotNow("Another change of the list is under way")
+                raise DaemonBusy("Another change of the list is under way")
             self._engine.remove_secret(each.id)
 
-    def _swap(self, existing: Iterable[Existing], newest: Generation) -> None:
+    def _mount(self, existing: Iterable[SecretVersion], newest: Generation) -> None:
         held = list(existing)
-        policy = retry.blocking(SWAP_WITHIN_S, self._stop)
+        policy = retry.blocking(MOUNT_TIMEOUT_S, self._stop)
         changed = policy(
             self._engine.change_service,
             self._service,
-            lambda spec: secret_mounts.swap(spec, held, newest),
+            lambda spec: secret_mounts.with_mounts(spec, held, newest),
         )
         if changed and not self._is_whole:
             log.warning(
@@ -213,10 +213,10 @@ class Users:
         elif changed:
             log.info(event("Restarting with the newest list of users", generation=newest.number))
 
-    def _retire(self, existing: Iterable[Existing], newest: Generation) -> None:
+    def _prune(self, existing: Iterable[SecretVersion], newest: Generation) -> None:
         """Remove older generations; the engine refuses while a service mounts one."""
         for each in existing:
-            if generations.whole(each.kind) == KIND and each.generation < newest.number:
+            if generations.base_kind(each.kind) == KIND and each.generation < newest.number:
                 try:
                     self._engine.remove_secret(each.id)
                 except EngineError as exc:
@@ -226,7 +226,7 @@ class Users:
 def _read(folder: Path) -> bytes:
     """Return the list from all parts that are mounted; a missing one is an empty list."""
     content = b""
-    for name in generations.part_names(KIND, MOST_PARTS):
+    for name in generations.part_names(KIND, MAX_PARTS):
         try:
             content += (folder / name).read_bytes()
         except FileNotFoundError:

@@ -23,8 +23,8 @@ from jhswarmd.spawner.errors import StartFailed
 from jhswarmd.spawner.progress import ProgressLog
 from jhswarmd.spawner.service import Pause, ServiceSpawner
 from jhswarmd.spawner.tasks import Task
-from jhswarmd.spawner.volume_mounts import Choice
-from jhswarmd.spawner.volume_nodes import Holder
+from jhswarmd.spawner.volume_mounts import NodePlacement
+from jhswarmd.spawner.volume_nodes import VolumeNode
 
 #: Seconds for which a node whose state the leader does not know yet is waited for.
 UNKNOWN_NODE_GRACE_S = 5.0
@@ -47,7 +47,7 @@ class HomeSpawner(ServiceSpawner):
     #: By volume: who is about to choose a node for it. Gone when nobody waits.
     _turns: ClassVar[WeakValueDictionary[str, asyncio.Lock]] = WeakValueDictionary()
 
-    _choice = Choice()
+    _choice = NodePlacement()
     _awaits_turn = False
     _remembered: Task | None = None
 
@@ -62,10 +62,10 @@ class HomeSpawner(ServiceSpawner):
             return []
         return [name for name in self._volumes_of_user if not name.startswith("/")]
 
-    def _holders(self) -> list[Holder]:
+    def _holders(self) -> list[VolumeNode]:
         """Return the nodes that hold the user's home, as far as anybody knows."""
         for volume in self._local_volumes:
-            holders = volume_nodes.list_holders(self.user.db, volume)
+            holders = volume_nodes.list_nodes(self.user.db, volume)
             if holders:
                 return holders
         return []
@@ -94,11 +94,11 @@ class HomeSpawner(ServiceSpawner):
 
     async def _choose_node(self) -> None:
         """Choose the node for this start. Raises StartFailed when its volume cannot be had."""
-        self._choice = Choice()
+        self._choice = NodePlacement()
         holders = self._holders()
         if not holders:
             return
-        choice = volume_mounts.choose(
+        choice = volume_mounts.place(
             holders,
             await self._list_nodes(holders[0]),
             is_strict=self.volume_node_policy == "strict",
@@ -126,7 +126,7 @@ class HomeSpawner(ServiceSpawner):
             )
         self._choice = choice
 
-    async def _list_nodes(self, holder: Holder) -> list[volume_mounts.Node]:
+    async def _list_nodes(self, holder: VolumeNode) -> list[volume_mounts.Node]:
         """Return all nodes; wait a moment for the state of ``holder`` to be known."""
         pause = Pause()
         give_up_at = self._now() + UNKNOWN_NODE_GRACE_S
@@ -149,7 +149,7 @@ class HomeSpawner(ServiceSpawner):
             return
         held = [name for name in self._local_volumes if name in task.local_volumes]
         if held:
-            holder = Holder(task.node_id, await self._node_name(task.node_id))
+            holder = VolumeNode(task.node_id, await self._node_name(task.node_id))
             try:
                 for volume in held:
                     self._forget_replaced(volume, task.node_id)

@@ -19,7 +19,7 @@ PROFILE = "profile"
 IMAGE = "image"
 
 
-class Refused(Exception):
+class OptionRefused(Exception):
     """Something was asked for that may not be chosen; the text is for the administrator."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -77,7 +77,7 @@ def choose(
     profile = _choose_profile(options, entries) if has_list else None
     image = _text(options, IMAGE)
     if image and profile is not None and profile.image:
-        raise Refused(
+        raise OptionRefused(
             "image_refused",
             f"asked for the image {image[:100]!r}, and the notebook profile '{profile.slug}' has "
             "one of its own",
@@ -89,14 +89,16 @@ def _choose_profile(
     options: Mapping[str, Any], entries: Sequence[NotebookProfile]
 ) -> NotebookProfile:
     if not entries:
-        raise Refused("no_profile", "no entry of the list of notebook profiles is for this user")
+        raise OptionRefused(
+            "no_profile", "no entry of the list of notebook profiles is for this user"
+        )
     slug = _text(options, PROFILE)
     if not slug:
         return preselected(entries)
     for each in entries:
         if each.slug == slug:
             return each
-    raise Refused(
+    raise OptionRefused(
         "profile_refused",
         f"asked for the notebook profile {slug[:100]!r}, which is none of those they may choose: "
         f"{', '.join(each.slug for each in entries)}",
@@ -108,7 +110,7 @@ def _text(options: Mapping[str, Any], name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise Refused(f"{name}_refused", f"sent something else than a text as {name}")
+        raise OptionRefused(f"{name}_refused", f"sent something else than a text as {name}")
     return value
 
 

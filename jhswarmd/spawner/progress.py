@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from jhswarmd.spawner.tasks import Phase, Task
-from jhswarmd.spawner.volume_mounts import Choice
+from jhswarmd.spawner.volume_mounts import NodePlacement
 
 
-def describe_choice(choice: Choice) -> tuple[int, str]:
+def describe_choice(choice: NodePlacement) -> tuple[int, str]:
     """Return percent and text for where a start may go."""
     if choice.lost is not None:
         where = f"Using node {choice.node.name} instead" if choice.node else "Starting"

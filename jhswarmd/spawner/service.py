@@ -23,7 +23,7 @@ from traitlets import Unicode, default
 
 from jhswarmd import labels, retry
 from jhswarmd.engine import registry_auth, streams
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import EngineError, EngineNotFound
 from jhswarmd.spawner import tasks, volume_mounts
 from jhswarmd.spawner.tasks import Task
@@ -237,7 +237,7 @@ class ServiceSpawner(ChoosingSpawner):
         """
 
         async def once() -> Any:
-            with translated(doing):
+            with engine_errors(doing):
                 return await self.docker(method, *args, **kw)
 
         return await retry.coroutine(within_s)(once)

@@ -21,7 +21,7 @@ from jupyterhub.utils import maybe_future
 from traitlets import TraitError
 
 from jhswarmd import mount_targets
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import JhswarmdError
 
 #: Options of dockerspawner's that only containers have, and services do not.
@@ -142,7 +142,7 @@ async def _command(spawner: Any) -> list[str] | None:
     """Return the command with its arguments; None: the image's own, which only nodes know."""
     if not spawner.cmd and not spawner.get_args():
         return None
-    with translated(f"look up the command of the image {spawner.image}"):
+    with engine_errors(f"look up the command of the image {spawner.image}"):
         command: list[str] = await spawner.get_command()
     return command
 
@@ -162,7 +162,7 @@ def _ulimit(name: str, limit: Any) -> dict[str, Any]:
 
 
 #: What an engine whose API is older drops without a word, and where it would be.
-_MAY_BE_DROPPED = {
+_MAY_BE_IGNORED = {
     "no_new_privileges": ("ContainerSpec", "Privileges", "NoNewPrivileges"),
     "cap_drop": ("ContainerSpec", "CapabilityDrop"),
     "ulimits": ("ContainerSpec", "Ulimits"),
@@ -170,11 +170,11 @@ _MAY_BE_DROPPED = {
 }
 
 
-def dropped(asked: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+def ignored_options(asked: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
     """Return which options of the template ``asked`` the engine has not ``stored``."""
     return [
         option
-        for option, path in _MAY_BE_DROPPED.items()
+        for option, path in _MAY_BE_IGNORED.items()
         if _at(asked, path) and not _at(stored, path)
     ]
 

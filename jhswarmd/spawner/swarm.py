@@ -28,7 +28,7 @@ import sqlalchemy as sa
 from jupyterhub.utils import maybe_future
 
 from jhswarmd import labels, retry
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import (
     EngineConflict,
     EngineError,
@@ -40,7 +40,7 @@ from jhswarmd.spawner import tasks
 from jhswarmd.spawner.errors import StartFailed
 from jhswarmd.spawner.progress import ProgressLog, describe_choice
 from jhswarmd.spawner.service import LOOK_WITHIN_S, REMOVE_WITHIN_S, Pause
-from jhswarmd.spawner.service_spec import create_request, dropped, using_options
+from jhswarmd.spawner.service_spec import create_request, ignored_options, using_options
 from jhswarmd.spawner.tasks import Task
 from jhswarmd.spawner.volume_ownership import PreparingSpawner
 
@@ -211,7 +211,7 @@ class SwarmSpawner(PreparingSpawner):
         await self._choose_node()
         async with self._turn():
             self._progress.add(*describe_choice(self._choice))
-            with self._lookout.watch():
+            with self._task_batcher.watch():
                 self._task = await self._create_until_it_runs()
         address: tuple[str, int] = await self.get_ip_and_port()
         await self._wait_answer(*address)
@@ -225,7 +225,7 @@ class SwarmSpawner(PreparingSpawner):
         await self._use_logins()
 
         async def once() -> None:
-            with translated(f"pull {self.image}"):
+            with engine_errors(f"pull {self.image}"):
                 await self.pull_image(self.image)
 
         try:
@@ -359,14 +359,14 @@ class SwarmSpawner(PreparingSpawner):
             return
         if service is None:
             return
-        SwarmSpawner._dropped = dropped(self._asked, service["Spec"]["TaskTemplate"])
+        SwarmSpawner._dropped = ignored_options(self._asked, service["Spec"]["TaskTemplate"])
         for option in SwarmSpawner._dropped:
             self.log.warning(
                 "This engine does not know %s for services: notebooks run without it", option
             )
 
     async def _create_once(self, request: Mapping[str, Any]) -> str:
-        with translated(f"create service {self.object_name}"):
+        with engine_errors(f"create service {self.object_name}"):
             await self._use_logins()
             # Shielded: when this start is cancelled the request goes on in its thread, and the
             # clean-up waits for what becomes of it.
@@ -496,7 +496,7 @@ class SwarmSpawner(PreparingSpawner):
     async def _id_of_start(self, creating: asyncio.Future[Any], spawn_id: str) -> str:
         """Return the id of what ``creating`` made, or '' when it made nothing."""
         try:
-            with translated(f"create service {self.object_name}"):
+            with engine_errors(f"create service {self.object_name}"):
                 return str((await creating)["ID"])
         except EngineError:
             # Refused, or applied with the answer lost: only a look tells.

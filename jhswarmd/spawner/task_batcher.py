@@ -24,27 +24,27 @@ from jhswarmd.spawner.tasks import Task
 #: Seconds after which a look that others share is no longer waited for.
 ALONE_AFTER_S = 1.0
 #: Seconds for which a look waits for others to join, for each who waits, and at most.
-GATHER_EACH_S = 0.005
-GATHER_MOST_S = 0.1
+BATCH_WINDOW_S = 0.005
+MAX_BATCH_WINDOW_S = 0.1
 
 #: Returns the tasks of services, by their ids, within some seconds. Raises EngineError.
 ListTasks = Callable[[Sequence[str], float], Awaitable[list[dict[str, Any]]]]
 
 
 @dataclass
-class _Look:
+class _Batch:
     """One request that is about to be made, and whom it is for."""
 
     service_ids: set[str] = field(default_factory=set)
     answer: asyncio.Task[list[dict[str, Any]]] | None = None
 
 
-class Lookout:
+class TaskBatcher:
     """Looks for all starts of this hub. Used in one event loop at a time."""
 
     def __init__(self) -> None:
         self._watching = 0
-        self._next: _Look | None = None
+        self._next: _Batch | None = None
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -64,7 +64,7 @@ class Lookout:
         there is no such service.
         """
         if self._watching > 1:
-            look = self._join(service_id, list_tasks)
+            look = self._enqueue(service_id, list_tasks)
             assert look.answer
             try:
                 listed = await asyncio.wait_for(asyncio.shield(look.answer), ALONE_AFTER_S)
@@ -74,18 +74,18 @@ class Lookout:
                 return tasks.newest([each for each in listed if each["ServiceID"] == service_id])
         return tasks.newest(await list_tasks([service_id], within_s))
 
-    def _join(self, service_id: str, list_tasks: ListTasks) -> _Look:
+    def _enqueue(self, service_id: str, list_tasks: ListTasks) -> _Batch:
         look = self._next
         if look is None:
-            look = self._next = _Look()
+            look = self._next = _Batch()
             look.answer = asyncio.ensure_future(self._ask(look, list_tasks))
             # Whom it was for may have left by the time it fails.
             look.answer.add_done_callback(lambda done: done.cancelled() or done.exception())
         look.service_ids.add(service_id)
         return look
 
-    async def _ask(self, look: _Look, list_tasks: ListTasks) -> list[dict[str, Any]]:
-        await asyncio.sleep(min(GATHER_EACH_S * self._watching, GATHER_MOST_S))
+    async def _ask(self, look: _Batch, list_tasks: ListTasks) -> list[dict[str, Any]]:
+        await asyncio.sleep(min(BATCH_WINDOW_S * self._watching, MAX_BATCH_WINDOW_S))
         # From here on it is too late to join.
         if self._next is look:
             self._next = None

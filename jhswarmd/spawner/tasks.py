@@ -143,7 +143,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Failure:
+class StartFailure:
     """Why a start is hopeless."""
 
     reason: str
@@ -227,9 +227,9 @@ def exit_status(task: Task | None) -> int | str | None:
     return f"{task.state}: {task.error}" if task.error else task.state
 
 
-def failure(
+def start_failure(
     task: Task | None, *, image: str, lasted_s: float, node: str = "", home_node: str = ""
-) -> Failure | None:
+) -> StartFailure | None:
     """Return why this start is hopeless, or None while it may still succeed.
 
     ``lasted_s`` is for how many seconds the task has looked as it does now, ``node`` the name of
@@ -245,7 +245,7 @@ def failure(
     return None
 
 
-def _ended(task: Task, *, image: str, node: str) -> Failure:
+def _ended(task: Task, *, image: str, node: str) -> StartFailure:
     words = task.error
     detail = f"task {task.id} {task.state} on node {node or 'none'}: {words or 'no reason given'}"
     # Also the words of a mount may name an address.
@@ -253,7 +253,7 @@ def _ended(task: Task, *, image: str, node: str) -> Failure:
     if why is not None:
         return _no_image(why, image, hide(detail))
     if _MISSING_NETWORK.search(words):
-        return Failure(
+        return StartFailure(
             reason="network_missing",
             message=f"Node {node} of the cluster does not know the notebooks' network. {_TELL}",
             detail=detail,
@@ -261,7 +261,7 @@ def _ended(task: Task, *, image: str, node: str) -> Failure:
             may_pass=True,
         )
     if "no longer meets constraints" in words:
-        return Failure(
+        return StartFailure(
             reason="node_changed",
             message=f"Node {node} of the cluster changed while your notebook started. {_LATER}",
             # Its manager may also be mistaken: see docs/spawner.md, GPUs.
@@ -273,14 +273,14 @@ def _ended(task: Task, *, image: str, node: str) -> Failure:
         return _no_mount(detail, words, node)
     # A container that could not even be started has an exit code too, made up by the engine.
     if task.state == "complete" or "non-zero exit" in words:
-        return Failure(
+        return StartFailure(
             reason="exited",
             message="The notebook ended as soon as it had started "
             f"(exit code {task.exit_code or 0}). {_TELL}",
             detail=detail,
             has_log=True,
         )
-    return Failure(
+    return StartFailure(
         reason=task.state,
         message=f"The cluster could not start the notebook. {_TELL}",
         detail=detail,
@@ -288,11 +288,11 @@ def _ended(task: Task, *, image: str, node: str) -> Failure:
     )
 
 
-def _no_mount(detail: str, words: str, node: str) -> Failure:
+def _no_mount(detail: str, words: str, node: str) -> StartFailure:
     advice = next(
         (advice for told, advice in _MOUNT_ADVICE if re.search(told, words, re.IGNORECASE)), ""
     )
-    return Failure(
+    return StartFailure(
         reason="mount",
         message=f"Your files, or others that your notebook needs, cannot be reached from node "
         f"{node}. {_TELL}",
@@ -302,17 +302,17 @@ def _no_mount(detail: str, words: str, node: str) -> Failure:
     )
 
 
-def not_pulled(image: str, words: str, detail: str) -> Failure:
+def not_pulled(image: str, words: str, detail: str) -> StartFailure:
     """Return the failure of a pull to the hub's own node that ended with ``words``."""
     return _no_image(pull_errors.cause(words) or pull_errors.Cause.unknown, image, hide(detail))
 
 
-def _no_image(why: pull_errors.Cause, image: str, detail: str) -> Failure:
+def _no_image(why: pull_errors.Cause, image: str, detail: str) -> StartFailure:
     if why is pull_errors.Cause.refused:
         # Engines 29.6 say so although that node has the image.
         return _registry_refused(image, detail)
     if why is pull_errors.Cause.unreachable:
-        return Failure(
+        return StartFailure(
             reason="registry_unreachable",
             message=f"The registry of the notebook's image {image} cannot be reached. {_LATER}",
             detail=detail,
@@ -324,24 +324,24 @@ def _no_image(why: pull_errors.Cause, image: str, detail: str) -> Failure:
     return image_not_found(image, detail)
 
 
-def _registry_refused(image: str, detail: str) -> Failure:
-    return Failure(
+def _registry_refused(image: str, detail: str) -> StartFailure:
+    return StartFailure(
         reason="registry_refused",
         message=f"The cluster may not pull the notebook's image {image}. {_TELL}",
         detail=f"{detail}. Its login belongs in registry_config.json of the profile",
     )
 
 
-def image_not_found(image: str, detail: str) -> Failure:
+def image_not_found(image: str, detail: str) -> StartFailure:
     """Return the failure of an image that somebody looked for in vain."""
-    return Failure(
+    return StartFailure(
         reason="image_not_found",
         message=f"The notebook's image {image} was not found. {_TELL}",
         detail=detail,
     )
 
 
-def why_no_image(failure: Failure, *, image: str, words: str) -> Failure:
+def why_no_image(failure: StartFailure, *, image: str, words: str) -> StartFailure:
     """Return the failure of a missing image with what its registry said, empty when nothing.
 
     To a node that may not pull, an image is just not there (engines up to 28).
@@ -354,9 +354,9 @@ def why_no_image(failure: Failure, *, image: str, words: str) -> Failure:
     return _registry_refused(image, detail)
 
 
-def _no_node(task: Task, home_node: str) -> Failure:
+def _no_node(task: Task, home_node: str) -> StartFailure:
     if "missing plugin" in task.error and "insufficient" not in task.error:
-        return Failure(
+        return StartFailure(
             reason="mount",
             message="Your files, or others that your notebook needs, cannot be reached from any "
             f"node. {_TELL}",
@@ -379,7 +379,7 @@ def _no_node(task: Task, home_node: str) -> Failure:
         )
     else:
         what = "No node of the cluster may run your notebook at the moment."
-    return Failure(
+    return StartFailure(
         reason="no_node",
         message=f"{what} {_LATER if is_full else _TELL}",
         detail=f"task {task.id} {task.state}: {task.error}",
@@ -387,9 +387,9 @@ def _no_node(task: Task, home_node: str) -> Failure:
     )
 
 
-def no_address(task: Task | None, *, network: str, used: int, total: int) -> Failure:
+def no_address(task: Task | None, *, network: str, used: int, total: int) -> StartFailure:
     """Return the failure of a start whose network is full."""
-    return Failure(
+    return StartFailure(
         reason="no_address",
         message="The cluster's network has no address left for your notebook. Please try again "
         "when others have stopped theirs, or tell your administrator.",
@@ -399,13 +399,13 @@ def no_address(task: Task | None, *, network: str, used: int, total: int) -> Fai
     )
 
 
-def node_down(task: Task, *, node: str, has_files: bool) -> Failure:
+def node_down(task: Task, *, node: str, has_files: bool) -> StartFailure:
     """Return the failure of a start whose node was lost before the notebook ran.
 
     ``has_files``: it is the one node that may run it. Else another one may, unless the volume is
     made already: files are where their volume was made first.
     """
-    return Failure(
+    return StartFailure(
         reason="node_down",
         message=f"Node {node}, on which your notebook was about to start, is down. Please try "
         "again.",
@@ -415,7 +415,7 @@ def node_down(task: Task, *, node: str, has_files: bool) -> Failure:
     )
 
 
-def too_slow(task: Task | None, *, node: str, image: str, start_timeout_s: float) -> Failure:
+def too_slow(task: Task | None, *, node: str, image: str, start_timeout_s: float) -> StartFailure:
     """Return the failure of a start that takes too long."""
     state = task.state if task else "not there"
     if task is not None and task.state == "preparing":
@@ -427,7 +427,7 @@ def too_slow(task: Task | None, *, node: str, image: str, start_timeout_s: float
         message = f"Node {node} does not start your notebook in time. {_LATER}"
     else:
         message = f"The cluster found no place for your notebook in time. {_LATER}"
-    return Failure(
+    return StartFailure(
         reason="timeout",
         message=message,
         detail=f"task {task.id if task else 'none'} is {state} on node {node or 'none'} after "
@@ -436,9 +436,9 @@ def too_slow(task: Task | None, *, node: str, image: str, start_timeout_s: float
     )
 
 
-def no_answer(task: Task | None, *, node: str, waited_s: float) -> Failure:
+def no_answer(task: Task | None, *, node: str, waited_s: float) -> StartFailure:
     """Return the failure of a notebook that runs, and at whose address nobody answers."""
-    return Failure(
+    return StartFailure(
         reason="no_answer",
         message=f"Your notebook runs on node {node}, and has not answered within {waited_s:.0f} "
         f"seconds. {_LATER}",

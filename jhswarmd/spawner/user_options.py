@@ -19,7 +19,7 @@ from jhswarmd.settings import notebook_profiles
 from jhswarmd.settings.notebook_profiles import NotebookProfile
 from jhswarmd.spawner import profile_form
 from jhswarmd.spawner.errors import StartFailed
-from jhswarmd.spawner.profile_form import Refused
+from jhswarmd.spawner.profile_form import OptionRefused
 from jhswarmd.spawner.traits import OptionsSpawner
 
 #: What a user reads whose choice is refused.
@@ -135,7 +135,7 @@ class ChoosingSpawner(OptionsSpawner):
                 options, self.offered_profiles, has_list=bool(self.notebook_profiles)
             )
             image = await self._allowed_image(chosen.image) if chosen.image else ""
-        except Refused as exc:
+        except OptionRefused as exc:
             raise StartFailed(
                 _REFUSED[exc.reason],
                 reason=exc.reason,
@@ -149,7 +149,7 @@ class ChoosingSpawner(OptionsSpawner):
         try:
             return str(await self.check_allowed(title))
         except web.HTTPError as exc:
-            raise Refused(
+            raise OptionRefused(
                 "image_refused",
                 f"asked for the image {title[:100]!r}, which is not among "
                 "c.SwarmSpawner.allowed_images (SINGLE_USER_IMAGES)",

@@ -14,7 +14,7 @@ from docker.types import DriverConfig, Mount
 
 from jhswarmd import labels
 from jhswarmd.errors import JhswarmdError
-from jhswarmd.spawner.volume_nodes import Holder
+from jhswarmd.spawner.volume_nodes import VolumeNode
 
 
 def mounts(
@@ -173,12 +173,12 @@ def read_node(raw: Mapping[str, Any]) -> Node:
 
 
 @dataclass(frozen=True)
-class Choice:
+class NodePlacement:
     """Where a notebook with a local volume may run."""
 
     node: Node | None = None
     """The node that has the volume; None: any node, which will make a new and empty one."""
-    lost: Holder | None = None
+    lost: VolumeNode | None = None
     """Who has the user's files when ``node`` has not got them."""
     problem: str = ""
     """What is wrong with ``lost``, to be read behind 'node X, which'."""
@@ -190,22 +190,24 @@ class Choice:
     """Whether nothing may be started."""
 
 
-def choose(holders: Sequence[Holder], nodes: Sequence[Node], *, is_strict: bool) -> Choice:
+def place(
+    holders: Sequence[VolumeNode], nodes: Sequence[Node], *, is_strict: bool
+) -> NodePlacement:
     """Choose the node for a volume that ``holders`` have, the oldest of which has the files.
 
     Strict: that node or none. Relaxed: else a later holder, else the node that has come back
     under another id (its name is the same), else any.
     """
     if not holders:
-        return Choice()
+        return NodePlacement()
     by_id = {node.id: node for node in nodes}
     first = by_id.get(holders[0].node_id)
     if first is not None and first.is_usable:
-        return Choice(node=first)
+        return NodePlacement(node=first)
     namesakes = [node for node in nodes if node.is_usable and node.name == holders[0].name]
     problem = _problem(first)
     if is_strict:
-        return Choice(
+        return NodePlacement(
             lost=holders[0],
             problem=problem,
             advice="A node of the same name is in the swarm under another id; if it still has its "
@@ -216,7 +218,7 @@ def choose(holders: Sequence[Holder], nodes: Sequence[Node], *, is_strict: bool)
         )
     later = [by_id[each.node_id] for each in holders[1:] if each.node_id in by_id]
     usable = [*namesakes[:1], *(node for node in later if node.is_usable)]
-    return Choice(
+    return NodePlacement(
         node=usable[0] if usable else None,
         lost=holders[0],
         problem=problem,

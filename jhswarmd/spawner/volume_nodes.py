@@ -36,14 +36,14 @@ _PREPARED = sa.Table(
 
 
 @dataclass(frozen=True)
-class Holder:
+class VolumeNode:
     """A node that holds a volume."""
 
     node_id: str
     name: str
 
 
-def list_holders(session: Any, volume: str) -> list[Holder]:
+def list_nodes(session: Any, volume: str) -> list[VolumeNode]:
     """Return the nodes that hold ``volume``, the one that has had it longest first.
 
     They are more than one only after starts that the policy 'relaxed' sent elsewhere.
@@ -54,12 +54,12 @@ def list_holders(session: Any, volume: str) -> list[Holder]:
         .where(_TABLE.c.volume == volume)
         .order_by(_TABLE.c.id)
     )
-    return [Holder(node_id=row.node_id, name=row.node_name) for row in rows]
+    return [VolumeNode(node_id=row.node_id, name=row.node_name) for row in rows]
 
 
-def remember(session: Any, volume: str, holder: Holder) -> None:
+def remember(session: Any, volume: str, holder: VolumeNode) -> None:
     """Remember that ``holder`` has ``volume``, unless that is known."""
-    if holder.node_id not in (each.node_id for each in list_holders(session, volume)):
+    if holder.node_id not in (each.node_id for each in list_nodes(session, volume)):
         session.execute(
             _TABLE.insert().values(volume=volume, node_id=holder.node_id, node_name=holder.name)
         )

@@ -31,7 +31,7 @@ from docker.types import (
 )
 
 from jhswarmd import labels, retry
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import EngineConflict, EngineError, EngineNotFound
 from jhswarmd.model import is_local_volume
 from jhswarmd.spawner import tasks, volume_nodes
@@ -191,7 +191,7 @@ class PreparingSpawner(StartingSpawner):
         """Tell whether there is nothing left to wait for, and the notebook may be tried."""
         if task.phase is not Phase.ended:
             return False
-        failure = tasks.failure(task, image=self.image, lasted_s=0)
+        failure = tasks.start_failure(task, image=self.image, lasted_s=0)
         # An image without a shell runs notebooks all the same.
         return failure is None or failure.reason in ("exited", "failed")
 
@@ -280,7 +280,7 @@ class PreparingSpawner(StartingSpawner):
         name = request["name"]
 
         async def once() -> str:
-            with translated(f"create service {name}"):
+            with engine_errors(f"create service {name}"):
                 await self._use_logins()
                 return str((await self.docker("create_service", **request))["ID"])
 

@@ -13,15 +13,15 @@ from typing import Any, ClassVar
 
 from jhswarmd import log_tail
 from jhswarmd.engine import streams
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import EngineError, EngineNotFound
 from jhswarmd.spawner import addresses, tasks
 from jhswarmd.spawner.errors import StartFailed
 from jhswarmd.spawner.placement import HomeSpawner
 from jhswarmd.spawner.progress import describe
 from jhswarmd.spawner.service import LOOK_CLOSER_S, Pause
-from jhswarmd.spawner.task_batcher import Lookout
-from jhswarmd.spawner.tasks import Failure, Phase, Task
+from jhswarmd.spawner.task_batcher import TaskBatcher
+from jhswarmd.spawner.tasks import Phase, StartFailure, Task
 
 #: Seconds that the notebook's log may take.
 LOG_WITHIN_S = 3.0
@@ -42,7 +42,7 @@ class StartingSpawner(HomeSpawner):
     """A server whose service exists, on its way to an answer."""
 
     #: Looks for all spawners.
-    _lookout: ClassVar[Lookout] = Lookout()
+    _task_batcher: ClassVar[TaskBatcher] = TaskBatcher()
 
     _task: Task | None = None
     _deadline_at = 0.0
@@ -110,7 +110,7 @@ class StartingSpawner(HomeSpawner):
 
     async def _newest_task_of_start(self) -> Task | None:
         try:
-            return await self._lookout.newest(self.object_id, self._list_tasks, self._left_s())
+            return await self._task_batcher.newest(self.object_id, self._list_tasks, self._left_s())
         except EngineNotFound as exc:
             raise StartFailed(
                 "Your notebook was removed from the cluster while it started.",
@@ -130,7 +130,7 @@ class StartingSpawner(HomeSpawner):
     async def _check(self, task: Task | None, node: str, *, lasted_s: float) -> None:
         """Raise StartFailed when the task itself tells that this start is hopeless."""
         home = self._choice.node
-        failure = tasks.failure(
+        failure = tasks.start_failure(
             task,
             image=self.image,
             lasted_s=lasted_s,
@@ -164,7 +164,7 @@ class StartingSpawner(HomeSpawner):
         Empty when this node's engine finds the image, or the registry is silent.
         """
         try:
-            with translated("ask the registry"):
+            with engine_errors("ask the registry"):
                 await asyncio.wait_for(
                     self.docker("inspect_distribution", self.image), LOOK_CLOSER_S
                 )
@@ -203,7 +203,7 @@ class StartingSpawner(HomeSpawner):
     async def _ask(self, doing: str, method: str, *args: Any) -> Any:
         return await self._engine(doing, method, *args, within_s=LOOK_CLOSER_S)
 
-    async def _fail(self, failure: Failure) -> None:
+    async def _fail(self, failure: StartFailure) -> None:
         """Raise StartFailed with all that is known."""
         lines = await self._last_lines() if failure.has_log else ()
         log = "".join(f"\n    {line}" for line in lines)
@@ -221,7 +221,7 @@ class StartingSpawner(HomeSpawner):
         """Return the last lines of the notebook's log, none when they cannot be had in time."""
         loop = asyncio.get_running_loop()
         try:
-            with translated(f"read the log of service {self.object_name}"):
+            with engine_errors(f"read the log of service {self.object_name}"):
                 text = await asyncio.wait_for(
                     loop.run_in_executor(self.executor, self._read_log, self.object_id),
                     min(LOG_WITHIN_S, self._deadline_at - self._now() - _LAST_WORDS_S),

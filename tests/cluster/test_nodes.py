@@ -146,7 +146,7 @@ def test_a_lost_node_ends_its_notebooks_and_a_start_waits_for_the_files(
     again = make()
     asyncio.run(again.start())
     assert has_file(worker, again)
-    assert [each.name for each in volume_nodes.list_holders(user.db, VOLUME)] == [worker.name]
+    assert [each.name for each in volume_nodes.list_nodes(user.db, VOLUME)] == [worker.name]
 
 
 def test_a_start_moves_on_from_a_lost_node_and_a_stop_does_not_wait_for_it(

@@ -9,7 +9,7 @@ import docker
 import pytest
 
 from jhswarmd.engine.client import Engine
-from jhswarmd.reconcile.image_pulls import Prepull
+from jhswarmd.reconcile.image_pulls import ImagePulls
 from tests.kit.cluster_lab import Cluster
 from tests.kit.lab import SMALL_IMAGE, Lab
 
@@ -24,16 +24,16 @@ def worker(cluster: Cluster) -> Lab:
 
 
 @pytest.fixture
-def make(cluster: Cluster) -> Callable[..., Prepull]:
-    def make_prepull(*images: str) -> Prepull:
+def make(cluster: Cluster) -> Callable[..., ImagePulls]:
+    def make_prepull(*images: str) -> ImagePulls:
         engine = Engine(docker.DockerClient(base_url=cluster.base_url, version="auto", timeout=30))
-        return Prepull(engine, "prepulltest", images, (), lambda: True, threading.Event())
+        return ImagePulls(engine, "prepulltest", images, (), lambda: True, threading.Event())
 
     return make_prepull
 
 
 def test_the_node_that_cannot_pull_is_named_and_no_other(
-    make: Callable[..., Prepull], cluster: Cluster, worker: Lab
+    make: Callable[..., ImagePulls], cluster: Cluster, worker: Lab
 ) -> None:
     cluster.client.images.get(SMALL_IMAGE).tag(ON_MANAGER)
     reconciler = make(SMALL_IMAGE, ON_MANAGER)
@@ -45,7 +45,7 @@ def test_the_node_that_cannot_pull_is_named_and_no_other(
 
 
 def test_a_lost_node_is_waited_for_until_that_is_known_and_due_when_it_is_back(
-    make: Callable[..., Prepull], cluster: Cluster, worker: Lab
+    make: Callable[..., ImagePulls], cluster: Cluster, worker: Lab
 ) -> None:
     reconciler = make(SMALL_IMAGE)
     with cluster.lost(worker, is_known=False):

@@ -38,7 +38,7 @@ def test_a_service_is_led_to_the_next_generation_and_loses_nothing(
     stack = f"view-{random.token_hex(4)}"
 
     def create(number: int) -> None:
-        marks = generations.marks(stack, "users", number, generations.GENERATED)
+        marks = generations.version_labels(stack, "users", number, generations.GENERATED)
         view.create_secret(labels.secret_name(stack, "users", number), b"content", marks)
 
     create(1)
@@ -58,8 +58,10 @@ def test_a_service_is_led_to_the_next_generation_and_loses_nothing(
     newest = generations.newest(held, "users")
     assert newest
     before = engine.client.api.inspect_service(service.id)["Spec"]
-    assert view.change_service(stack, lambda spec: secret_mounts.swap(spec, held, newest))
-    assert not view.change_service(stack, lambda spec: secret_mounts.swap(spec, held, newest))
+    assert view.change_service(stack, lambda spec: secret_mounts.with_mounts(spec, held, newest))
+    assert not view.change_service(
+        stack, lambda spec: secret_mounts.with_mounts(spec, held, newest)
+    )
     after = engine.client.api.inspect_service(service.id)["Spec"]
     (reference,) = after["TaskTemplate"]["ContainerSpec"]["Secrets"]
     (was,) = before["TaskTemplate"]["ContainerSpec"].pop("Secrets")
@@ -112,8 +114,8 @@ def test_a_burst_of_5000_foreign_events_costs_three_passes_at_most(
 ) -> None:
     hub = FakeHub()
     daemon = Daemon(Settings(stack_name="jupyterhub"), view, hub)
-    daemon.duty.take = lambda: True  # type: ignore[method-assign]
-    daemon.duty.is_active = True
+    daemon.leader.refresh = lambda: True  # type: ignore[method-assign]
+    daemon.leader.is_active = True
     looks: list[str] = []
     inspect = view.read_notebook
     view.read_notebook = lambda id_, stack: looks.append(id_) or inspect(id_, stack)  # type: ignore

@@ -12,7 +12,7 @@ import pytest
 from jhswarmd import labels
 from jhswarmd.deploy import stack as stacks
 from jhswarmd.engine.client import Engine
-from jhswarmd.reconcile.image_pulls import Prepull
+from jhswarmd.reconcile.image_pulls import ImagePulls
 from tests.kit.lab import Lab
 from tests.kit.registry_kit import FIRST, IMAGE, PrivateRegistry
 from tests.kit.spawner_kit import drained
@@ -23,14 +23,14 @@ STACK = "prepulltest"
 MISSING = "localhost:1/no/such:1"
 OWN_ROLE = f"{labels.ROLE}={labels.ROLE_PREPULL}"
 
-Make = Callable[..., Prepull]
+Make = Callable[..., ImagePulls]
 
 
 @pytest.fixture
 def make(engine: Lab, registry: PrivateRegistry) -> Make:
-    def make_prepull(*images: str, constraints: tuple[str, ...] = ()) -> Prepull:
+    def make_prepull(*images: str, constraints: tuple[str, ...] = ()) -> ImagePulls:
         own = Engine(docker.DockerClient(base_url=engine.base_url, version="auto", timeout=30))
-        return Prepull(
+        return ImagePulls(
             own,
             STACK,
             images,

@@ -52,7 +52,7 @@ def wait_settled(stack: Stack, least: Mapping[str, int]) -> None:
         return not told["doing"] and all(
             name in units
             and units[name]["generation"] >= number
-            and all(unit["is_settled"] for unit in units.values())
+            and all(unit["is_verified"] for unit in units.values())
             for name, number in least.items()
         )
 
@@ -76,7 +76,7 @@ def is_logged_in(visitor: Visitor) -> bool:
 def hub_tokens(stack: Stack) -> list[str]:
     """Return the tokens that daemon and idle culler use now, out of their container."""
     tokens = []
-    for kind in rotation.UNITS["daemon"]:
+    for kind in rotation.CREDENTIALS["daemon"]:
         code, output = stack.container("jhswarmd").exec_run(["cat", f"/run/secrets/{kind}"])
         assert code == 0
         tokens.append(str(output.decode().strip()))
@@ -211,7 +211,7 @@ def create_bad(stack: Stack, kind: str, content: bytes) -> int:
     engine = Engine(stack.lab.client)
     held = [each for each in engine.list_secrets(stack.name) if each.kind == kind]
     number = 1 + max(each.generation for each in held)
-    marks = generations.marks(stack.name, kind, number, "generated")
+    marks = generations.version_labels(stack.name, kind, number, "generated")
     engine.create_secret(labels.secret_name(stack.name, kind, number), content, marks)
     return number
 

@@ -22,7 +22,7 @@ from jupyterhub.user import User
 
 from jhswarmd.spawner import volume_nodes
 from jhswarmd.spawner.errors import StartFailed
-from jhswarmd.spawner.volume_nodes import Holder
+from jhswarmd.spawner.volume_nodes import VolumeNode
 from tests.kit.lab import Lab
 from tests.kit.spawner_kit import (
     STACK,
@@ -249,7 +249,7 @@ def test_that_the_node_of_the_files_is_lost_before_the_notebook_runs_is_told(
 ) -> None:
     # From a node that holds no files a start moves on: tests/cluster.
     (node,) = engine.client.nodes.list()
-    volume_nodes.remember(user.db, f"{STACK}-user-ann", Holder(node.id, "it"))
+    volume_nodes.remember(user.db, f"{STACK}-user-ann", VolumeNode(node.id, "it"))
 
     def stay(task: dict[str, Any]) -> None:
         if task.get("NodeID"):

@@ -16,7 +16,7 @@ from jupyterhub.user import User
 
 from jhswarmd import labels
 from jhswarmd.spawner import volume_nodes
-from jhswarmd.spawner.volume_nodes import Holder
+from jhswarmd.spawner.volume_nodes import VolumeNode
 from tests.kit.lab import Lab
 from tests.kit.spawner_kit import (
     STACK,
@@ -29,16 +29,16 @@ from tests.kit.spawner_kit import (
 from tests.kit.wait import wait_until
 
 VOLUME = f"{STACK}-user-ann"
-GONE = Holder("nodethatleftlongago", "worker-7")
+GONE = VolumeNode("nodethatleftlongago", "worker-7")
 
 
-def this_node(engine: Lab) -> Holder:
+def this_node(engine: Lab) -> VolumeNode:
     (node,) = engine.client.nodes.list()
-    return Holder(node.id, node.attrs["Description"]["Hostname"])
+    return VolumeNode(node.id, node.attrs["Description"]["Hostname"])
 
 
-def holders(user: User) -> list[Holder]:
-    return volume_nodes.list_holders(user.db, VOLUME)
+def holders(user: User) -> list[VolumeNode]:
+    return volume_nodes.list_nodes(user.db, VOLUME)
 
 
 def constraints_of(service: dict[str, Any]) -> list[str]:

@@ -11,13 +11,13 @@ from datetime import datetime, timezone
 from typing import Any
 
 from jhswarmd.credentials import generations, secret_mounts
-from jhswarmd.credentials.generations import Existing
+from jhswarmd.credentials.generations import SecretVersion
 from jhswarmd.engine.client import LocalContainer
 from jhswarmd.errors import (
     EngineConflict,
     EngineError,
     EngineNotFound,
-    HubUnknown,
+    HubUnavailable,
 )
 from jhswarmd.model import HubIdentity, HubUser, NotebookService, StackService
 
@@ -90,7 +90,7 @@ class FakeEngine:
             raise EngineNotFound("no such file")
         return self.files[container_id, path]
 
-    def list_secrets(self, stack: str) -> list[Existing]:
+    def list_secrets(self, stack: str) -> list[SecretVersion]:
         return [
             each
             for id_, (name, _, marks) in self.secrets.items()
@@ -171,7 +171,7 @@ class FakeHub:
     def _answer(self, call: str) -> None:
         self.calls.append(call)
         if self.unknown:
-            raise HubUnknown("the hub is ill")
+            raise HubUnavailable("the hub is ill")
 
     def read_identity(self) -> HubIdentity:
         self._answer("read_identity")
@@ -188,8 +188,8 @@ class FakeHub:
         self._answer("list_users")
         yield from list(self.users.values())
 
-    def report_vanished(self, user: str, server: str) -> bool:
-        self._answer("report_vanished")
+    def check_server(self, user: str, server: str) -> bool:
+        self._answer("check_server")
         self.reports.append((user, server))
         return True
 
@@ -197,8 +197,8 @@ class FakeHub:
         self._answer("list_silent")
         return self.silent
 
-    def look_at_removed_users(self) -> tuple[list[str], bool]:
-        self._answer("look_at_removed_users")
+    def enforce_removed_users(self) -> tuple[list[str], bool]:
+        self._answer("enforce_removed_users")
         return self.removed_users, self.stops_removed
 
     def restore_routes(self) -> None:

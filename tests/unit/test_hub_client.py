@@ -6,8 +6,8 @@ import pytest
 import requests
 from requests.adapters import BaseAdapter
 
-from jhswarmd.errors import HubUnknown
-from jhswarmd.hub_client import Hub
+from jhswarmd.errors import HubUnavailable
+from jhswarmd.hub_client import HubClient
 from jhswarmd.model import HubIdentity, HubUser
 
 TOKEN = "t0ken-t0ken-t0ken"
@@ -43,7 +43,7 @@ def make_hub(**answers):
     session = requests.Session()
     canned = Canned(**answers)
     session.mount("http://", canned)
-    return Hub("http://hub:8081/hub/api", TOKEN, session), canned
+    return HubClient("http://hub:8081/hub/api", TOKEN, session), canned
 
 
 def test_the_identity_is_read_with_a_token_that_sees_everything():
@@ -63,7 +63,7 @@ def test_silent_servers_are_none_for_an_older_hub():
 
 def test_a_token_that_may_not_see_all_servers_makes_everything_unknown():
     hub, _ = make_hub(user=(200, {"scopes": ["list:users!group=x", "read:servers"]}))
-    with pytest.raises(HubUnknown, match="list:users"):
+    with pytest.raises(HubUnavailable, match="list:users"):
         hub.read_identity()
 
 
@@ -90,7 +90,7 @@ def test_who_asks_about_a_service_is_told_whether_any_server_is_it():
         assert hub.read_user("bob", "s1")[1] == expected
         assert canned.requests[0].path_url.endswith("users/bob?service=s1")
     hub, _ = make_hub(**{"jhswarmd/users/bob": (200, nobody)})
-    with pytest.raises(HubUnknown):
+    with pytest.raises(HubUnavailable):
         hub.read_user("bob", "s1")
 
 
@@ -126,7 +126,7 @@ def test_a_name_with_a_slash_does_not_lead_to_another_path():
 )
 def test_an_unclear_answer_about_a_user_is_unknown(answer):
     hub, _ = make_hub(**{"jhswarmd/users/alice": answer})
-    with pytest.raises(HubUnknown):
+    with pytest.raises(HubUnavailable):
         hub.read_user("alice")
 
 
@@ -141,7 +141,7 @@ def test_an_unclear_answer_about_a_user_is_unknown(answer):
 )
 def test_an_unclear_item_makes_the_whole_list_unknown(item):
     hub, _ = make_hub(users=(200, {"items": [item], "_pagination": {"next": None}}))
-    with pytest.raises(HubUnknown):
+    with pytest.raises(HubUnavailable):
         list(hub.list_users())
 
 
@@ -165,13 +165,13 @@ def test_a_failing_second_page_makes_the_whole_list_unknown():
         return (500, "") if "offset=200" in request.url else (200, page(["a"], {"offset": 200}))
 
     hub, _ = make_hub(users=answer)
-    with pytest.raises(HubUnknown):
+    with pytest.raises(HubUnavailable):
         list(hub.list_users())
 
 
 def test_a_page_that_leads_back_makes_the_whole_list_unknown():
     hub, _ = make_hub(users=lambda request: (200, page(["a"], {"offset": 200})))
-    with pytest.raises(HubUnknown, match="leads back"):
+    with pytest.raises(HubUnavailable, match="leads back"):
         list(hub.list_users())
 
 
@@ -181,12 +181,12 @@ def test_a_page_that_leads_back_makes_the_whole_list_unknown():
 )
 def test_a_report_is_answered_with_what_the_hub_found(answer, has_ended):
     hub, _ = make_hub(**{"jhswarmd/users/alice/servers/": answer})
-    assert hub.report_vanished("alice", "") is has_ended
+    assert hub.check_server("alice", "") is has_ended
 
 
 def test_a_list_without_pagination_is_unknown():
     hub, _ = make_hub(users=(200, [{"name": "a", "servers": {}}]))
-    with pytest.raises(HubUnknown):
+    with pytest.raises(HubUnavailable):
         list(hub.list_users())
 
 
@@ -195,7 +195,7 @@ def test_no_error_shows_the_token():
         return requests.ConnectionError(f"failed with {request.headers}")
 
     hub, _ = make_hub(**{"jhswarmd/users/alice": answer})
-    with pytest.raises(HubUnknown) as caught:
+    with pytest.raises(HubUnavailable) as caught:
         hub.read_user("alice")
     chain = [caught.value, caught.value.__cause__]
     assert not any(TOKEN in repr(each) + str(each) for each in chain)
@@ -212,10 +212,10 @@ def test_no_error_shows_the_token():
 )
 def test_an_unclear_answer_about_removed_users_is_unknown(answer):
     hub, _ = make_hub(**{"jhswarmd/removed-users": answer})
-    with pytest.raises(HubUnknown):
-        hub.look_at_removed_users()
+    with pytest.raises(HubUnavailable):
+        hub.enforce_removed_users()
 
 
 def test_the_hub_tells_whose_accounts_are_gone():
     hub, _ = make_hub(**{"jhswarmd/removed-users": (200, {"users": ["bob"], "stops": False})})
-    assert hub.look_at_removed_users() == (["bob"], False)
+    assert hub.enforce_removed_users() == (["bob"], False)

@@ -16,14 +16,14 @@ from jhswarmd.errors import (
     EngineError,
     EngineNotFound,
     EngineUnavailable,
-    HubUnknown,
+    HubUnavailable,
     UsageError,
 )
 from jhswarmd.spawner import swarm
 from jhswarmd.spawner.service import ServiceSpawner
 from tests.unit.spawner.test_swarm import make_spawner
 
-TRANSIENT = [EngineUnavailable("no answer"), HubUnknown("no answer")]
+TRANSIENT = [EngineUnavailable("no answer"), HubUnavailable("no answer")]
 DEFINITE = [EngineNotFound("x"), EngineConflict("x"), EngineError("x"), UsageError("x")]
 #: Longer than any test may take.
 FOR_EVER_S = 3600.0

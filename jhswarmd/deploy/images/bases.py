@@ -32,7 +32,7 @@ from jhswarmd.deploy.images.recipes import (
 from jhswarmd.deploy.machine import host
 from jhswarmd.deploy.progress import Progress
 from jhswarmd.engine import streams
-from jhswarmd.engine.errors import translate, translated
+from jhswarmd.engine.errors import engine_errors, translate
 from jhswarmd.errors import JhswarmdError
 from jhswarmd.settings.settings import BaseImages, Settings
 
@@ -79,7 +79,7 @@ class Bases:
     certificates: Mapping[str, bytes]
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Return what the administrator reads."""
         if self.debian is not None:
             return f"Debian {self.debian.codename}, made from this machine's package mirror"
@@ -99,7 +99,7 @@ class Bases:
         return recipe.reference() if recipe else base
 
     @property
-    def starts(self) -> tuple[str, ...]:
+    def required_images(self) -> tuple[str, ...]:
         """Return everything that must be on the engine before an image is built."""
         return tuple(dict.fromkeys((self.start(self.hub), self.start(self.singleuser))))
 
@@ -134,7 +134,7 @@ def ensure(client: docker.DockerClient, settings: Settings, progress: Progress) 
     """See that the bases are on the engine, and return them. Raises JhswarmdError."""
     found = candidates(settings, progress)
     for bases in found:
-        if all(is_on_engine(client, reference) for reference in bases.starts):
+        if all(is_on_engine(client, reference) for reference in bases.required_images):
             return bases
     chosen = found[-1]
     if chosen.debian is None:
@@ -226,7 +226,7 @@ def _make_debian(client: docker.DockerClient, debian: Debian, progress: Progress
         )
         step.update("importing it into the engine")
         repository, _, tag = debian.reference.rpartition(":")
-        with translated("importing the Debian base"):
+        with engine_errors("importing the Debian base"):
             answer = client.api.import_image_from_file(str(archive), repository=repository, tag=tag)
             streams.raise_failure(answer, "importing the Debian base")
         step.done("; ".join(debian.sources))

@@ -21,7 +21,7 @@ import docker
 from docker.errors import APIError
 
 from jhswarmd.deploy.machine import host
-from jhswarmd.engine.errors import translate, translated
+from jhswarmd.engine.errors import engine_errors, translate
 from jhswarmd.errors import JhswarmdError
 
 #: What an engine says whose own builder is BuildKit (23 and later, unless it is switched off).
@@ -39,7 +39,7 @@ def uses_buildkit(client: docker.DockerClient) -> bool:
     """Tell whether builds of this engine go through the ``docker`` command. Raises EngineError."""
     if os.environ.get("DOCKER_BUILDKIT") == "0" or not _has_buildx():
         return False
-    with translated("ask which builder the engine has"):
+    with engine_errors("ask which builder the engine has"):
         ping = client.api.get(f"{client.api.base_url}/_ping", timeout=client.api.timeout)
     return bool(ping.headers.get("Builder-Version") == _BUILDKIT)
 

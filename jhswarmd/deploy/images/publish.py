@@ -28,7 +28,7 @@ from jhswarmd.deploy.images.recipes import (
     stream,
 )
 from jhswarmd.deploy.progress import Progress, Step
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import EngineError, EngineNotFound, EngineUnavailable, JhswarmdError
 from jhswarmd.settings.settings import Settings
 
@@ -104,7 +104,7 @@ def build_local(
     if not is_on_engine(client, recipe.reference()):
         with progress.step(f"Building the image {name}") as step:
             build_recipe(client, recipe, recipe.reference(), step)
-    with translated(f"reading the image {name}"):
+    with engine_errors(f"reading the image {name}"):
         return str(client.images.get(recipe.reference()).id)
 
 
@@ -139,7 +139,7 @@ def list_missing(images: Images) -> list[str]:
 
 def list_deployed(client: docker.DockerClient, stack: str) -> list[str]:
     """Return the images of the stack's services and of its notebooks, as Swarm was given them."""
-    with translated("list the services"):
+    with engine_errors("list the services"):
         found = client.api.services(filters={"label": f"{labels.STACK}={stack}"})
     containers = [
         each["Spec"]["TaskTemplate"]["ContainerSpec"]
@@ -180,7 +180,7 @@ def _pin(client: docker.DockerClient, image: str) -> str:
     if "@" in image:
         return image
     try:
-        with translated(f"asking the registry for {image}"):
+        with engine_errors(f"asking the registry for {image}"):
             answer = client.api.inspect_distribution(image)
     except EngineError as exc:
         raise JhswarmdError(
@@ -269,7 +269,7 @@ def _images(
         hub=references["hub"],
         proxy=references["proxy"],
         singleuser=settings.single_user_image or references["singleuser"],
-        base=bases.words,
+        base=bases.description,
         built=built,
     )
 
@@ -300,7 +300,7 @@ def _digests(client: docker.DockerClient, recipe: Recipe, reference: str) -> lis
     goes by a name without a registry: a name with one may have been pulled since.
     """
     try:
-        with translated(f"looking for {recipe.reference()}"):
+        with engine_errors(f"looking for {recipe.reference()}"):
             image = client.images.get(recipe.reference())
     except EngineNotFound:
         return []
@@ -312,7 +312,7 @@ def _digests(client: docker.DockerClient, recipe: Recipe, reference: str) -> lis
 def _in_registry(client: docker.DockerClient, reference: str) -> bool:
     """Ask through the engine: it knows how to reach the registry, and with which login."""
     try:
-        with translated(f"asking the registry for {reference}"):
+        with engine_errors(f"asking the registry for {reference}"):
             client.api.inspect_distribution(reference)
     except EngineNotFound:
         return False
@@ -337,7 +337,7 @@ def _build_and_push(
     built = step.elapsed_s
     what = f"{reference} cannot be pushed"
     pushed: list[str] = []
-    with translated(f"pushing {reference}"):
+    with engine_errors(f"pushing {reference}"):
         repository, _, tag = reference.rpartition(":")
         client.api.tag(recipe.reference(), repository, tag, force=True)
         output = client.api.push(repository, tag, stream=True, decode=True)

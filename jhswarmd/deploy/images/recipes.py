@@ -27,7 +27,7 @@ from jhswarmd.deploy.images import builders
 from jhswarmd.deploy.machine import host
 from jhswarmd.deploy.progress import Step
 from jhswarmd.engine import streams
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import EngineNotFound
 
 #: Repositories are ``<registry>/jhswarmd/<name>``.
@@ -81,7 +81,7 @@ def build_recipe(client: docker.DockerClient, recipe: Recipe, reference: str, st
         )
     except (DockerException, requests.RequestException) as exc:
         raise builders.refused(exc, what, doing) from exc
-    with translated(doing):
+    with engine_errors(doing):
         for line in stream(output, what):
             show(line)
 
@@ -89,7 +89,7 @@ def build_recipe(client: docker.DockerClient, recipe: Recipe, reference: str, st
 def is_on_engine(client: docker.DockerClient, reference: str) -> bool:
     """Tell whether the engine holds an image of this name or id."""
     try:
-        with translated(f"looking for {reference}"):
+        with engine_errors(f"looking for {reference}"):
             client.images.get(reference)
     except EngineNotFound:
         return False

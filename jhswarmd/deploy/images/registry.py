@@ -34,7 +34,7 @@ from jhswarmd.deploy.images import publish
 from jhswarmd.deploy.progress import Progress, Step
 from jhswarmd.engine import registry_auth, streams
 from jhswarmd.engine.client import Engine
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.engine.registry_auth import Login
 from jhswarmd.errors import EngineConflict, EngineError, EngineNotFound, JhswarmdError, UsageError
 from jhswarmd.labels import ROLE, ROLE_REGISTRY
@@ -136,7 +136,7 @@ def known_login(client: docker.DockerClient, registry: str) -> Login | None:
     for content in _read_files(client, service["ID"], f"{SECRETS_DIR}/{_LOGIN}"):
         username, _, password = content.decode().partition(":")
         return Login(registry, username, password)
-    with translated("looking for the registry's login"):
+    with engine_errors("looking for the registry's login"):
         daemons = client.api.services(filters={"label": f"{ROLE}=jhswarmd"})
     for daemon in daemons:
         for content in _read_files(client, daemon["ID"], f"{SECRETS_DIR}/registry_login"):
@@ -151,12 +151,12 @@ def known_login(client: docker.DockerClient, registry: str) -> Login | None:
 
 def _read_files(client: docker.DockerClient, service_id: str, path: str) -> Iterator[bytes]:
     """Yield a file's content from each container of a service on this node that has it."""
-    with translated("looking for the registry's login"):
+    with engine_errors("looking for the registry's login"):
         wanted = {"label": f"{labels.SERVICE_ID}={service_id}"}
         containers = client.api.containers(filters=wanted)
     for container in containers:
         try:
-            with translated("reading the registry's login"):
+            with engine_errors("reading the registry's login"):
                 # No event shows what a command prints.
                 content = streams.run(
                     client.api, container["Id"], ["cat", path], b"", timeout_s=_READ_S
@@ -232,7 +232,7 @@ def _at_another_port(registry: str, published: int) -> JhswarmdError:
 
 def _find(client: docker.DockerClient) -> Mapping[str, Any] | None:
     """Return the registry's service; None if there is none. Raises JhswarmdError."""
-    with translated("looking for the registry's service"):
+    with engine_errors("looking for the registry's service"):
         # The engine's filter is a prefix.
         found = client.api.services(filters={"name": SERVICE})
     services: list[Mapping[str, Any]] = [it for it in found if it["Spec"]["Name"] == SERVICE]
@@ -285,7 +285,7 @@ def _create_login(
 
 
 def _list_secrets(client: docker.DockerClient) -> list[dict[str, Any]]:
-    with translated("listing the registry's secrets"):
+    with engine_errors("listing the registry's secrets"):
         found: list[dict[str, Any]] = client.api.secrets(
             filters={"label": [f"{ROLE}={ROLE_REGISTRY}"]}
         )
@@ -334,7 +334,7 @@ def _create(
     publish_mode: str,
     references: list[SecretReference],
 ) -> None:
-    with translated("creating the registry's service"):
+    with engine_errors("creating the registry's service"):
         node = client.info()["Swarm"]["NodeID"]
         container = ContainerSpec(
             image=image,
@@ -406,7 +406,7 @@ def _wait_ready(client: docker.DockerClient, login: Login, step: Step) -> None:
 
 def _newest_task(client: docker.DockerClient) -> str:
     """Say how the registry's newest task is doing; an error of it is the reason to show."""
-    with translated("reading the registry's tasks"):
+    with engine_errors("reading the registry's tasks"):
         tasks = client.api.tasks(filters={"service": SERVICE})
     newest = newest_task(tasks)
     if newest is None:

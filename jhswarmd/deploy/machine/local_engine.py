@@ -27,7 +27,7 @@ from docker.errors import APIError, DockerException
 from jhswarmd.deploy.machine import host
 from jhswarmd.deploy.progress import Progress, Step
 from jhswarmd.engine import compatibility
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import JhswarmdError
 
 STATE_DIR_VARIABLE = "JHSWARMD_STATE_DIR"
@@ -129,7 +129,7 @@ def ensure_swarm(client: docker.DockerClient, progress: Progress) -> None:
 
     Raises JhswarmdError.
     """
-    with progress.step("Swarm") as step, translated("asking for the swarm"):
+    with progress.step("Swarm") as step, engine_errors("asking for the swarm"):
         swarm = client.info()["Swarm"]
         state = swarm.get("LocalNodeState", "")
         if state == "active" and swarm.get("ControlAvailable"):
@@ -158,7 +158,7 @@ def ensure_swarm(client: docker.DockerClient, progress: Progress) -> None:
 
 def require_manager(client: docker.DockerClient) -> None:
     """Raise JhswarmdError unless this engine is a manager of a swarm. Changes nothing."""
-    with translated("asking for the swarm"):
+    with engine_errors("asking for the swarm"):
         swarm = client.info()["Swarm"]
     state = swarm.get("LocalNodeState", "")
     if state == "active" and swarm.get("ControlAvailable"):
@@ -354,7 +354,7 @@ def _which(program: str) -> str | None:
 
 
 def _version(client: docker.DockerClient) -> str:
-    with translated("asking for the engine's version"):
+    with engine_errors("asking for the engine's version"):
         return f"version {client.info()['ServerVersion']}"
 
 

@@ -18,7 +18,7 @@ import docker
 from jhswarmd import labels
 from jhswarmd.credentials import generations
 from jhswarmd.deploy.profiles.profile import Profile
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import EngineConflict, EngineNotFound
 from jhswarmd.settings.settings import Settings
 
@@ -80,7 +80,7 @@ def read(client: docker.DockerClient, stack: str) -> Record | None:
 
 
 def _configs(client: docker.DockerClient) -> list[dict[str, Any]]:
-    with translated("list the configs"):
+    with engine_errors("list the configs"):
         found: list[dict[str, Any]] = client.api.configs(
             filters={"label": f"{labels.KIND}={_KIND}"}
         )
@@ -102,7 +102,7 @@ def write(client: docker.DockerClient, profile: Profile) -> None:
         }
         name = labels.secret_name(stack, _KIND, number)
         try:
-            with translated(f"create the config {name}"):
+            with engine_errors(f"create the config {name}"):
                 # Everything is in the labels, but the engine refuses an empty one.
                 client.api.create_config(name, b"see its labels\n", labels=marks)
         except EngineConflict as exc:
@@ -132,7 +132,7 @@ def remove(client: docker.DockerClient, stack: str) -> None:
 
 def _remove(client: docker.DockerClient, record: Record) -> None:
     try:
-        with translated("remove a record of the profile"):
+        with engine_errors("remove a record of the profile"):
             client.api.remove_config(record.id)
     except EngineNotFound:
         return

@@ -12,7 +12,7 @@ from jhswarmd.commands import doctor
 from jhswarmd.commands.doctor import Grade
 from jhswarmd.commands.status import warn
 from jhswarmd.credentials import tls
-from jhswarmd.credentials.generations import Existing
+from jhswarmd.credentials.generations import SecretVersion
 from jhswarmd.deploy.profiles.profile import Profile
 from jhswarmd.settings.settings import Settings
 from tests.unit.commands.test_status import make_daemon, make_report
@@ -88,7 +88,7 @@ def test_what_status_complains_of_and_a_certificates_end_are_findings():
     unit = {
         "generation": 1,
         "created_at_s": 0.0,
-        "is_settled": True,
+        "is_verified": True,
         "next_at_s": None,
         "expires_at_s": in_days,
         "rejected": {},
@@ -169,7 +169,7 @@ def test_the_certificate_of_the_profile_is_judged_before_it_is_deployed():
     ("heartbeat_s", "silence", "has_remedy"), [(5, "15 s", True), (60, "180 s", False)]
 )
 def test_for_how_long_a_node_may_be_silent_is_told(heartbeat_s, silence, has_remedy):
-    finding = doctor.patience(heartbeat_s)
+    finding = doctor.check_heartbeat(heartbeat_s)
     assert finding.grade is Grade.good
     assert silence in finding.what
     assert ("--dispatcher-heartbeat" in finding.remedy) is has_remedy
@@ -185,7 +185,7 @@ def test_for_how_long_a_node_may_be_silent_is_told(heartbeat_s, silence, has_rem
 )
 def test_the_certificate_in_use_is_compared_with_the_host(names, host, is_bad):
     held = [
-        Existing(kind, kind, kind, 1, "generated", certificate_names=names)
+        SecretVersion(kind, kind, kind, 1, "generated", certificate_names=names)
         for kind in ("tls_cert", "tls_key")
     ]
     (found,) = doctor.live_certificate(held, host)

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from jhswarmd import labels
 from jhswarmd.commands import selection
-from jhswarmd.credentials.generations import marks, source_label
+from jhswarmd.credentials.generations import source_label, version_labels
 from jhswarmd.deploy import secrets
 from jhswarmd.deploy.profiles import profile, record
 from jhswarmd.deploy.progress import Progress
@@ -58,7 +58,7 @@ class Api:
                 "CreatedAt": "2026-01-01T00:00:00",
                 "Spec": {
                     "Name": f"users_g{number}",
-                    "Labels": marks(
+                    "Labels": version_labels(
                         "jupyterhub",
                         "users",
                         number,
@@ -93,7 +93,7 @@ def folder(tmp_path):
 def client(monkeypatch):
     held = [{"name": name, "source": "list"} for name in ("ann", "bob")]
     held.append({"name": "carol", "source": "added"})
-    monkeypatch.setattr(selection.daemon_client, "ask", lambda *args: {"accounts": held})
+    monkeypatch.setattr(selection.daemon_client, "call", lambda *args: {"accounts": held})
     return Client()
 
 
@@ -224,7 +224,7 @@ def test_it_is_asked_too_when_the_deployment_is_down_or_its_daemon_silent(
     def silent(*_):
         raise JhswarmdError("no daemon")
 
-    monkeypatch.setattr(selection.daemon_client, "ask", silent)
+    monkeypatch.setattr(selection.daemon_client, "call", silent)
     for hub in (client.api.hub, None):
         client.api.hub = hub
         done, text, _ = confirm(client, load("local"))

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from jhswarmd import labels
 from jhswarmd.commands import status
-from jhswarmd.commands.status import Health, NodeState, Report, ServiceState, judge, show, warn
+from jhswarmd.commands.status import Health, NodeState, Report, ServiceState, assess, show, warn
 from jhswarmd.errors import JhswarmdError, UsageError
 
 
@@ -135,7 +135,7 @@ def services(**running):
     ],
 )
 def test_health_is_what_the_worst_problem_makes_it(facts, health, problem):
-    found, problems = judge(make_report(**facts))
+    found, problems = assess(make_report(**facts))
     assert found is health
     assert any(problem in each for each in problems) or not problem
     assert bool(problems) == (health is not Health.healthy)
@@ -163,7 +163,7 @@ def test_the_report_reads_back_from_its_json():
 
 def test_files_on_several_nodes_are_warned_of_and_are_no_illness():
     report = make_report(scattered_over=["n1", "n2"])
-    assert judge(report) == (Health.healthy, [])
+    assert assess(report) == (Health.healthy, [])
     (warning,) = warn(report)
     assert "2 nodes (n1, n2)" in warning
     assert "NFS" in warning
@@ -191,21 +191,21 @@ def test_a_node_that_cannot_pull_degrades_and_is_named():
     failed = [{"node": "n2", "image": "r/x:1", "why": "No such image"}]
     view = {**make_daemon()["prepull"], "failed": failed, "nodes": 2}
     report = make_report(daemon=make_daemon(prepull=view))
-    health, problems = judge(report)
+    health, problems = assess(report)
     assert health is Health.degraded
     assert "node n2 cannot pull r/x:1: No such image" in problems[0]
 
 
 def test_constraints_that_no_node_fulfils_degrade():
     view = {**make_daemon()["prepull"], "nodes": 0}
-    health, problems = judge(make_report(daemon=make_daemon(prepull=view)))
+    health, problems = assess(make_report(daemon=make_daemon(prepull=view)))
     assert health is Health.degraded
     assert "none fulfils NOTEBOOK_CONSTRAINTS" in problems[0]
 
 
 def test_plain_passwords_in_swarm_are_warned_of_and_are_no_illness():
     report = make_report(daemon=make_daemon(accounts={"plain": 3}))
-    assert judge(report) == (Health.healthy, [])
+    assert assess(report) == (Health.healthy, [])
     (warning,) = warn(report)
     assert "3 passwords are kept as plain text" in warning
 
@@ -245,7 +245,7 @@ def make_unit(**facts):
     unit = {
         "generation": 2,
         "created_at_s": time.time() - 3 * day_s,
-        "is_settled": True,
+        "is_verified": True,
         "next_at_s": time.time() + 80 * day_s,
         "expires_at_s": None,
         "rejected": {},
@@ -262,7 +262,7 @@ def make_rotation(doing="", **units):
 def test_each_secret_that_rotates_has_a_line_with_generation_age_next_rotation_and_result(capsys):
     units = {
         "cookie": make_unit(),
-        "proxy": make_unit(is_settled=False, next_at_s=None),
+        "proxy": make_unit(is_verified=False, next_at_s=None),
         "tls": make_unit(expires_at_s=time.time() + 90 * 86400, rejected={"3": "no key"}),
     }
     daemon = make_rotation(doing="waiting for hub", **units)
@@ -275,7 +275,7 @@ def test_each_secret_that_rotates_has_a_line_with_generation_age_next_rotation_a
 
 def test_a_rotation_that_was_rolled_back_is_a_problem_with_its_reason():
     daemon = make_rotation(cookie=make_unit(rejected={"3": "the hub does not start with it"}))
-    health, problems = judge(make_report(daemon=daemon))
+    health, problems = assess(make_report(daemon=daemon))
     assert health is Health.degraded
     assert "the hub does not start with it" in problems[0]
     assert "jhswarmd rotate cookie" in problems[0]
@@ -284,9 +284,9 @@ def test_a_rotation_that_was_rolled_back_is_a_problem_with_its_reason():
 def test_a_certificate_is_warned_of_before_it_ends_and_a_problem_after():
     soon = make_rotation(tls=make_unit(expires_at_s=time.time() + 3 * 86400 + 60))
     assert any("ends in 3 d" in each for each in warn(make_report(daemon=soon)))
-    assert judge(make_report(daemon=soon))[0] is Health.healthy
+    assert assess(make_report(daemon=soon))[0] is Health.healthy
     over = make_rotation(tls=make_unit(expires_at_s=time.time() - 60))
-    assert "has expired" in judge(make_report(daemon=over))[1][0]
+    assert "has expired" in assess(make_report(daemon=over))[1][0]
     later = make_rotation(tls=make_unit(expires_at_s=time.time() + 30 * 86400))
     assert warn(make_report(daemon=later)) == []
 
@@ -407,7 +407,7 @@ def crashing(**facts):
 def test_a_hub_that_ends_again_and_again_is_explained_by_its_last_words_and_nothing_else():
     daemon = make_daemon(unknown={"servers": "the hub is silent"}, unready="no hub answers")
     report = make_report(services=crashing(), daemon=daemon)
-    health, problems = judge(report)
+    health, problems = assess(report)
     assert health is Health.down
     (problem,) = problems
     for words in ("non-zero exit (1), 4 times", "'(' was never closed", "'jhswarmd up'"):
@@ -419,12 +419,12 @@ def test_a_hub_that_ends_again_and_again_is_explained_by_its_last_words_and_noth
 
 def test_a_hub_that_has_not_failed_is_on_its_way():
     report = make_report(services=crashing(error="", failures=0, last_words=[], state="starting"))
-    assert "hub does not run: its newest task is starting" in judge(report)[1][0]
+    assert "hub does not run: its newest task is starting" in assess(report)[1][0]
 
 
 def test_a_daemon_that_does_not_run_is_said_once():
     stopped = [*services()[:2], *services(jhswarmd=0)[2:]]
-    _, problems = judge(make_report(services=stopped, daemon=None, daemon_error="no container"))
+    _, problems = assess(make_report(services=stopped, daemon=None, daemon_error="no container"))
     assert len(problems) == 1
 
 
@@ -446,14 +446,14 @@ def test_only_recent_failures_of_what_runs_now_count():
 
 
 def test_a_hub_that_runs_and_ends_again_and_again_is_degraded():
-    health, (problem,) = judge(make_report(services=crashing(running=1)))
+    health, (problem,) = assess(make_report(services=crashing(running=1)))
     assert health is Health.degraded
     for words in ("ended 4 times in 10 min", "non-zero exit (1)", "'(' was never closed"):
         assert words in problem
 
 
 def test_a_lost_name_is_named_with_the_command_that_repairs_it():
-    health, problems = judge(make_report(daemon=make_daemon(names={"lost": ["proxy"]})))
+    health, problems = assess(make_report(daemon=make_daemon(names={"lost": ["proxy"]})))
     assert health is Health.degraded
     assert "lost the name 'proxy'" in problems[0]
     assert "docker service update --force" in problems[0]

@@ -15,7 +15,7 @@ from rich.console import Console
 from jhswarmd.accounts.hashing import hash_password
 from jhswarmd.commands import up
 from jhswarmd.credentials import tls
-from jhswarmd.credentials.generations import Existing
+from jhswarmd.credentials.generations import SecretVersion
 from jhswarmd.deploy.profiles.profile import Profile
 from jhswarmd.deploy.progress import Progress
 from jhswarmd.settings.settings import Settings
@@ -86,6 +86,6 @@ def issued_by_a_ca():
     ],
 )
 def test_only_a_self_signed_certificate_is_called_so(files, source, is_self_signed):
-    held = [Existing(kind, kind, kind, 1, source) for kind in ("tls_cert", "tls_key")]
+    held = [SecretVersion(kind, kind, kind, 1, source) for kind in ("tls_cert", "tls_key")]
     profile = Profile("mine", Settings(), files, Path("env/mine"))
     assert up._is_self_signed(profile, held) is is_self_signed

@@ -13,10 +13,10 @@ from jhswarmd.credentials import generations
 from jhswarmd.daemon.user_commands import UserCommands
 from jhswarmd.deploy import users as admin
 from jhswarmd.engine.client import LocalContainer
-from jhswarmd.errors import JhswarmdError, NotNow, UsageError
+from jhswarmd.errors import DaemonBusy, JhswarmdError, UsageError
 from jhswarmd.reconcile.accounts import Accounts
 from jhswarmd.reconcile.removed_users import KEPT_S, STOPPING_S, RemovedUsers
-from jhswarmd.reconcile.users_secret import Users
+from jhswarmd.reconcile.users_secret import UsersSecret
 from tests.kit.fakes import FakeEngine, FakeHub
 
 HASH = "$6$saltsalt$" + "a" * 86
@@ -111,7 +111,7 @@ def test_a_password_is_set_for_an_account_that_is_there_alone(monkeypatch):
         asked.append((command, arguments))
         return {"accounts": [{"name": "ann"}]} if command == "users" else {"generation": 2}
 
-    monkeypatch.setattr(admin.daemon_client, "ask_patiently", ask)
+    monkeypatch.setattr(admin.daemon_client, "call_with_retry", ask)
     admin.set_password(None, "jupyterhub", "ann", HASH)
     (_, (command, arguments)) = asked
     assert command == "users_change"
@@ -133,7 +133,7 @@ def test_no_command_takes_a_password_as_an_argument():
 def engine(tmp_path):
     engine = FakeEngine()
     engine.containers = [LocalContainer("c1", "running")]
-    marks = generations.marks("jupyterhub", "users", 1, "scrypt:a:b")
+    marks = generations.version_labels("jupyterhub", "users", 1, "scrypt:a:b")
     content = f"alice:{HASH}\nbob:{HASH}\n".encode()
     engine.mount("users", engine.create_secret("jupyterhub_users_g1", content, marks))
     (tmp_path / "users").write_bytes(content)
@@ -142,7 +142,7 @@ def engine(tmp_path):
 
 @pytest.fixture
 def commands(engine, tmp_path):
-    users = Users(engine, "jupyterhub", threading.Event(), tmp_path)
+    users = UsersSecret(engine, "jupyterhub", threading.Event(), tmp_path)
     accounts = Accounts(engine, "jupyterhub", users)
     accounts.reconcile()
     return UserCommands(users, accounts, accounts.reconcile)
@@ -207,10 +207,10 @@ def test_what_cannot_be_done_says_why_and_changes_nothing(commands, engine, acti
 def test_plain_passwords_become_hashes_with_the_first_change(engine, tmp_path, monkeypatch):
     monkeypatch.setattr(hashing, "hash_password", lambda password: HASH)
     (tmp_path / "users").write_bytes(b"alice:hunter2\n")
-    users = Users(engine, "jupyterhub", threading.Event(), tmp_path)
+    users = UsersSecret(engine, "jupyterhub", threading.Event(), tmp_path)
     accounts = Accounts(engine, "jupyterhub", users)
     commands = UserCommands(users, accounts, accounts.reconcile)
-    with pytest.raises(NotNow):  # nothing is hashed yet
+    with pytest.raises(DaemonBusy):  # nothing is hashed yet
         ask(commands, "add", name="carol", hash=HASH)
     accounts.reconcile()
     assert accounts.view.plain == 1

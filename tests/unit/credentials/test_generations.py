@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jhswarmd.credentials import generations
-from jhswarmd.credentials.generations import Existing, newest
+from jhswarmd.credentials.generations import SecretVersion, newest
 
 
 def secret(kind, generation, parts=1):
     name = f"jupyterhub_{kind}_g{generation}"
-    return Existing(f"id-{name}", name, kind, generation, "", parts=parts)
+    return SecretVersion(f"id-{name}", name, kind, generation, "", parts=parts)
 
 
 def test_the_newest_is_the_highest_number_of_which_every_part_is_there():
@@ -28,10 +28,12 @@ def test_a_part_without_the_first_one_is_no_generation():
 
 
 def test_labels_tell_what_a_secret_is():
-    marks = generations.marks("jupyterhub", "users_2", 7, "generated", parts=3, request="abc")
+    marks = generations.version_labels(
+        "jupyterhub", "users_2", 7, "generated", parts=3, request="abc"
+    )
     spec = {"Name": "n", "Labels": marks}
     found = generations.read({"ID": "i", "CreatedAt": "t", "Spec": spec})
-    assert found == Existing("i", "n", "users_2", 7, "generated", "t", 3, "abc")
+    assert found == SecretVersion("i", "n", "users_2", 7, "generated", "t", 3, "abc")
     assert generations.read({"ID": "i", "CreatedAt": "t", "Spec": {"Name": "n"}}) is None
 
 

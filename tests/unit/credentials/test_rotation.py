@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from jhswarmd import labels
 from jhswarmd.commands.rotate import describe, raise_for_removed
 from jhswarmd.credentials import generations, rotation, secret_mounts
-from jhswarmd.credentials.generations import Existing, newest
-from jhswarmd.credentials.rotation import BY_AGE, UNITS, Point
-from jhswarmd.errors import EngineConflict, EngineError, JhswarmdError, NotNow
+from jhswarmd.credentials.generations import SecretVersion, newest
+from jhswarmd.credentials.rotation import BY_AGE, CREDENTIALS, Point
+from jhswarmd.errors import DaemonBusy, EngineConflict, EngineError, JhswarmdError
 from jhswarmd.model import StackService
 from jhswarmd.reconcile.credentials import REMOVE_AGAIN_S, Credentials
 from jhswarmd.settings.settings import Settings
@@ -38,7 +38,7 @@ class Stack:
 
     def __init__(self):
         self.now = START
-        self.secrets: dict[str, Existing] = {}
+        self.secrets: dict[str, SecretVersion] = {}
         self.specs = {}
         self.bad: set[str] = set()
         self.spared: set[str] = set()  # roles that start all the same with what is bad
@@ -64,8 +64,8 @@ class Stack:
 
     def add(self, kind, number, **facts):
         name = labels.secret_name("jupyterhub", kind, number)
-        held = Existing(
-            f"id-{name}", name, kind, number, "generated", generations.spelled(self.now), **facts
+        held = SecretVersion(
+            f"id-{name}", name, kind, number, "generated", generations.format_utc(self.now), **facts
         )
         self.secrets[held.id] = held
         return held
@@ -79,7 +79,7 @@ class Stack:
         }
 
     def newest(self, unit):
-        return newest(self.secrets.values(), *UNITS[unit])
+        return newest(self.secrets.values(), *CREDENTIALS[unit])
 
     def restart_daemon(self):
         """The task that the engine starts next mounts what the service is to mount by then."""
@@ -107,7 +107,7 @@ class Stack:
         def make():
             inspected = {
                 "ID": f"id-{name}",
-                "CreatedAt": generations.spelled(self.now),
+                "CreatedAt": generations.format_utc(self.now),
                 "Spec": {"Name": name, "Labels": dict(marks)},
             }
             self.secrets[f"id-{name}"] = generations.read(inspected)
@@ -124,7 +124,7 @@ class Stack:
                 "rejected": marks.get(labels.REJECTED, held.rejected),
                 "put_right": marks.get(labels.PUT_RIGHT, held.put_right),
             }
-            self.secrets[secret_id] = Existing(**{**vars(held), **changes})
+            self.secrets[secret_id] = SecretVersion(**{**vars(held), **changes})
 
         self._change(f"mark {secret_id}", make)
 
@@ -226,7 +226,7 @@ def stack():
 def test_what_up_made_is_settled_without_a_restart():
     made = Stack()
     settle(made)
-    assert all(made.newest(unit).is_settled for unit in UNITS)
+    assert all(made.newest(unit).is_verified for unit in CREDENTIALS)
     assert not [step for step in made.log if step.startswith("lead")]
 
 
@@ -241,7 +241,7 @@ def test_a_rotation_goes_from_hub_to_proxy_to_daemon_and_logs_nobody_out(stack):
     assert stack.numbers("proxy", "proxy_auth_token") == {2}
     assert stack.numbers("jhswarmd", "daemon_token") == stack.numbers("hub", "daemon_token") == {2}
     assert stack.encrypted_with == "id-jupyterhub_crypt_key_g2"
-    assert all(stack.newest(unit).is_settled for unit in UNITS)
+    assert all(stack.newest(unit).is_verified for unit in CREDENTIALS)
     assert not stack.has_ended_logins
 
 
@@ -288,7 +288,7 @@ def test_with_revoke_older_ones_are_gone_at_once_but_what_is_encrypted_stays_rea
 
 @settings(max_examples=150, deadline=None)
 @given(
-    units=st.lists(st.sampled_from([*UNITS]), min_size=1, unique=True),
+    units=st.lists(st.sampled_from([*CREDENTIALS]), min_size=1, unique=True),
     revoke=st.booleans(),
     crashes=st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=4),
 )
@@ -308,7 +308,7 @@ def test_a_daemon_that_is_killed_anywhere_leaves_nothing_that_the_next_one_does_
                 rotate(made, *units, revoke=revoke)
                 begun = True
             settle_once(made)
-        except (Crash, NotNow):
+        except (Crash, DaemonBusy):
             pass
         made.restart_daemon()
     made.now += rotation.ABANDONED
@@ -318,8 +318,8 @@ def test_a_daemon_that_is_killed_anywhere_leaves_nothing_that_the_next_one_does_
     settle(made)
     for unit in units:
         assert made.newest(unit).number >= 2
-    for unit, kinds in UNITS.items():
-        assert made.newest(unit).is_settled
+    for unit, kinds in CREDENTIALS.items():
+        assert made.newest(unit).is_verified
         for role, mounted in MOUNTED.items():
             for kind in {*kinds} & {*mounted}:
                 assert made.newest(unit).number in made.numbers(role, kind)
@@ -368,14 +368,14 @@ def test_what_does_not_start_is_taken_back_and_told(stack, unit, kind, role):
     stack.bad = {f"id-jupyterhub_{kind}_g2"}
     daemon = settle(stack)
     assert stack.numbers(role, kind) == {1}
-    told = daemon.news.now["units"][unit]
+    told = daemon.feed.now["units"][unit]
     assert told["generation"] == 1
     assert "exit status 1" in told["rejected"]["2"]
     assert told["put_right"] == ""
     # The next one works, and then the bad one is no longer told of.
     assert rotate(stack, unit, request="r2") == {unit: 3}
     daemon = settle(stack)
-    assert daemon.news.now["units"][unit]["rejected"] == {}
+    assert daemon.feed.now["units"][unit]["rejected"] == {}
     assert f"id-jupyterhub_{kind}_g2" not in stack.secrets
 
 
@@ -393,7 +393,7 @@ def test_what_was_rolled_back_is_not_tried_again_by_itself_for_a_day(stack):
     stack.now += timedelta(days=1)
     settle(stack, **aged)
     assert stack.newest("cookie").number == 3
-    assert stack.newest("cookie").is_settled
+    assert stack.newest("cookie").is_verified
 
 
 def test_a_dry_run_tells_the_number_that_is_made(stack):
@@ -441,7 +441,7 @@ def test_a_secret_that_cannot_be_removed_holds_up_nothing_else(stack):
     rotate(stack, "tls")
     stack.kept = {"id-jupyterhub_tls_cert_g1"}  # a service of somebody else's mounts it
     daemon = settle(stack, rotate_after_days=90)
-    assert daemon.news.now["doing"] == ""
+    assert daemon.feed.now["doing"] == ""
     assert daemon.reconcile() == REMOVE_AGAIN_S
     stack.now += timedelta(days=100)
     stack.now = stack.now.replace(hour=3)
@@ -466,7 +466,7 @@ def test_a_service_that_an_old_file_led_back_is_put_right_and_named(stack):
     stack.specs = Stack().specs
     daemon = settle(stack)
     # By whom it was put right does not matter: the daemon that is replaced last tells of it.
-    told = daemon.news.now["units"]
+    told = daemon.feed.now["units"]
     assert {name for name in told if "older secrets" in told[name]["put_right"]} == {
         "cookie",
         "proxy",
@@ -495,8 +495,8 @@ def test_what_was_taken_from_a_service_by_hand_is_mounted_again_and_named(stack,
     before = stack.mounts(role)
     detach(stack, role, kind)
     daemon = settle(stack)
-    (unit,) = [name for name, kinds in UNITS.items() if kind in kinds]
-    told = daemon.news.now["units"][unit]["put_right"]
+    (unit,) = [name for name, kinds in CREDENTIALS.items() if kind in kinds]
+    told = daemon.feed.now["units"][unit]["put_right"]
     assert told == f"{role} used older secrets or none"
     newest_of_kind = max(each.generation for each in stack.secrets.values() if each.kind == kind)
     assert newest_of_kind in stack.numbers(role, kind)
@@ -509,10 +509,10 @@ def test_what_was_removed_altogether_is_made_anew_and_named(stack, kind):
     del stack.secrets[f"id-jupyterhub_{kind}_g1"]
     daemon = settle(stack)
     assert [
-        each["put_right"] for each in daemon.news.now["units"].values() if each["put_right"]
+        each["put_right"] for each in daemon.feed.now["units"].values() if each["put_right"]
     ] == ["its secrets were removed"]
     assert stack.numbers("hub", kind) == {1}
-    assert all(stack.newest(unit).is_settled for unit in UNITS)
+    assert all(stack.newest(unit).is_verified for unit in CREDENTIALS)
 
 
 def test_a_stack_whose_secrets_are_not_ours_gets_none(stack):
@@ -547,7 +547,7 @@ def test_a_stack_that_is_not_all_there_is_left_alone(stack):
 def test_a_daemon_that_stands_by_does_nothing(stack):
     daemon = Credentials(stack, stack, Settings(), lambda: False, threading.Event())
     assert daemon.reconcile() is None
-    with pytest.raises(NotNow):
+    with pytest.raises(DaemonBusy):
         daemon.rotate({"units": ["cookie"], "request": "r"})
     assert stack.log == []
 
@@ -555,7 +555,7 @@ def test_a_daemon_that_stands_by_does_nothing(stack):
 def test_the_profiles_own_certificate_is_not_replaced_by_a_self_signed_one(stack):
     for id_, held in stack.secrets.items():
         if held.kind.startswith("tls"):
-            stack.secrets[id_] = Existing(**{**vars(held), "source": "sha256:ab"})
+            stack.secrets[id_] = SecretVersion(**{**vars(held), "source": "sha256:ab"})
     with pytest.raises(JhswarmdError, match=r"profile's own"):
         rotate(stack, "tls")
     make_daemon(stack).rotate({"units": ["tls"], "request": "r2", "self_signed": True})
@@ -566,7 +566,7 @@ def test_the_profiles_own_certificate_is_not_replaced_by_a_self_signed_one(stack
 
 def test_a_rotated_secret_is_still_known_as_the_one_of_its_file(stack):
     held = stack.secrets["id-jupyterhub_cookie_secret_g1"]
-    stack.secrets[held.id] = Existing(**{**vars(held), "source": "sha256:ab"})
+    stack.secrets[held.id] = SecretVersion(**{**vars(held), "source": "sha256:ab"})
     rotate(stack, "cookie")
     assert stack.newest("cookie").source == "sha256:ab"
 
@@ -576,7 +576,7 @@ def test_after_a_rotation_a_file_that_was_rolled_back_is_still_known_as_applied(
     rotate(stack, "cookie")
     label = generations.source_label(contents, guessable=False)
     held = stack.secrets["id-jupyterhub_cookie_secret_g2"]
-    stack.secrets[held.id] = Existing(**{**vars(held), "source": label})
+    stack.secrets[held.id] = SecretVersion(**{**vars(held), "source": label})
     stack.bad = {held.id}
     settle(stack)
     assert rotate(stack, "cookie", request="r2") == {"cookie": 3}
@@ -625,8 +625,8 @@ def test_by_age_everything_as_old_goes_at_once_a_little_early_and_in_quiet_hours
 def test_a_self_signed_certificate_is_renewed_before_it_ends_and_at_last_at_any_hour(stack):
     for id_, held in list(stack.secrets.items()):
         if held.kind.startswith("tls"):
-            ends = generations.spelled(START + timedelta(days=100))
-            stack.secrets[id_] = Existing(**{**vars(held), "expires_at": ends})
+            ends = generations.format_utc(START + timedelta(days=100))
+            stack.secrets[id_] = SecretVersion(**{**vars(held), "expires_at": ends})
     stack.now = START.replace(hour=12) + timedelta(days=71)
     settle(stack)
     assert stack.newest("tls").number == 1
@@ -635,15 +635,15 @@ def test_a_self_signed_certificate_is_renewed_before_it_ends_and_at_last_at_any_
     stack.now = START.replace(hour=12) + timedelta(days=94)
     settle(stack)
     assert stack.newest("tls").number == 2
-    ends = generations.moment(stack.newest("tls").secrets[0].expires_at)
+    ends = generations.parse_utc(stack.newest("tls").secrets[0].expires_at)
     assert ends > datetime.now(timezone.utc) + timedelta(days=300)
 
 
 def test_who_waits_for_news_is_woken_by_it(stack):
     daemon = make_daemon(stack)
-    seen = daemon.news.now["version"]
+    seen = daemon.feed.now["version"]
     found = []
-    thread = threading.Thread(target=lambda: found.append(daemon.news.wait(seen)))
+    thread = threading.Thread(target=lambda: found.append(daemon.feed.wait_newer(seen)))
     thread.start()
     daemon.reconcile()
     wait_until(lambda: found, 5)

@@ -1,4 +1,4 @@
-"""The small parts of the daemon: control socket, worker, duty, and the whole of it on fakes."""
+"""The small parts of the daemon: control socket, worker, leader, and the whole of it on fakes."""
 
 import socket
 import threading
@@ -10,12 +10,12 @@ from jhswarmd import metrics
 from jhswarmd.api import control_socket
 from jhswarmd.api.web_server import Web, address_in
 from jhswarmd.daemon import run, servers_controller
-from jhswarmd.daemon.controller import Worker
-from jhswarmd.daemon.leader import Duty
-from jhswarmd.daemon.reflector import ACCOUNTS, ALL_SERVERS, DUTY, ENDED, PREPULL, Key
+from jhswarmd.daemon.controller import Controller
+from jhswarmd.daemon.leader import Leader
+from jhswarmd.daemon.reflector import ACCOUNTS, ALL_SERVERS, ENDED, IMAGE_PULLS, LEADER, Key
 from jhswarmd.daemon.run import Daemon
 from jhswarmd.daemon.workqueue import WorkQueue
-from jhswarmd.errors import HubUnknown, JhswarmdError
+from jhswarmd.errors import HubUnavailable, JhswarmdError
 from jhswarmd.settings.settings import Settings
 from tests.kit.factories import make_service, make_user
 from tests.kit.fakes import FakeClock, FakeEngine, FakeHub
@@ -97,12 +97,12 @@ def test_no_daemon_is_said_with_a_remedy(path):
 
 def test_the_daemon_on_the_node_of_the_hubs_newest_task_is_active():
     engine = FakeEngine()
-    duty = Duty(engine, "jupyterhub")
-    assert duty.take()
+    leader = Leader(engine, "jupyterhub")
+    assert leader.refresh()
     engine.hub_node = "node-2"
-    assert not duty.take()
+    assert not leader.refresh()
     engine.hub_node = None
-    assert not duty.take()
+    assert not leader.refresh()
 
 
 class Recorder:
@@ -120,10 +120,10 @@ class Recorder:
         self.ended.set()
 
 
-@pytest.mark.parametrize("failure", [HubUnknown("ill"), RuntimeError("a bug")])
+@pytest.mark.parametrize("failure", [HubUnavailable("ill"), RuntimeError("a bug")])
 def test_a_pass_that_fails_is_repeated_and_the_worker_lives_on(failure):
     recorder = Recorder(failure)
-    worker = Worker("test", WorkQueue(), recorder)
+    worker = Controller("test", WorkQueue(), recorder)
     worker.start()
     worker.queue.put("key")
     assert recorder.ended.wait(5)
@@ -157,18 +157,18 @@ def test_a_hub_that_comes_to_this_node_makes_its_daemon_act_at_once():
     engine = FakeEngine(make_service(id="s1"))
     engine.hub_node = "node-2"
     daemon = make_daemon(engine, FakeHub())
-    daemon.server_keys.reconcile(DUTY)
+    daemon.server_keys.reconcile(LEADER)
     engine.hub_node = "node-1"
-    daemon.server_keys.reconcile(DUTY)
+    daemon.server_keys.reconcile(LEADER)
     assert ALL_SERVERS in waiting(daemon)
 
 
-@pytest.mark.parametrize("key", [DUTY, ALL_SERVERS])
+@pytest.mark.parametrize("key", [LEADER, ALL_SERVERS])
 def test_whoever_takes_the_duty_sees_to_the_images_on_the_nodes(key):
     daemon = make_daemon(FakeEngine(), FakeHub())
     queue = daemon._workers["prepull"].queue
     daemon.server_keys.reconcile(key)
-    assert (len(queue), queue.get() if len(queue) else None) == (1, PREPULL)
+    assert (len(queue), queue.get() if len(queue) else None) == (1, IMAGE_PULLS)
     daemon.server_keys.reconcile(key)
     assert len(queue) == 0
 
@@ -177,9 +177,9 @@ def test_a_standby_makes_no_node_pull_and_says_who_does():
     engine = FakeEngine()
     engine.hub_node = "node-2"
     daemon = make_daemon(engine, FakeHub(), single_user_image="r/x:1")
-    daemon.duty.take()
+    daemon.leader.refresh()
     # The fake engine has no nodes to list: that would fail.
-    assert daemon._reconcile_prepull(PREPULL) is None
+    assert daemon._reconcile_prepull(IMAGE_PULLS) is None
     with pytest.raises(JhswarmdError, match="stands by"):
         daemon.ask_prepull({"anew": True})
     assert daemon.ask_prepull({})["is_active"] is False
@@ -193,7 +193,7 @@ def test_a_key_wakes_the_worker_of_its_kind_and_an_orphan_goes():
     daemon = make_daemon(engine, FakeHub())
     for worker in daemon._workers.values():
         worker.start()
-    daemon.duty.take()
+    daemon.leader.refresh()
     daemon.wake(Key("server", "s1"))
     assert gone.wait(5)
     daemon.stop()
@@ -205,7 +205,7 @@ def test_a_burst_of_events_costs_one_full_pass_instead_of_a_look_at_each(monkeyp
     monkeypatch.setattr(servers_controller, "BURST_PAUSE_S", 0.0)
     engine, hub = FakeEngine(), FakeHub()
     daemon = make_daemon(engine, hub)
-    daemon.duty.take()
+    daemon.leader.refresh()
     for number in range(5000):
         daemon.wake(Key("server", f"s{number}"))
     assert len(daemon.server_keys.queue) == 1
@@ -238,8 +238,8 @@ def test_many_pending_servers_lead_to_one_more_pass_and_are_no_burst():
 def test_the_duty_that_a_removal_has_found_is_begun_with_a_full_pass():
     engine = FakeEngine()
     daemon = make_daemon(engine, FakeHub())
-    daemon.duty.take()  # as before a removal
-    daemon.server_keys.reconcile(DUTY)
+    daemon.leader.refresh()  # as before a removal
+    daemon.server_keys.reconcile(LEADER)
     assert ALL_SERVERS in waiting(daemon)
 
 
@@ -249,7 +249,7 @@ def test_an_instance_that_loses_its_duty_holds_nothing_any_more():
     daemon.server_keys.reconcile(ALL_SERVERS)
     assert len(daemon.snapshot()["servers"]["held"]) == 4
     engine.hub_node = "node-2"
-    daemon.server_keys.reconcile(DUTY)
+    daemon.server_keys.reconcile(LEADER)
     assert daemon.snapshot()["servers"]["held"] == []
     assert metrics.REGISTRY.get_sample_value("jhswarmd_orphans_held") == 0
 
@@ -270,7 +270,7 @@ def test_a_service_that_is_left_when_the_hub_has_given_up_its_server_goes_at_onc
     engine, hub = FakeEngine(make_service(id="s1")), FakeHub(make_user())
     engine.ended.add("s1")
     daemon = make_daemon(engine, hub)
-    daemon.duty.take()
+    daemon.leader.refresh()
     daemon.server_keys.reconcile(Key("ended", "s1"))
     assert hub.reports == [("alice", "")]
     daemon.server_keys.reconcile(daemon.server_keys.queue.get())
@@ -289,7 +289,7 @@ def test_a_task_that_ends_on_another_node_is_reported_once_by_who_has_the_duty()
     assert hub.reports == [("alice", "")]
     engine.hub_node = "node-2"
     engine.calls.clear()
-    daemon.server_keys.reconcile(DUTY)
+    daemon.server_keys.reconcile(LEADER)
     assert daemon.server_keys.reconcile(ENDED) > servers_controller.ENDED_EVERY_S
     assert engine.calls == []
 
@@ -299,7 +299,7 @@ def test_a_task_that_ends_on_another_node_is_reported_once_by_who_has_the_duty()
     [
         (0.001, servers_controller.ENDED_EVERY_S),
         (0.1, 10.0),
-        (29.0, servers_controller.ENDED_MOST_S),
+        (29.0, servers_controller.MAX_ENDED_S),
     ],
 )
 def test_the_next_look_for_ended_tasks_comes_later_when_it_is_costly_but_comes(took_s, again_s):
@@ -308,7 +308,7 @@ def test_the_next_look_for_ended_tasks_comes_later_when_it_is_costly_but_comes(t
     daemon = make_daemon(engine, hub)
     daemon.servers._clock = clock
     daemon.server_keys.reconcile(ALL_SERVERS)
-    listed, report = engine.list_ended, hub.report_vanished
+    listed, report = engine.list_ended, hub.check_server
 
     def list_slowly(stack):
         clock.now += took_s
@@ -318,7 +318,7 @@ def test_the_next_look_for_ended_tasks_comes_later_when_it_is_costly_but_comes(t
         clock.now += 60
         return report(user, server)
 
-    engine.list_ended, hub.report_vanished = list_slowly, report_slowly
+    engine.list_ended, hub.check_server = list_slowly, report_slowly
     engine.ended.add("s1")
     assert daemon.server_keys.reconcile(ENDED) == pytest.approx(again_s)
     assert hub.reports == [("alice", "")]
@@ -331,7 +331,7 @@ def test_a_hub_that_answers_again_leads_to_a_full_pass():
     daemon.server_keys.reconcile(Key("server", "s1"))
     assert ALL_SERVERS not in waiting(daemon)
     hub.unknown = True
-    with pytest.raises(HubUnknown):
+    with pytest.raises(HubUnavailable):
         daemon.server_keys.reconcile(Key("server", "s1"))
     assert ALL_SERVERS not in waiting(daemon)
     hub.unknown = False
@@ -346,7 +346,7 @@ def test_a_standby_for_whom_the_hub_answers_again_does_not_go_round_in_circles()
     daemon = make_daemon(engine, hub)
     daemon.server_keys.reconcile(ALL_SERVERS)
     hub.unknown = True
-    with pytest.raises(HubUnknown):
+    with pytest.raises(HubUnavailable):
         daemon.server_keys.reconcile(Key("server", "s1"))
     hub.unknown = False
     daemon.servers.reconcile_one("s1")  # the pass is due, and with it the duty goes
@@ -381,10 +381,10 @@ def test_the_interval_between_full_passes_grows_with_what_one_costs():
     daemon.servers.view.look_took_s = 5.0
     assert daemon.server_keys.resync_interval_s() == 500
     daemon.servers.view.look_took_s = 60.0
-    assert daemon.server_keys.resync_interval_s() == servers_controller.RESYNC_MOST_S
+    assert daemon.server_keys.resync_interval_s() == servers_controller.MAX_RESYNC_S
     daemon.servers.view.look_took_s = 5.0
     daemon._reflector.is_connected = True
-    daemon.duty.take()
+    daemon.leader.refresh()
     daemon.servers.view.last_pass_s = time.time() - 1000
     assert daemon.unready() == ""
 
@@ -425,7 +425,7 @@ def test_ready_says_why_it_is_not(site):
 
 
 def test_metrics_tell_of_duty_and_orphans(site):
-    Duty(FakeEngine(), "jupyterhub").take()
+    Leader(FakeEngine(), "jupyterhub").refresh()
     status, text = ask(site, "/metrics")
     assert status == "200"
     assert "jhswarmd_duty 1.0" in text
@@ -446,7 +446,7 @@ def test_a_standby_is_ready_without_a_full_pass_and_the_active_one_is_not():
     daemon = make_daemon(FakeEngine(), FakeHub())
     daemon._reflector.is_connected = True
     assert daemon.unready() == ""
-    daemon.duty.take()
+    daemon.leader.refresh()
     assert "full pass" in daemon.unready()
     daemon.servers.reconcile_all()
     assert daemon.unready() == ""

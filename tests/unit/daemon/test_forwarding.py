@@ -1,4 +1,4 @@
-"""A command reaches the daemon that has the duty, whichever was asked; nobody else's does."""
+"""A command reaches the daemon that has the leader, whichever was asked; nobody else's does."""
 
 import io
 
@@ -8,8 +8,8 @@ from requests.adapters import BaseAdapter
 
 from jhswarmd.api import control_socket
 from jhswarmd.api.web_server import Web
-from jhswarmd.daemon.forwarding import Relay
-from jhswarmd.daemon.leader import Duty
+from jhswarmd.daemon.forwarding import Forwarder
+from jhswarmd.daemon.leader import Leader
 from jhswarmd.errors import JhswarmdError
 from tests.kit.fakes import FakeEngine
 
@@ -66,10 +66,10 @@ def make_relay(engine, network, token=TOKEN):
     """Return the commands of the daemon on node-1, which has looked where the hub is."""
     session = requests.Session()
     session.mount("http://", network)
-    duty = Duty(engine, "jupyterhub")
-    duty.take()
-    relay = Relay(engine, duty, "jupyterhub", token, session)
-    return relay.over({"where": lambda arguments: {"node": "here"}, "fail": fail})
+    leader = Leader(engine, "jupyterhub")
+    leader.refresh()
+    forwarder = Forwarder(engine, leader, "jupyterhub", token, session)
+    return forwarder.wrap({"where": lambda arguments: {"node": "here"}, "fail": fail})
 
 
 def make_standby(address="10.131.0.9"):

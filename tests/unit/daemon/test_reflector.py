@@ -8,14 +8,14 @@ from jhswarmd.daemon.reflector import (
     ACCOUNTS,
     ALL_SERVERS,
     CREDENTIALS,
-    DUTY,
     ENDED,
-    NAMES,
-    PREPULL,
-    RECONNECT_FIRST_S,
-    RECONNECT_MOST_S,
+    IMAGE_PULLS,
+    INITIAL_RECONNECT_S,
+    LEADER,
+    MAX_RECONNECT_S,
     REMOVED_USERS,
     ROUTES,
+    SERVICE_NAMES,
     Key,
     Reflector,
     keys_for,
@@ -40,9 +40,9 @@ PROXY = {SERVICE_NAME: "jupyterhub_proxy"}
             (Key("ended", "s1"),),
         ),
         (Event("container", "die", "c1", {}), ()),
-        (Event("container", "create", "c1", HUB), (ACCOUNTS, DUTY)),
-        (Event("container", "start", "c1", HUB), (ACCOUNTS, DUTY)),
-        (Event("container", "die", "c1", HUB), (DUTY, CREDENTIALS)),
+        (Event("container", "create", "c1", HUB), (ACCOUNTS, LEADER)),
+        (Event("container", "start", "c1", HUB), (ACCOUNTS, LEADER)),
+        (Event("container", "die", "c1", HUB), (LEADER, CREDENTIALS)),
         (Event("container", "exec_start: true", "c1", HUB), ()),
         (
             Event("container", "health_status: healthy", "c1", HUB),
@@ -55,8 +55,8 @@ PROXY = {SERVICE_NAME: "jupyterhub_proxy"}
         (Event("container", "health_status: unhealthy", "c1", PROXY), ()),
         (Event("container", "start", "c1", {SERVICE_NAME: "other_hub"}), ()),
         (Event("container", "start", "c1", {}), ()),
-        (Event("node", "create", "n1", {}), (PREPULL, ENDED)),
-        (Event("node", "update", "n1", {}), (PREPULL, ENDED)),
+        (Event("node", "create", "n1", {}), (IMAGE_PULLS, ENDED)),
+        (Event("node", "update", "n1", {}), (IMAGE_PULLS, ENDED)),
         (Event("node", "remove", "n1", {}), ()),
     ],
 )
@@ -102,9 +102,9 @@ def test_everything_is_looked_at_only_after_the_first_subscription():
         ROUTES,
         ALL_SERVERS,
         ENDED,
-        PREPULL,
+        IMAGE_PULLS,
         CREDENTIALS,
-        NAMES,
+        SERVICE_NAMES,
         Key("server", "s1"),
     ]
 
@@ -125,12 +125,12 @@ def test_a_broken_stream_is_taken_up_again_and_everything_is_looked_at():
 def test_a_stream_that_opens_and_is_lost_again_and_again_is_taken_up_ever_more_slowly():
     waited = []
     play([[EngineUnavailable("cut")]] * 8, waited)
-    assert all(RECONNECT_FIRST_S * 2**n / 2 <= waited[n] for n in range(5))
-    assert waited[-1] >= RECONNECT_MOST_S / 2
+    assert all(INITIAL_RECONNECT_S * 2**n / 2 <= waited[n] for n in range(5))
+    assert waited[-1] >= MAX_RECONNECT_S / 2
     # One that was well for a whole session begins anew.
     waited.clear()
     play([[EngineUnavailable("cut")]] * 5 + [[], [EngineUnavailable("cut")]], waited)
-    assert waited[-1] <= RECONNECT_FIRST_S
+    assert waited[-1] <= INITIAL_RECONNECT_S
 
 
 def test_what_nobody_foresaw_is_a_lost_stream_and_not_the_end_of_listening():

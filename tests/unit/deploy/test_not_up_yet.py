@@ -24,7 +24,7 @@ from jhswarmd.api import control_socket
 from jhswarmd.deploy.machine import local_engine
 from jhswarmd.deploy.progress import Progress
 from jhswarmd.engine.client import Engine
-from jhswarmd.errors import JhswarmdError, NotNow
+from jhswarmd.errors import DaemonBusy, JhswarmdError
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 #: How something that is not up yet may answer; None: it closes, 0: it resets.
@@ -124,6 +124,6 @@ def test_a_daemon_that_is_not_up_yet_may_be_asked_again(
     path = tmp_path / "control.sock"
     with (
         serving(UnixServer(str(path), Starting), half),
-        pytest.raises(NotNow, match="The daemon does not answer"),
+        pytest.raises(DaemonBusy, match="The daemon does not answer"),
     ):
         control_socket.ask("status", path=path)

@@ -8,7 +8,7 @@ import pytest
 from jhswarmd.credentials.generations import read
 from jhswarmd.deploy import secrets
 from jhswarmd.deploy.profiles.profile import Profile
-from jhswarmd.deploy.secrets import GENERATED, KINDS, Existing
+from jhswarmd.deploy.secrets import GENERATED, KINDS, SecretVersion
 from jhswarmd.settings.settings import Settings
 
 USERS, COOKIE, TLS = (
@@ -23,7 +23,7 @@ def make_profile(**files):
 
 def existing(kind, generation, source=GENERATED):
     name = f"jupyterhub_{kind}_g{generation}"
-    return Existing(f"id-{name}", name, kind, generation, source)
+    return SecretVersion(f"id-{name}", name, kind, generation, source)
 
 
 def everything(**sources):
@@ -150,7 +150,7 @@ def test_only_what_is_older_than_the_live_generation_is_retired():
     live = [existing(kind, 2) for kind in ("daemon_token", "culler_token", "crypt_key")]
     older = [existing("daemon_token", 1), existing("culler_token", 1)]
     assert secrets.superseded([half_made, *live, *older]) == older
-    parts = [Existing("a", "a", "users", 5, "", parts=2), existing("users", 4)]
+    parts = [SecretVersion("a", "a", "users", 5, "", parts=2), existing("users", 4)]
     assert secrets.superseded(parts) == []
 
 

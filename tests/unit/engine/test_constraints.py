@@ -2,7 +2,7 @@
 
 import pytest
 
-from jhswarmd.engine.constraints import taking
+from jhswarmd.engine.constraints import eligible_nodes
 
 
 def make_node(name="n1", *, state="ready", availability="active", role="worker", **held):
@@ -28,7 +28,7 @@ def make_node(name="n1", *, state="ready", availability="active", role="worker",
     ],
 )
 def test_a_node_that_takes_no_tasks_is_not_counted(node):
-    assert taking([node, make_node("n2")], ()) == ["n2"]
+    assert eligible_nodes([node, make_node("n2")], ()) == ["n2"]
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,10 @@ def test_a_node_that_takes_no_tasks_is_not_counted(node):
     ],
 )
 def test_constraints_mean_what_they_mean_to_swarm(constraint, is_met):
-    assert taking([make_node(disk="ssd")], [constraint]) == (["n1"] if is_met else [])
+    assert eligible_nodes([make_node(disk="ssd")], [constraint]) == (["n1"] if is_met else [])
 
 
 def test_every_constraint_must_be_met():
     nodes = [make_node("n1", disk="ssd"), make_node("n2", disk="ssd", role="manager")]
-    assert taking(nodes, ["node.labels.disk == ssd", "node.role == worker"]) == ["n1"]
-    assert taking(nodes, ()) == ["n1", "n2"]
+    assert eligible_nodes(nodes, ["node.labels.disk == ssd", "node.role == worker"]) == ["n1"]
+    assert eligible_nodes(nodes, ()) == ["n1", "n2"]

@@ -5,7 +5,7 @@ import requests
 import urllib3
 from docker.errors import APIError, DockerException, InvalidArgument
 
-from jhswarmd.engine.errors import translated
+from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import (
     EngineConflict,
     EngineError,
@@ -42,12 +42,12 @@ def answer(status, words):
     ],
 )
 def test_an_answer_becomes_the_error_that_says_what_it_means(raised, expected):
-    with pytest.raises(EngineError) as caught, translated("look"):
+    with pytest.raises(EngineError) as caught, engine_errors("look"):
         raise raised
     assert type(caught.value) is expected
     assert caught.value.__cause__ is raised
 
 
 def test_what_is_no_answer_of_the_engine_is_left_alone():
-    with pytest.raises(KeyError), translated("look"):
+    with pytest.raises(KeyError), engine_errors("look"):
         raise KeyError("a bug")

@@ -10,10 +10,10 @@ import pytest
 from jhswarmd.accounts import hashing
 from jhswarmd.credentials import generations, secret_mounts
 from jhswarmd.engine.client import LocalContainer
-from jhswarmd.errors import NotNow
+from jhswarmd.errors import DaemonBusy
 from jhswarmd.reconcile import accounts as module
 from jhswarmd.reconcile.accounts import SHADOW_GID, Accounts, pack
-from jhswarmd.reconcile.users_secret import Users
+from jhswarmd.reconcile.users_secret import UsersSecret
 from tests.kit.fakes import FakeEngine
 
 HASH = "$6$saltsalt$" + "a" * 86
@@ -32,7 +32,7 @@ def source(tmp_path):
 
 
 def make(engine, source, **kw):
-    users = Users(engine, "jupyterhub", threading.Event(), source.parent)
+    users = UsersSecret(engine, "jupyterhub", threading.Event(), source.parent)
     return Accounts(engine, "jupyterhub", users, **kw)
 
 
@@ -203,7 +203,7 @@ def seed(engine, tmp_path, text, number=1, **labels):
     parts = generations.split(text.encode(), most=labels.pop("most", generations.MAX_BYTES))
     ids = []
     for kind, part in zip(generations.part_names("users", len(parts)), parts, strict=True):
-        marks = generations.marks(
+        marks = generations.version_labels(
             "jupyterhub", kind, number, "generated", parts=len(parts), **labels
         )
         ids.append(engine.create_secret(f"jupyterhub_{kind}_g{number}", part, marks))
@@ -227,7 +227,7 @@ def names(engine):
 def test_a_list_of_several_parts_is_read_as_one(tmp_path):
     engine = FakeEngine()
     seed(engine, tmp_path, "alice:a\nbob:b\ncarol:c\n", most=9)
-    users = Users(engine, "jupyterhub", threading.Event(), tmp_path)
+    users = UsersSecret(engine, "jupyterhub", threading.Event(), tmp_path)
     assert users.content == b"alice:a\nbob:b\ncarol:c\n"
     assert not users.is_stale()
     assert (users.mounted, users.number) == (1, 1)
@@ -259,7 +259,7 @@ def test_an_older_list_than_swarms_is_not_delivered_but_replaced(tmp_path):
     engine = FakeEngine()
     running(engine, "c1")
     seed(engine, tmp_path, "alice:a\n")
-    marks = generations.marks("jupyterhub", "users", 2, "generated")
+    marks = generations.version_labels("jupyterhub", "users", 2, "generated")
     engine.create_secret("jupyterhub_users_g2", b"bob:b\n", marks)
     accounts = make(engine, tmp_path / "users")
     assert accounts.reconcile()
@@ -279,7 +279,7 @@ def test_a_list_that_somebody_took_from_the_daemon_empties_no_hub_and_is_mounted
     token = engine.create_secret(
         "jupyterhub_daemon_token_g1",
         b"t",
-        generations.marks("jupyterhub", "daemon_token", 1, "generated"),
+        generations.version_labels("jupyterhub", "daemon_token", 1, "generated"),
     )
     seed(engine, tmp_path, f"alice:{HASH}\nbob:{HASH}\n", most=len(HASH) + 7)
     held = {each: name for each, (name, _, _) in engine.secrets.items()}
@@ -302,7 +302,7 @@ def test_a_list_that_somebody_took_from_the_daemon_empties_no_hub_and_is_mounted
 def test_one_request_makes_one_generation_however_often_it_is_sent(tmp_path):
     engine = FakeEngine()
     seed(engine, tmp_path, "alice:a\n")
-    users = Users(engine, "jupyterhub", threading.Event(), tmp_path)
+    users = UsersSecret(engine, "jupyterhub", threading.Event(), tmp_path)
     assert users.change("r1", lambda held: "bob:b\n") == 2
     assert users.change("r1", lambda held: "never:used\n") == 2
     assert users.content == b"bob:b\n"
@@ -311,13 +311,15 @@ def test_one_request_makes_one_generation_however_often_it_is_sent(tmp_path):
 def test_of_two_at_once_the_second_waits_and_sees_the_firsts_result(tmp_path):
     engine = FakeEngine()
     seed(engine, tmp_path, "alice:a\n")
-    first, second = (Users(engine, "jupyterhub", threading.Event(), tmp_path) for _ in range(2))
+    first, second = (
+        UsersSecret(engine, "jupyterhub", threading.Event(), tmp_path) for _ in range(2)
+    )
     assert first.change("r1", lambda held: held.decode() + "bob:b\n") == 2
-    with pytest.raises(NotNow):
+    with pytest.raises(DaemonBusy):
         second.change("r2", lambda held: held.decode() + "carol:c\n")
-    second.take_up()
+    second.converge()
     restart(engine, tmp_path)
-    third = Users(engine, "jupyterhub", threading.Event(), tmp_path)
+    third = UsersSecret(engine, "jupyterhub", threading.Event(), tmp_path)
     assert third.change("r2", lambda held: held.decode() + "carol:c\n") == 3
     assert third.content == b"alice:a\nbob:b\ncarol:c\n"
 
@@ -325,10 +327,10 @@ def test_of_two_at_once_the_second_waits_and_sees_the_firsts_result(tmp_path):
 def test_what_an_interrupted_change_left_is_no_obstacle_for_long(tmp_path, monkeypatch):
     engine = FakeEngine()
     seed(engine, tmp_path, "alice:a\n")
-    marks = generations.marks("jupyterhub", "users", 2, "generated", parts=2, request="r1")
+    marks = generations.version_labels("jupyterhub", "users", 2, "generated", parts=2, request="r1")
     engine.create_secret("jupyterhub_users_g2", b"half", marks)
-    users = Users(engine, "jupyterhub", threading.Event(), tmp_path)
-    with pytest.raises(NotNow):
+    users = UsersSecret(engine, "jupyterhub", threading.Event(), tmp_path)
+    with pytest.raises(DaemonBusy):
         users.change("r2", lambda held: "bob:b\n")
     monkeypatch.setattr("jhswarmd.reconcile.users_secret.ABANDONED_S", -1.0)
     assert users.change("r2", lambda held: "bob:b\n") == 2
@@ -338,16 +340,16 @@ def test_what_an_interrupted_change_left_is_no_obstacle_for_long(tmp_path, monke
 def test_a_request_goes_on_with_what_it_left_itself(tmp_path):
     engine = FakeEngine()
     seed(engine, tmp_path, "alice:a\n")
-    marks = generations.marks("jupyterhub", "users", 2, "generated", parts=2, request="r1")
+    marks = generations.version_labels("jupyterhub", "users", 2, "generated", parts=2, request="r1")
     engine.create_secret("jupyterhub_users_g2", b"half", marks)
-    users = Users(engine, "jupyterhub", threading.Event(), tmp_path)
+    users = UsersSecret(engine, "jupyterhub", threading.Event(), tmp_path)
     assert users.change("r1", lambda held: "bob:b\n") == 2
 
 
 def test_a_change_keeps_the_label_of_the_file_that_was_applied_last(tmp_path):
     engine = FakeEngine()
     seed(engine, tmp_path, "alice:a\n")
-    users = Users(engine, "jupyterhub", threading.Event(), tmp_path)
+    users = UsersSecret(engine, "jupyterhub", threading.Event(), tmp_path)
     users.change("r1", lambda held: "bob:b\n")
     users.change("r2", lambda held: "bob:b\n", source="scrypt:x:y")
     sources = {each.generation: each.source for each in engine.list_secrets("jupyterhub")}
@@ -357,6 +359,6 @@ def test_a_change_keeps_the_label_of_the_file_that_was_applied_last(tmp_path):
 def test_a_list_that_does_not_change_makes_no_generation(tmp_path):
     engine = FakeEngine()
     seed(engine, tmp_path, "alice:a\n")
-    users = Users(engine, "jupyterhub", threading.Event(), tmp_path)
+    users = UsersSecret(engine, "jupyterhub", threading.Event(), tmp_path)
     assert users.change("r1", lambda held: held.decode()) is None
     assert names(engine) == ["jupyterhub_users_g1"]

@@ -17,7 +17,7 @@ from jhswarmd.errors import (
 )
 from jhswarmd.model import Node, Pull
 from jhswarmd.reconcile import image_pulls
-from jhswarmd.reconcile.image_pulls import Failed, Prepull, judge, pending
+from jhswarmd.reconcile.image_pulls import Failed, ImagePulls, judge, pending
 from tests.kit.fakes import FakeClock
 
 IMAGES = ("r/a:1", "r/b:1")
@@ -106,7 +106,7 @@ def make(swarm):
     def make_prepull(images=IMAGES, may_act=lambda: True, constraints=()):
         clock = FakeClock()
         stop = Stop(clock)
-        made = Prepull(swarm, "jupyterhub", images, constraints, may_act, stop, clock=clock)
+        made = ImagePulls(swarm, "jupyterhub", images, constraints, may_act, stop, clock=clock)
         made.test_stop, made.test_clock = stop, clock
         return made
 
@@ -366,7 +366,7 @@ def test_a_daemon_that_stops_keeps_nobody_waiting(make):
 def test_the_command_does_not_wait_for_what_never_comes(monkeypatch, later, words):
     view = {"asked": 2, "answered": 1, "version": 1, "is_active": True, "error": "", "pulling": ()}
     views = iter([view] + [{**view, **later}] * 3)
-    monkeypatch.setattr(command.daemon_client, "ask", lambda *args: next(views))
+    monkeypatch.setattr(command.daemon_client, "call", lambda *args: next(views))
     monkeypatch.setattr(command, "ERROR_WITHIN_S", 0.0)
     with pytest.raises(JhswarmdError) as caught:
         command.pull(None, "jupyterhub", Progress())
@@ -401,7 +401,7 @@ NO_NODE = {
 
 
 def test_constraints_that_no_node_fulfils_are_no_success(monkeypatch):
-    monkeypatch.setattr(command.daemon_client, "ask", lambda *args: NO_NODE)
+    monkeypatch.setattr(command.daemon_client, "call", lambda *args: NO_NODE)
     with pytest.raises(JhswarmdError, match="none fulfils NOTEBOOK_CONSTRAINTS"):
         command.pull(None, "jupyterhub", Progress())
     text = io.StringIO()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jhswarmd.model import HubUser
-from jhswarmd.reconcile.orphans import FLOOR, WINDOW_S, Breaker, Verdict, judge, judge_all
+from jhswarmd.reconcile.orphans import FLOOR, WINDOW_S, Breaker, Verdict, classify, classify_all
 from tests.kit.factories import HUB_ID, make_identity, make_service, make_user
 
 
@@ -23,14 +23,14 @@ from tests.kit.factories import HUB_ID, make_identity, make_service, make_user
         ),
         pytest.param(make_service(server="gpu"), make_user(gpu=None), Verdict.known, id="named"),
         pytest.param(make_service(hub_id="b" * 32), None, Verdict.foreign, id="another hub's"),
-        pytest.param(make_service(hub_id=None), None, Verdict.unmarked, id="no hub label"),
-        pytest.param(make_service(user=None), None, Verdict.unmarked, id="no user label"),
-        pytest.param(make_service(user=""), None, Verdict.unmarked, id="empty user label"),
-        pytest.param(make_service(server=None), None, Verdict.unmarked, id="no server label"),
+        pytest.param(make_service(hub_id=None), None, Verdict.unlabelled, id="no hub label"),
+        pytest.param(make_service(user=None), None, Verdict.unlabelled, id="no user label"),
+        pytest.param(make_service(user=""), None, Verdict.unlabelled, id="empty user label"),
+        pytest.param(make_service(server=None), None, Verdict.unlabelled, id="no server label"),
     ],
 )
 def test_a_service_is_judged_by_what_both_sides_say(service, user, verdict):
-    assert judge(service, make_identity(), user) is verdict
+    assert classify(service, make_identity(), user) is verdict
 
 
 names = st.sampled_from(["alice", "bob", "carol"])
@@ -51,7 +51,7 @@ users = st.builds(
 @given(st.lists(services), st.lists(users, unique_by=lambda user: user.name))
 def test_an_orphan_is_always_ours_never_listed_by_the_hub_and_no_younger_than_it(found, listed):
     by_name = {user.name: user for user in listed}
-    verdicts = judge_all(found, make_identity(spawns={"start": 1}), by_name)
+    verdicts = classify_all(found, make_identity(spawns={"start": 1}), by_name)
     for service in found:
         if verdicts[service.id] is Verdict.orphan:
             assert service.hub_id == HUB_ID
@@ -65,7 +65,9 @@ def test_an_orphan_is_always_ours_never_listed_by_the_hub_and_no_younger_than_it
 def test_the_order_of_the_services_does_not_matter(found, random):
     shuffled = random.sample(found, len(found))
     users_ = {"alice": make_user(default=None)}
-    assert judge_all(found, make_identity(), users_) == judge_all(shuffled, make_identity(), users_)
+    assert classify_all(found, make_identity(), users_) == classify_all(
+        shuffled, make_identity(), users_
+    )
 
 
 def test_the_breaker_lets_single_removals_pass_and_holds_the_fourth_of_a_minute():

@@ -3,14 +3,14 @@
 import pytest
 
 from jhswarmd import metrics
-from jhswarmd.errors import EngineUnavailable, HubUnknown
+from jhswarmd.errors import EngineUnavailable, HubUnavailable
 from jhswarmd.reconcile.servers import (
     ENDED_AGAIN_S,
     ENDED_LOOKS,
     FAILURES,
+    INITIAL_PENDING_INTERVAL_S,
+    MAX_PENDING_INTERVAL_S,
     OLDER,
-    PENDING_AGAIN_MOST_S,
-    PENDING_AGAIN_S,
     Servers,
 )
 from tests.kit.factories import make_identity, make_service, make_user
@@ -68,9 +68,9 @@ def test_an_ill_hub_removes_nothing():
     engine, hub = FakeEngine(make_service(id="s1")), FakeHub()
     hub.unknown = True
     servers = reconciler(engine, hub)
-    with pytest.raises(HubUnknown):
+    with pytest.raises(HubUnavailable):
         servers.reconcile_all()
-    with pytest.raises(HubUnknown):
+    with pytest.raises(HubUnavailable):
         servers.reconcile_one("s1")
     assert engine.removed == []
 
@@ -80,8 +80,12 @@ def test_a_pending_server_is_looked_at_again_soon():
     servers = reconciler(engine, hub)
     assert servers.reconcile_all() == ["s1"]
     waits = [servers.reconcile_one("s1") for _ in range(6)]
-    assert waits[:3] == [PENDING_AGAIN_S, 2 * PENDING_AGAIN_S, 4 * PENDING_AGAIN_S]
-    assert waits[-1] == PENDING_AGAIN_MOST_S
+    assert waits[:3] == [
+        INITIAL_PENDING_INTERVAL_S,
+        2 * INITIAL_PENDING_INTERVAL_S,
+        4 * INITIAL_PENDING_INTERVAL_S,
+    ]
+    assert waits[-1] == MAX_PENDING_INTERVAL_S
     hub.users = {"alice": make_user(default=None)}
     assert servers.reconcile_one("s1") is None
     assert engine.removed == []
@@ -281,7 +285,7 @@ def test_an_ordinary_stop_is_no_news(caplog):
     servers = reconciler(engine, hub)
     servers.reconcile_all()
     del engine.services["s1"]
-    hub.report_vanished = lambda user, server: False  # the hub knows
+    hub.check_server = lambda user, server: False  # the hub knows
     with caplog.at_level("INFO"):
         servers.reconcile_one("s1")
     assert "looked" not in caplog.text
@@ -390,7 +394,7 @@ def test_a_report_that_the_hub_did_not_hear_is_made_again():
     servers.reconcile_all()
     del engine.services["s1"]
     hub.unknown = True
-    with pytest.raises(HubUnknown):
+    with pytest.raises(HubUnavailable):
         servers.reconcile_one("s1")
     hub.unknown = False
     servers.reconcile_one("s1")
@@ -406,15 +410,15 @@ def test_a_report_of_an_end_that_fails_hinders_no_other_and_is_made_again():
     servers = reconciler(engine, hub)
     servers.reconcile_all()
     engine.ended = {"s0", "s1", "s2"}
-    report = hub.report_vanished
+    report = hub.check_server
     ill = {"user0"}
 
     def ill_for_one(user, server):
         if user in ill:
-            raise HubUnknown("500")
+            raise HubUnavailable("500")
         return report(user, server)
 
-    hub.report_vanished = ill_for_one
+    hub.check_server = ill_for_one
     assert servers.report_ended() == ["s1", "s2"]
     ill.clear()
     assert servers.report_ended() == ["s0"]
@@ -444,7 +448,7 @@ def test_one_that_cannot_be_removed_hinders_no_other_and_is_looked_at_again():
 
     def ill_for_one(name, service_id=""):
         if name == "user1":
-            raise HubUnknown("500")
+            raise HubUnavailable("500")
         return ask(name, service_id)
 
     hub.read_user = ill_for_one
@@ -452,7 +456,7 @@ def test_one_that_cannot_be_removed_hinders_no_other_and_is_looked_at_again():
     assert servers.reconcile_all() == ["s1"]
     assert engine.removed == ["s0", "s2"]
     assert servers.view.last_pass_s is not None
-    with pytest.raises(HubUnknown):
+    with pytest.raises(HubUnavailable):
         servers.reconcile_one("s1")
 
 
@@ -463,10 +467,10 @@ def test_a_pass_ends_when_nothing_works_any_more():
 
     def ill(user, server):
         reports.append(user)
-        raise HubUnknown("away")
+        raise HubUnavailable("away")
 
-    hub.report_vanished = ill
-    with pytest.raises(HubUnknown):
+    hub.check_server = ill
+    with pytest.raises(HubUnavailable):
         reconciler(engine, hub).reconcile_all()
     assert len(reports) == FAILURES
 

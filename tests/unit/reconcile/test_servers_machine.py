@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from jhswarmd.errors import EngineUnavailable, HubUnknown
+from jhswarmd.errors import EngineUnavailable, HubUnavailable
 from jhswarmd.model import HubUser
 from jhswarmd.reconcile.orphans import FLOOR, SHARE, WINDOW_S
 from jhswarmd.reconcile.servers import Servers
@@ -223,7 +223,7 @@ class ServersMachine(RuleBasedStateMachine):
         """Do something that may fail for the reasons that there are."""
         try:
             act()
-        except (HubUnknown, EngineUnavailable):
+        except (HubUnavailable, EngineUnavailable):
             assert self.hub.unknown or self.engine.mishap
 
     @invariant()

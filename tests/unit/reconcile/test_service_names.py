@@ -9,7 +9,15 @@ import pytest
 from jhswarmd.engine import client as engines
 from jhswarmd.errors import EngineOutOfSequence, EngineUnavailable
 from jhswarmd.model import NamedTask
-from jhswarmd.reconcile.service_names import AGAIN_S, EVERY_S, LOST_FOR_S, OWN, Names, Seen, is_due
+from jhswarmd.reconcile.service_names import (
+    AGAIN_S,
+    EVERY_S,
+    LOST_FOR_S,
+    OWN,
+    Seen,
+    ServiceNames,
+    is_due,
+)
 
 HERE = frozenset({"10.129.0.4"})
 SETTLED = NamedTask(HERE, is_settled=True)
@@ -25,7 +33,7 @@ class Fake:
         self.now_s = 1000.0
         self.is_quiet = True
         self.errors: list[Exception] = []
-        self.worker = Names(
+        self.worker = ServiceNames(
             self,  # type: ignore[arg-type]
             "lab",
             lambda: self.is_quiet,

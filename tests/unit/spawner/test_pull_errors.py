@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from jhswarmd.spawner.pull_errors import Cause, cause
-from jhswarmd.spawner.tasks import Failure, failure, read_task
+from jhswarmd.spawner.tasks import StartFailure, read_task, start_failure
 
 #: Words of engines 20.10 to 29, of both image stores, as a task carries them.
 WORDS = {
@@ -101,9 +101,9 @@ REASONS = {
 }
 
 
-def rejected(words: str) -> Failure:
+def rejected(words: str) -> StartFailure:
     raw = {"ID": "t", "NodeID": "n", "Status": {"State": "rejected", "Err": words}}
-    found = failure(read_task(raw), image="r.example/x:1", lasted_s=0, node="box")
+    found = start_failure(read_task(raw), image="r.example/x:1", lasted_s=0, node="box")
     assert found is not None
     return found
 

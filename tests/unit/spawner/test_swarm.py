@@ -23,7 +23,7 @@ from jhswarmd.spawner.progress import ProgressLog
 from jhswarmd.spawner.service import ServiceSpawner
 from jhswarmd.spawner.service_spec import create_request
 from jhswarmd.spawner.swarm import SwarmSpawner
-from jhswarmd.spawner.volume_nodes import Holder
+from jhswarmd.spawner.volume_nodes import VolumeNode
 
 #: What swarmkit accepts as the name of a service.
 DNS_NAME = re.compile(r"[a-zA-Z0-9]+(?:[a-zA-Z0-9-_]*?[a-zA-Z0-9])?")
@@ -373,7 +373,7 @@ def test_who_has_waited_for_a_turn_goes_where_the_volume_is_by_then() -> None:
 
     async def take(spawner: SwarmSpawner) -> None:
         # As with 'relaxed': somebody holds the home, and cannot be used.
-        spawner._holders = lambda: [Holder("n1", "one")]  # type: ignore[method-assign]
+        spawner._holders = lambda: [VolumeNode("n1", "one")]  # type: ignore[method-assign]
         spawner._choose_node = lambda: choose(spawner)  # type: ignore[method-assign]
         async with spawner._turn():
             await asyncio.sleep(0)

@@ -7,7 +7,7 @@ import pytest
 
 from jhswarmd.errors import EngineNotFound, EngineUnavailable
 from jhswarmd.spawner import task_batcher
-from jhswarmd.spawner.task_batcher import Lookout
+from jhswarmd.spawner.task_batcher import TaskBatcher
 
 
 def task(service_id, state="running"):
@@ -40,7 +40,7 @@ class Listing:
 
 def look(count, listing, turns=1):
     """Let so many look at the same moment, each at its own service; returns their services."""
-    shared = Lookout()
+    shared = TaskBatcher()
 
     async def one(service_id):
         seen = []
@@ -97,7 +97,7 @@ def test_a_service_that_is_gone_is_told_to_its_own_start_alone():
                 raise EngineNotFound("no such service")
             return await super().__call__(service_ids, within_s)
 
-    listing, shared = OneIsGone(), Lookout()
+    listing, shared = OneIsGone(), TaskBatcher()
 
     async def both():
         with shared.watch(), shared.watch():
@@ -113,7 +113,7 @@ def test_a_service_that_is_gone_is_told_to_its_own_start_alone():
 
 
 def test_who_leaves_takes_nobody_along():
-    listing, shared = Listing(), Lookout()
+    listing, shared = Listing(), TaskBatcher()
 
     async def leave_and_stay():
         with shared.watch(), shared.watch():
@@ -127,7 +127,7 @@ def test_who_leaves_takes_nobody_along():
 
 
 def test_a_look_for_those_of_an_ended_loop_is_not_waited_for():
-    listing, shared = Listing(), Lookout()
+    listing, shared = Listing(), TaskBatcher()
 
     async def leave():
         with shared.watch(), shared.watch():

@@ -16,10 +16,10 @@ from jhswarmd.spawner.tasks import (
     Phase,
     Task,
     exit_status,
-    failure,
     newest,
     node_down,
     read_task,
+    start_failure,
     too_slow,
 )
 
@@ -221,7 +221,7 @@ def test_hopeless_starts_are_told_apart_and_explained(
     state: str, err: str, container: Any, reason: str, words: str
 ) -> None:
     task = read_task(make_raw(State=state, Err=err, ContainerStatus=container))
-    found = failure(task, image="x:1", lasted_s=NO_NODE_GRACE_S, node="box")
+    found = start_failure(task, image="x:1", lasted_s=NO_NODE_GRACE_S, node="box")
     assert found is not None
     assert found.reason == reason
     assert re.search(words, found.message)
@@ -231,14 +231,16 @@ def test_hopeless_starts_are_told_apart_and_explained(
 
 def test_only_a_network_that_a_node_does_not_know_yet_is_worth_another_try() -> None:
     errors = ["network x not found", "No such network: x", "No such image: x", "anything else"]
-    found = [failure(Task("t", "rejected", error=error), image="x", lasted_s=0) for error in errors]
+    found = [
+        start_failure(Task("t", "rejected", error=error), image="x", lasted_s=0) for error in errors
+    ]
     assert [each.may_pass for each in found if each] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("err", ["(insufficient resources on 1 node)", "(unsupported platform)"])
 def test_a_home_that_leaves_one_node_only_is_named_when_that_node_cannot(err: str) -> None:
     task = Task("t", "pending", error=f"{NO_NODE}{err}")
-    found = failure(task, image="x:1", lasted_s=NO_NODE_GRACE_S, home_node="box")
+    found = start_failure(task, image="x:1", lasted_s=NO_NODE_GRACE_S, home_node="box")
     assert found is not None
     assert found.message.startswith("Your files are on node box, which ")
 
@@ -262,7 +264,7 @@ def test_a_start_that_takes_too_long_says_what_it_was_waiting_for(
 
 def test_a_failure_gives_the_administrator_the_engines_own_words() -> None:
     task = read_task(make_raw(State="rejected", Err="invalid mount config", ContainerStatus=None))
-    found = failure(task, image="x:1", lasted_s=0)
+    found = start_failure(task, image="x:1", lasted_s=0)
     assert found is not None
     assert "invalid mount config" in found.detail
     assert "invalid mount config" not in found.message
@@ -354,7 +356,7 @@ def test_files_that_a_node_cannot_mount_are_the_reason_and_the_log_says_what_to_
 ) -> None:
     for state in ("rejected", "failed"):
         task = read_task(make_raw(State=state, Err=error, ContainerStatus=None))
-        found = failure(task, image="x:1", lasted_s=0, node="box")
+        found = start_failure(task, image="x:1", lasted_s=0, node="box")
         assert found is not None
         assert found.reason == "mount"
         assert "cannot be reached from node box" in found.message
@@ -364,7 +366,7 @@ def test_files_that_a_node_cannot_mount_are_the_reason_and_the_log_says_what_to_
 
 def test_a_driver_that_no_node_has_is_a_matter_of_files_too() -> None:
     task = Task("t", "pending", error="no suitable node (missing plugin on 1 node)")
-    found = failure(task, image="x:1", lasted_s=NO_NODE_GRACE_S)
+    found = start_failure(task, image="x:1", lasted_s=NO_NODE_GRACE_S)
     assert found is not None
     assert found.reason == "mount"
     assert "VOLUME_DRIVER" in found.detail
@@ -373,19 +375,19 @@ def test_a_driver_that_no_node_has_is_a_matter_of_files_too() -> None:
 def test_a_login_among_the_options_of_a_mount_is_not_shown() -> None:
     error = f"{_NFS}username=ann,password=hunter2hunter2: permission denied"
     task = read_task(make_raw(State="rejected", Err=error, ContainerStatus=None))
-    found = failure(task, image="x:1", lasted_s=0)
+    found = start_failure(task, image="x:1", lasted_s=0)
     assert found is not None
     assert "hunter2" not in found.detail
 
 
 def test_a_lack_of_nodes_is_believed_only_when_it_lasts() -> None:
     task = Task("t", "pending", error="no suitable node (insufficient resources on 1 node)")
-    assert failure(task, image="x:1", lasted_s=NO_NODE_GRACE_S - 0.1) is None
+    assert start_failure(task, image="x:1", lasted_s=NO_NODE_GRACE_S - 0.1) is None
 
 
 @pytest.mark.parametrize("task", [None, Task("t", "preparing"), Task("t", "running")])
 def test_what_may_still_succeed_is_no_failure(task: Task | None) -> None:
-    assert failure(task, image="x:1", lasted_s=1e6) is None
+    assert start_failure(task, image="x:1", lasted_s=1e6) is None
 
 
 def test_progress_only_grows_on_the_way_to_a_running_notebook() -> None:
@@ -438,7 +440,7 @@ def test_a_long_pull_moves_the_bar_and_never_past_the_next_state(one: float, oth
     ],
 )
 def test_a_missing_image_is_explained_by_what_its_registry_says(words, reason):
-    missing = tasks.Failure(reason="image_not_found", message="m", detail="d")
+    missing = tasks.StartFailure(reason="image_not_found", message="m", detail="d")
     failure = tasks.why_no_image(missing, image="r/x:1", words=words)
     assert failure.reason == reason
     assert words in failure.detail

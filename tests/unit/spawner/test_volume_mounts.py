@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from jhswarmd.errors import JhswarmdError
 from jhswarmd.settings.settings import Settings
 from jhswarmd.spawner import volume_nodes
-from jhswarmd.spawner.volume_mounts import Choice, Node, choose, mounts, read_node, render
-from jhswarmd.spawner.volume_nodes import Holder
+from jhswarmd.spawner.volume_mounts import Node, NodePlacement, mounts, place, read_node, render
+from jhswarmd.spawner.volume_nodes import VolumeNode
 from jhswarmd.spawner.volume_ownership import handed_over
 
 
@@ -26,8 +26,8 @@ def make_node(
     return Node(id=id or f"id-{name}", name=name, state=state, availability=availability)
 
 
-def make_holder(name: str) -> Holder:
-    return Holder(node_id=f"id-{name}", name=name)
+def make_holder(name: str) -> VolumeNode:
+    return VolumeNode(node_id=f"id-{name}", name=name)
 
 
 A, B, C = (make_node(name) for name in "abc")
@@ -57,9 +57,9 @@ def test_a_home_decides_where_its_notebook_may_run(
     names: str, nodes: list[Node], strict: Any, relaxed: Any
 ) -> None:
     holders = [make_holder(name) for name in names]
-    is_strict = choose(holders, nodes, is_strict=True)
+    is_strict = place(holders, nodes, is_strict=True)
     assert ("refused" if is_strict.is_refused else is_strict.node) == strict
-    is_relaxed = choose(holders, nodes, is_strict=False)
+    is_relaxed = place(holders, nodes, is_strict=False)
     assert not is_relaxed.is_refused
     assert is_relaxed.node == relaxed
 
@@ -75,7 +75,9 @@ nodes = st.lists(
     unique_by=lambda node: node.id,
 )
 some_holders = st.lists(
-    st.builds(Holder, node_id=st.sampled_from(["1", "2", "3"]), name=st.sampled_from(["a", "b"])),
+    st.builds(
+        VolumeNode, node_id=st.sampled_from(["1", "2", "3"]), name=st.sampled_from(["a", "b"])
+    ),
     unique_by=lambda holder: holder.node_id,
     min_size=1,
 )
@@ -83,9 +85,9 @@ some_holders = st.lists(
 
 @given(holders=some_holders, nodes=nodes)
 def test_strict_never_starts_anything_without_the_files(
-    holders: list[Holder], nodes: list[Node]
+    holders: list[VolumeNode], nodes: list[Node]
 ) -> None:
-    choice = choose(holders, nodes, is_strict=True)
+    choice = place(holders, nodes, is_strict=True)
     assert choice.is_refused or choice.node == next(
         node for node in nodes if node.id == holders[0].node_id and node.is_usable
     )
@@ -93,9 +95,9 @@ def test_strict_never_starts_anything_without_the_files(
 
 @given(holders=some_holders, nodes=nodes)
 def test_relaxed_always_says_when_the_files_are_elsewhere(
-    holders: list[Holder], nodes: list[Node]
+    holders: list[VolumeNode], nodes: list[Node]
 ) -> None:
-    choice = choose(holders, nodes, is_strict=False)
+    choice = place(holders, nodes, is_strict=False)
     has_files = choice.node is not None and choice.node.id == holders[0].node_id
     assert (choice.lost is None) == has_files
     assert bool(choice.problem) != has_files
@@ -107,12 +109,12 @@ def test_relaxed_always_says_when_the_files_are_elsewhere(
     ids=["down", "drained", "gone"],
 )
 def test_what_is_wrong_with_a_node_is_said_in_words(node: Node | None, words: str) -> None:
-    choice = choose([make_holder("a")], [node] if node else [], is_strict=True)
+    choice = place([make_holder("a")], [node] if node else [], is_strict=True)
     assert words in choice.problem
 
 
 def test_strict_tells_the_administrator_when_the_node_may_be_back() -> None:
-    assert "another id" in choose([make_holder("a")], [BACK], is_strict=True).advice
+    assert "another id" in place([make_holder("a")], [BACK], is_strict=True).advice
 
 
 def test_a_node_that_tells_little_is_taken_for_unknown() -> None:
@@ -122,7 +124,7 @@ def test_a_node_that_tells_little_is_taken_for_unknown() -> None:
 
 
 def test_without_memory_nothing_is_chosen() -> None:
-    assert choose([], [], is_strict=True) == Choice()
+    assert place([], [], is_strict=True) == NodePlacement()
 
 
 # ---- the memory ---------------------------------------------------------------------------------
@@ -136,7 +138,7 @@ def session() -> Iterator[Any]:
 
 
 def test_nothing_is_known_of_a_new_volume(session: Any) -> None:
-    assert volume_nodes.list_holders(session, "v") == []
+    assert volume_nodes.list_nodes(session, "v") == []
 
 
 def test_nodes_are_told_in_the_order_in_which_they_came_to_hold_it(session: Any) -> None:
@@ -144,21 +146,21 @@ def test_nodes_are_told_in_the_order_in_which_they_came_to_hold_it(session: Any)
         volume_nodes.remember(session, "v", make_holder(name))
     volume_nodes.remember(session, "other", make_holder("x"))
     volume_nodes.remember(session, "v", make_holder("c"))
-    assert [each.name for each in volume_nodes.list_holders(session, "v")] == list("cab")
+    assert [each.name for each in volume_nodes.list_nodes(session, "v")] == list("cab")
 
 
 def test_a_node_is_forgotten_for_one_volume_alone(session: Any) -> None:
     for volume in ("v", "w"):
         volume_nodes.remember(session, volume, make_holder("a"))
     volume_nodes.forget(session, "v", "id-a")
-    assert volume_nodes.list_holders(session, "v") == []
-    assert volume_nodes.list_holders(session, "w") == [make_holder("a")]
+    assert volume_nodes.list_nodes(session, "v") == []
+    assert volume_nodes.list_nodes(session, "w") == [make_holder("a")]
 
 
 def test_what_is_remembered_is_committed(session: Any) -> None:
     volume_nodes.remember(session, "v", make_holder("a"))
     session.rollback()
-    assert volume_nodes.list_holders(session, "v") == [make_holder("a")]
+    assert volume_nodes.list_nodes(session, "v") == [make_holder("a")]
 
 
 def test_jupyterhub_takes_a_database_with_our_table_for_its_own(tmp_path: Any) -> None:
@@ -167,7 +169,7 @@ def test_jupyterhub_takes_a_database_with_our_table_for_its_own(tmp_path: Any) -
     volume_nodes.remember(session, "v", make_holder("a"))
     session.close()
     again = orm.new_session_factory(url)()
-    assert volume_nodes.list_holders(again, "v") == [make_holder("a")]
+    assert volume_nodes.list_nodes(again, "v") == [make_holder("a")]
     again.close()
 
 

@@ -1,9 +1,9 @@
-"""How the command line reaches the daemon: a socket inside the daemon's own container.
+"""The control socket: how the command line reaches the daemon, inside the daemon's container.
 
 One line of JSON in, one line of JSON out: ``{"command": ..., "arguments": {...}}``, answered by
-``{"result": ...}`` or ``{"error": {"what", "why", "remedy"}}``. With ``"is_now": false`` in it
-the same request may be granted a moment later. Whoever can run a program in the container can
-reach it (mode 0600), nobody else. Arguments may hold secrets: nothing here logs or repeats them.
+``{"result": ...}`` or ``{"error": {"what", "why", "remedy"}}``. An error with ``"is_now": false``
+is temporary: the same request may succeed a moment later. Only processes in the container can
+reach the socket (mode 0600). Arguments may hold secrets: nothing here logs or repeats them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from jhswarmd.errors import DaemonBusy, JhswarmdError
 log = logging.getLogger(__name__)
 
 SOCKET = Path("/run/jhswarmd/control.sock")
-#: Seconds until a request without an answer is given up.
+#: Timeout of a request, in seconds.
 TIMEOUT_S = 30.0
-#: Bytes of a request; the largest argument is a list of users, of some ten thousand hashes.
+#: Bytes of a request. The largest argument is a user list, with about ten thousand hashes.
 MAX_REQUEST = 8 * 1024 * 1024
 
-#: Takes a command's arguments and returns its result. A JhswarmdError is told to who asked.
+#: Takes a command's arguments and returns its result. A JhswarmdError is returned to the caller.
 Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
@@ -47,21 +47,21 @@ class _Connection(socketserver.StreamRequestHandler):
 
 
 def answer(handlers: Mapping[str, Handler], line: bytes) -> dict[str, Any]:
-    """Return the answer to one request as it came; whatever goes wrong is an answer too."""
+    """Return the answer to one raw request; every failure becomes an error answer."""
     try:
         request = json.loads(line)
         handler = handlers[request["command"]]
         arguments = request.get("arguments") or {}
     except (ValueError, KeyError, TypeError, AttributeError):
-        return {"error": {"what": "The daemon does not know this command"}}
+        return {"error": {"what": "The daemon does not support this command"}}
     try:
         return {"result": handler(arguments)}
     except JhswarmdError as exc:
         error = {"what": exc.what, "why": exc.why, "remedy": exc.remedy}
         return {"error": {**error, "is_now": False} if isinstance(exc, DaemonBusy) else error}
-    except Exception as exc:  # noqa: BLE001 - an error in one must not end the connection unanswered
-        # Neither its text nor its traceback: they may hold an argument.
-        log.error("A command failed unexpectedly: %s", type(exc).__name__)
+    except Exception as exc:  # noqa: BLE001 - a failing handler must not leave the caller without an answer
+        # Log neither its text nor its traceback: they may hold an argument.
+        log.error("Unexpected error in a command: %s", type(exc).__name__)
         return {"error": {"what": "The command failed", "why": type(exc).__name__}}
 
 
@@ -80,26 +80,26 @@ class Control:
         )
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start serving."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stop to answer, and remove the socket."""
+        """Stop serving, and remove the socket."""
         self._server.shutdown()
         self._server.server_close()
         self._path.unlink(missing_ok=True)
 
 
 def ask(command: str, arguments: Mapping[str, Any] | None = None, path: Path = SOCKET) -> Any:
-    """Send one command to the daemon of this container, and return its result.
+    """Send one command to this container's daemon, and return its result.
 
-    Raises JhswarmdError when no daemon answers, or with what it answers as an error.
+    Raises DaemonBusy when no daemon answers, JhswarmdError for an error in the answer.
     """
     return result_of(exchange({"command": command, "arguments": arguments or {}}, path))
 
 
 def exchange(request: Mapping[str, Any], path: Path = SOCKET) -> dict[str, Any]:
-    """Send one request and return the whole answer; that no daemon answers is one too."""
+    """Send one request and return the whole answer, an error answer if no daemon responds."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(TIMEOUT_S)
@@ -108,22 +108,22 @@ def exchange(request: Mapping[str, Any], path: Path = SOCKET) -> dict[str, Any]:
             with connection.makefile("rb") as lines:
                 answer: dict[str, Any] = json.loads(lines.readline())
     except (OSError, ValueError) as exc:
-        return {"error": _silent(str(exc))}
+        return {"error": _no_answer(str(exc))}
     return answer
 
 
 def result_of(answer: Any) -> Any:
-    """Return the result in an answer, or raise its error as JhswarmdError or NotNow."""
+    """Return the result of an answer, or raise its error as JhswarmdError or DaemonBusy."""
     if not isinstance(answer, Mapping) or not {"error", "result"} & answer.keys():
-        answer = {"error": _silent("half an answer")}
+        answer = {"error": _no_answer("truncated response")}
     if "error" in answer:
         error = answer["error"]
-        kind = JhswarmdError if error.get("is_now", True) else DaemonBusy
-        raise kind(error["what"], why=error.get("why", ""), remedy=error.get("remedy", ""))
+        error_class = JhswarmdError if error.get("is_now", True) else DaemonBusy
+        raise error_class(error["what"], why=error.get("why", ""), remedy=error.get("remedy", ""))
     return answer["result"]
 
 
-def _silent(why: str) -> dict[str, Any]:
+def _no_answer(why: str) -> dict[str, Any]:
     return {
         "what": "The daemon does not answer",
         "why": why,

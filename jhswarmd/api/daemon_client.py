@@ -1,7 +1,7 @@
-"""How a command reaches the daemon: in its container by its socket, from a host by the engine.
+"""Client of the daemon: over its socket in its container, through the engine from a host.
 
-From a host a fixed command runs in the daemon's container. What it is asked goes through standard
-input: an argument list shows in events and in the process table.
+From a host, a fixed command runs in the daemon's container. The request is sent on standard input,
+because an argument list is visible in events and in the process table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jhswarmd.engine import streams
 from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import DaemonBusy, EngineConflict, EngineNotFound, EngineUnavailable
 
-#: Seconds in which a daemon that restarts is back, and a change that another made is done.
+#: Seconds for a daemon to restart, or for a change by another caller to finish.
 RESTART_TIMEOUT_S = 40.0
 
 
@@ -29,9 +29,9 @@ def call(
     command: str,
     arguments: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Send a command to the daemon of this node, and return its result.
+    """Send a command to this node's daemon, and return its result.
 
-    Raises NotNow when no daemon answers, JhswarmdError with what it answers as an error.
+    Raises DaemonBusy when no daemon answers, JhswarmdError for an error in the answer.
     """
     if control_socket.SOCKET.exists():
         return control_socket.ask(command, arguments)
@@ -42,7 +42,7 @@ def call(
         if not found:
             raise DaemonBusy(
                 "No daemon runs on this node",
-                remedy="Run the command on a manager that 'docker service ps' names for it.",
+                remedy=f"Run the command on a manager listed by 'docker service ps {name}'.",
             )
         output = streams.run(
             client.api,
@@ -67,12 +67,12 @@ def call_with_retry(
     command: str,
     arguments: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Do as ``ask``, and ask again for ``BACK_WITHIN_S`` seconds while the daemon is away or busy.
+    """Like ``call``; retries for ``RESTART_TIMEOUT_S`` seconds while the daemon is down or busy.
 
-    What is asked must be the same when it is asked twice: an answer may be lost.
+    The command must be idempotent: an answer may be lost.
     """
     return Retrying(
-        # Its container is being replaced: not there, or stopping.
+        # Its container is being replaced: missing, or stopping.
         retry=retry_if_exception_type(
             (DaemonBusy, EngineNotFound, EngineConflict, EngineUnavailable)
         ),

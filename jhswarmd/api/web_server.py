@@ -1,8 +1,8 @@
-"""Metrics, health and commands over HTTP, on the daemon's control address alone.
+"""Metrics, health and commands over HTTP, on the daemon's control address only.
 
-``/metrics`` for Prometheus; ``/health``: the process answers; ``/ready``: it hears the engine, and
-the instance on duty has done a full pass lately, else 503. ``POST /ctl``: one command, as on the
-control socket, for daemons that stand by; it takes the token that they share.
+``/metrics`` for Prometheus; ``/health``: the process responds; ``/ready``: the daemon receives
+engine events, and the active instance has recently completed a full pass, else 503. ``POST /ctl``:
+one command, as on the control socket, for standby daemons; requires the token that they share.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
-class _Silent(WSGIRequestHandler):
+class _QuietHandler(WSGIRequestHandler):
     timeout = control_socket.TIMEOUT_S
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: a line for each scrape would bury the story."""
+        """Log nothing: a line for each scrape would bury the relevant ones."""
 
 
 class Web:
-    """Serves on ``address``; ``unready`` returns why the daemon is not ready, or an empty text.
+    """Serves on ``address``; ``unready`` returns why the daemon is not ready, or an empty string.
 
-    ``handlers`` are the commands for whoever shows ``token``; without a token there are none.
+    ``handlers`` are the commands for callers with ``token``; without a token there are none.
     """
 
     def __init__(
@@ -60,16 +60,16 @@ class Web:
         self._token = token
         self._handlers = handlers or {}
         self._metrics = make_wsgi_app(metrics.REGISTRY)
-        self._server = make_server(address, port, self._answer, _Server, _Silent)
+        self._server = make_server(address, port, self._answer, _Server, _QuietHandler)
         self.port: int = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, name="web", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start serving."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stop to answer."""
+        """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -90,15 +90,15 @@ class Web:
         return _text(start_response, status, text)
 
     def _answer_command(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        shown = environ.get("HTTP_AUTHORIZATION", "").encode()
+        given = environ.get("HTTP_AUTHORIZATION", "").encode()
         expected = f"token {self._token}".encode()
-        if not self._token or not hmac.compare_digest(shown, expected):
+        if not self._token or not hmac.compare_digest(given, expected):
             return _text(start_response, "403 Forbidden", "not allowed")
         length = environ.get("CONTENT_LENGTH") or "0"
         if environ["REQUEST_METHOD"] != "POST" or not length.isdecimal():
-            return _text(start_response, "400 Bad Request", "one command, by POST")
+            return _text(start_response, "400 Bad Request", "send one command by POST")
         if int(length) > control_socket.MAX_REQUEST:
-            return _text(start_response, "413 Content Too Large", "too long")
+            return _text(start_response, "413 Content Too Large", "request too large")
         answer = control_socket.answer(self._handlers, environ["wsgi.input"].read(int(length)))
         start_response("200 OK", [("Content-Type", "application/json")])
         return [json.dumps(answer).encode()]
@@ -126,6 +126,6 @@ def address_in(subnet: str) -> str:
             return str(address)
     raise JhswarmdError(
         f"The daemon has no address in {subnet}",
-        remedy="CONTROL_SUBNET and the subnet of the network 'control' must be the same: run "
+        remedy="CONTROL_SUBNET must match the subnet of the network 'control': run "
         "'jhswarmd down', then 'jhswarmd up'.",
     )

@@ -27,17 +27,17 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,  # locals may hold secrets
 )
-orphans_app = typer.Typer(help="Notebook services that the hub does not have.")
+orphans_app = typer.Typer(help="Notebook services without a server in the hub.")
 app.add_typer(orphans_app, name="orphans", no_args_is_help=True)
 app.add_typer(users.app, name="users", no_args_is_help=True)
 
-#: Exit code for Ctrl-C, as shells have it.
+#: Exit code for Ctrl-C, as in a shell.
 INTERRUPTED = 130
 
 EnvOption = Annotated[
     Optional[str],  # noqa: UP045 - typer reads annotations at run time, on Python 3.10 too
     typer.Option(
-        "--env", metavar="NAME", help="Profile; default: JHSWARMD_ENV, else the deployment's."
+        "--env", metavar="NAME", help="Profile. Default: JHSWARMD_ENV, else the deployment's."
     ),
 ]
 
@@ -52,7 +52,7 @@ def main() -> None:
         sys.exit(exc.exit_code)
     except SystemExit as exc:
         if exc.code == INTERRUPTED:  # typer's, for Ctrl-C
-            Console(stderr=True).print("Interrupted. Run the command again: it goes on from here.")
+            Console(stderr=True).print("Interrupted. Run the command again to continue.")
         raise
 
 
@@ -74,16 +74,16 @@ def up(
         typer.Option(
             "--env-if-new",
             metavar="NAME",
-            help="Profile for a swarm that has no deployment yet, when none is named.",
+            help="Profile for a swarm without a deployment, when no other is named.",
         ),
     ] = "default",
     yes: Annotated[
-        bool, typer.Option("--yes", help="Replace the deployment of another profile, unasked.")
+        bool, typer.Option("--yes", help="Replace a deployment of another profile without asking.")
     ] = False,
 ) -> None:
-    """Bring a deployment up, or make it what its profile says.
+    """Deploy, or update an existing deployment to match its profile.
 
-    Without --env, with the profile that it was deployed from.
+    Without --env: the profile that it was deployed from.
     """
     from jhswarmd.commands import selection, up
     from jhswarmd.deploy.machine import local_engine
@@ -102,7 +102,7 @@ def up(
 
 @app.command()
 def build(env: EnvOption = None) -> None:
-    """Build and push the images alone, and list what the registry then holds."""
+    """Build and push the images without deploying, and list those in the registry."""
     from jhswarmd.commands import selection, up
     from jhswarmd.deploy.machine import local_engine
     from jhswarmd.deploy.profiles import profile
@@ -117,14 +117,14 @@ def build(env: EnvOption = None) -> None:
 
 @app.command()
 def render(env: EnvOption = None) -> None:
-    """Print stack.yml fully resolved, for 'docker stack deploy -c - NAME'."""
+    """Print the fully resolved stack.yml, for 'docker stack deploy -c - NAME'."""
     from jhswarmd.commands import up
 
     typer.echo(up.render(_load_profile(env)), nl=False)
 
 
 def _load_profile(env: str | None) -> Profile:
-    """Return the profile that is named, else the deployment's."""
+    """Return the named profile, else the deployment's."""
     from jhswarmd.commands import selection
     from jhswarmd.deploy.machine import local_engine
     from jhswarmd.deploy.profiles import profile
@@ -145,9 +145,9 @@ def down(
     purge: Annotated[
         bool, typer.Option("--purge", help="Also remove secrets and node label, after asking.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Stop the notebooks in order and remove the stack. Volumes stay, always."""
+    """Shut the notebooks down and remove the stack. Volumes are always kept."""
     from jhswarmd.commands import status
     from jhswarmd.deploy import stack as stacks
     from jhswarmd.deploy.machine import local_engine
@@ -157,13 +157,13 @@ def down(
     client = local_engine.connect()
     if env and not stack:
         stack = profile.load(env).settings.stack_name
-    name = status.find_stack(client, stack, with_remains=True)
+    name = status.find_stack(client, stack, include_down=True)
     stacks.take_down(client, name, Progress())
     if purge and (
         yes
         or typer.confirm(
-            f"Remove the secrets of {name}? Everybody will have to log in again, and what the "
-            "hub has encrypted cannot be read any more. Volumes stay."
+            f"Remove the secrets of {name}? All users will have to log in again, and data that "
+            "the hub has encrypted becomes unreadable. Volumes are kept."
         )
     ):
         stacks.purge(client, name, Progress())
@@ -173,9 +173,9 @@ def down(
 def status(
     stack: StackOption = None,
     as_json: JsonOption = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it anew until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
 ) -> None:
-    """Show how a deployment is. Exit code: 0 healthy, 1 degraded, 2 down."""
+    """Show the health of a deployment. Exit code: 0 healthy, 1 degraded, 2 down."""
     from jhswarmd.commands import status
     from jhswarmd.deploy.machine import local_engine
 
@@ -198,9 +198,9 @@ def status(
 
 @app.command()
 def doctor(env: EnvOption = None, stack: StackOption = None, as_json: JsonOption = False) -> None:
-    """Look for what is wrong with machine, swarm and deployment. Exit code: 1 if anything is.
+    """Diagnose machine, swarm and deployment. Exit code: 1 if anything is wrong.
 
-    With --env also at what that profile needs. Changes nothing.
+    With --env, also check what that profile needs. Changes nothing.
     """
     from jhswarmd.commands import doctor
 
@@ -217,7 +217,7 @@ def doctor(env: EnvOption = None, stack: StackOption = None, as_json: JsonOption
 
 @app.command()
 def run(dry_run: DryRunOption = False) -> None:
-    """Run the daemon (in its container; the stack does it)."""
+    """Run the daemon (the stack does this, in the daemon's container)."""
     from jhswarmd.daemon import run
 
     run.run(_settings_of_container(), dry_run=dry_run)
@@ -228,7 +228,7 @@ def reconcile(
     once: Annotated[bool, typer.Option("--once", help="One full pass.")],
     dry_run: DryRunOption = False,
 ) -> None:
-    """Make the daemon compare services and servers now (--dry-run: in its container)."""
+    """Trigger a full reconciliation now (--dry-run: only in the daemon's container)."""
     from jhswarmd.api import daemon_client
     from jhswarmd.commands import status
     from jhswarmd.daemon import run
@@ -240,24 +240,24 @@ def reconcile(
     client = local_engine.connect()
     daemon_client.call(client, status.find_stack(client, None), "reconcile")
     typer.echo(
-        "A full pass has begun: see the daemon's log and 'jhswarmd status' for what it finds."
+        "Full reconciliation started; see 'jhswarmd status' and the daemon's log for the result."
     )
 
 
 def _settings_of_container() -> Settings:
-    """Read the profile's keys from the environment, and begin to log as they say."""
+    """Read the profile's keys from the environment, and configure logging from them."""
     try:
         settings = Settings.from_environ(os.environ)
     except ValidationError as exc:
         keys = ", ".join(str(error["loc"][0]).upper() for error in exc.errors() if error["loc"])
-        raise UsageError("The environment has bad keys", why=keys) from None
+        raise UsageError("Invalid environment variables", why=keys) from None
     log.configure(settings.log_level, settings.log_format.value)
     return settings
 
 
 @orphans_app.command("list")
 def orphans_list(stack: StackOption = None, as_json: JsonOption = False) -> None:
-    """List what is held, and what was removed and why."""
+    """List held orphans, and recent removals with their reasons."""
     from jhswarmd.api import daemon_client
     from jhswarmd.commands import status
     from jhswarmd.deploy.machine import local_engine
@@ -275,7 +275,7 @@ def orphans_list(stack: StackOption = None, as_json: JsonOption = False) -> None
 
 @orphans_app.command("approve")
 def orphans_approve(stack: StackOption = None, dry_run: DryRunOption = False) -> None:
-    """Allow the removal of everything that is held now."""
+    """Approve the removal of all orphans currently held."""
     from jhswarmd.api import daemon_client
     from jhswarmd.commands import status
     from jhswarmd.deploy.machine import local_engine
@@ -296,7 +296,7 @@ def orphans_approve(stack: StackOption = None, dry_run: DryRunOption = False) ->
 
 @app.command()
 def prepull(env: EnvOption = None, stack: StackOption = None) -> None:
-    """Make every node that may run notebooks pull their images, and wait for it."""
+    """Pull the notebook images on all nodes that may run notebooks, and wait."""
     from jhswarmd.commands import prepull, status
     from jhswarmd.deploy.machine import local_engine
     from jhswarmd.deploy.profiles import profile
@@ -310,43 +310,44 @@ def prepull(env: EnvOption = None, stack: StackOption = None) -> None:
 
 @app.command()
 def rotate(
-    kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="cookie, proxy, crypt, daemon, tls; or all.")
+    credential: Annotated[
+        str,
+        typer.Argument(metavar="CREDENTIAL", help="cookie, proxy, crypt, daemon, tls; or all."),
     ],
     revoke: Annotated[
         bool,
-        typer.Option("--revoke", help="Older ones stop working at once; everybody logs in again."),
+        typer.Option("--revoke", help="Revoke older secrets at once; all users log in again."),
     ] = False,
     dry_run: DryRunOption = False,
     env: EnvOption = None,
     stack: StackOption = None,
 ) -> None:
-    """Replace secrets of hub, proxy and daemon; nobody loses a notebook or a login.
+    """Rotate secrets of hub, proxy and daemon. No notebook and no login is lost.
 
-    'all' is every kind but tls. 'tls' takes the certificate of the profile (--env) if it has one.
+    'all' is every credential except tls. 'tls' uses the profile's certificate (--env), if any.
     """
     from jhswarmd.commands import rotate, status
     from jhswarmd.deploy import secrets
     from jhswarmd.deploy.machine import local_engine
     from jhswarmd.deploy.progress import Progress
 
-    units = rotate.units_of(kind)
+    names = rotate.credentials_named(credential)
     client = local_engine.connect()
     profile = _load_profile(env) if env else None
     if profile and not stack:
         stack = profile.settings.stack_name
-    name = status.find_stack(client, stack)
+    stack_name = status.find_stack(client, stack)
     if dry_run:
-        existing = secrets.list_existing(client, name)
-        for line in rotate.describe(existing, units, revoke=revoke):
+        existing = secrets.list_existing(client, stack_name)
+        for line in rotate.describe(existing, names, revoke=revoke):
             typer.echo(line)
         return
-    rotate.rotate(client, name, units, Progress(), revoke=revoke, profile=profile)
+    rotate.rotate(client, stack_name, names, Progress(), revoke=revoke, profile=profile)
 
 
 @app.command("engine-stop")
 def engine_stop() -> None:
-    """Stop the engine, if 'jhswarmd up' started it."""
+    """Stop the Docker Engine, if 'jhswarmd up' started it."""
     from jhswarmd.deploy.machine import local_engine
     from jhswarmd.deploy.progress import Progress
 
@@ -355,7 +356,7 @@ def engine_stop() -> None:
 
 @app.command(hidden=True)
 def ctl() -> None:
-    """Pass a request from standard input to the daemon of this container (api/daemon_client.py)."""
+    """Forward a request from standard input to this container's daemon (api/daemon_client.py)."""
     from jhswarmd.api import control_socket
 
     typer.echo(json.dumps(control_socket.exchange(json.loads(sys.stdin.readline()))))

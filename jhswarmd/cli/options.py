@@ -1,4 +1,4 @@
-"""Options that several commands of the command line have."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import typer
 
 StackOption = Annotated[
     Optional[str],  # noqa: UP045 - typer reads annotations at run time, on Python 3.10 too
-    typer.Option("--stack", metavar="NAME", help="Stack, where the swarm has several."),
+    typer.Option("--stack", metavar="NAME", help="Stack, if the swarm has several."),
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done and why; remove nothing.")
+    bool, typer.Option("--dry-run", help="Show what would be done, and why; change nothing.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -375,7 +375,7 @@ def accounts(report: status.Report | None, profile: Profile) -> list[Finding]:
     nothing is deployed yet.
     """
     about, findings = "accounts", []
-    if profile.is_for_trying_out:
+    if profile.is_demo:
         return []
     content = b"" if profile.settings.uses_oauth else profile.files.get("users", b"")
     listed = user_list.parse(content)

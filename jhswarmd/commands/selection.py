@@ -1,7 +1,7 @@
-"""Which profile ``up`` takes, and whether it may replace what another one deployed.
+"""Which profile ``up`` uses, and whether it may replace a deployment of another one.
 
-A profile that is named counts; else the recorded one (``record``); on a swarm without a deployment
-the one for new ones. What cannot be told is asked for, never guessed.
+A named profile takes precedence; else the recorded one (``record``); on a swarm without a
+deployment, the one for new deployments. An ambiguous choice is left to the user, never guessed.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import JhswarmdError, UsageError
 from jhswarmd.settings.settings import Settings
 
-#: Keys that no running service shows.
+#: Keys that no running service has in its environment.
 _NOT_SHOWN = frozenset({"ENGINE_SOCKET"})
-#: Part of the name of the notebook image that we build.
+#: Part of the name of our own notebook image.
 _OUR_IMAGE = "/jhswarmd/"
-#: Characters of a value that are shown.
-_MOST_CHARS = 60
-#: An address with a login in it.
+#: Maximum number of characters of a value that are shown.
+_MAX_CHARS = 60
+#: An address that contains a login.
 _LOGIN = re.compile(r"://[^/\s]*@")
 
 
 def select(client: docker.DockerClient, if_new: str, folder: Path | None = None) -> Profile:
-    """Return the profile to take when none is named: the recorded one.
+    """Return the profile to use when none is named: the recorded one.
 
-    Without any deployment on this swarm it is ``if_new``. Raises UsageError when it cannot be told.
+    Without a deployment on this swarm, that is ``if_new``. Raises UsageError if it is ambiguous.
     """
-    with engine_errors("look at the swarm"):
+    with engine_errors("inspect the swarm"):
         state = client.api.info()["Swarm"]["LocalNodeState"]
     if state == "inactive":
         return profile.load(if_new, folder)
@@ -53,7 +53,7 @@ def select(client: docker.DockerClient, if_new: str, folder: Path | None = None)
         raise UsageError(
             f"There are {len(names)} deployments on this swarm",
             why=", ".join(names),
-            remedy="Name the profile of the one that is meant with --env NAME.",
+            remedy="Name the profile of the intended one with --env NAME.",
         )
     (name,) = names
     if name in records:
@@ -62,10 +62,10 @@ def select(client: docker.DockerClient, if_new: str, folder: Path | None = None)
     if candidate.settings.stack_name == name and not _changes(client, candidate):
         return candidate
     raise UsageError(
-        f"The profile of the deployment {name} is not known",
-        why="it was made by a version that did not record it, or its first 'up' did not finish",
-        remedy="Name its profile once with --env NAME ('make up ENV=NAME'); from then on it is "
-        "recorded. Nothing was changed.",
+        f"The profile of the deployment {name} is unknown",
+        why="it was deployed by a version that did not record it, or its first 'up' did not finish",
+        remedy="Name its profile once with --env NAME ('make up ENV=NAME'); it is then recorded. "
+        "Nothing was changed.",
     )
 
 
@@ -76,100 +76,102 @@ def _recorded(found: record.Record, folder: Path | None) -> Profile:
         raise UsageError(
             f"The deployment {found.stack} has the profile '{found.profile}', which cannot be used",
             output=exc.faults,
-            remedy="Run this where the files of that profile are (JHSWARMD_ENV_DIR), or name "
+            remedy="Run this where that profile's files are (JHSWARMD_ENV_DIR), or name "
             "another profile with --env NAME. Nothing was changed.",
         ) from exc
     if loaded.settings.stack_name != found.stack:
         raise UsageError(
             f"The profile '{found.profile}' names another stack than the deployment {found.stack}",
-            why=f"it has STACK_NAME={loaded.settings.stack_name} now",
-            remedy=f"Say with --env {found.profile} that a second stack is meant, or change the "
-            "key back. Nothing was changed.",
+            why=f"it now has STACK_NAME={loaded.settings.stack_name}",
+            remedy=f"Use --env {found.profile} to deploy a second stack, or change the key back. "
+            "Nothing was changed.",
         )
     return loaded
 
 
 def _deployed_stacks(client: docker.DockerClient) -> set[str]:
-    """Return the names of all stacks of ours that run, or that left their accounts behind."""
+    """Return the names of all our stacks that run, or whose accounts still exist."""
     with engine_errors("list services and secrets"):
         found = [
             *client.api.services(filters={"label": labels.STACK}),
             *client.api.secrets(filters={"label": f"{labels.KIND}=users"}),
         ]
     return {
-        marks[labels.STACK]
-        for marks in map(labels.of, found)
-        if marks.get(labels.STACK)
-        and (marks.get(labels.ROLE) in labels.ROLES or marks.get(labels.KIND) == "users")
+        stack_labels[labels.STACK]
+        for stack_labels in map(labels.of, found)
+        if stack_labels.get(labels.STACK)
+        and (
+            stack_labels.get(labels.ROLE) in labels.ROLES
+            or stack_labels.get(labels.KIND) == "users"
+        )
     }
 
 
 def confirm(
     client: docker.DockerClient,
-    wanted: Profile,
+    desired: Profile,
     progress: Progress,
     may_replace: Callable[[str], bool],
 ) -> None:
-    """Return when ``wanted`` may be deployed.
+    """Return if ``desired`` may be deployed.
 
-    When it would replace the deployment of another profile, or of one that is not known, what would
-    change is shown, and ``may_replace`` is called with a question. Raises UsageError when the
-    answer is no.
+    If it would replace a deployment of another or unknown profile, the changes are shown, and
+    ``may_replace`` is called with a question. Raises UsageError if the answer is no.
     """
-    name = wanted.settings.stack_name
+    name = desired.settings.stack_name
     found = record.read(client, name)
-    if found is not None and found.is_of(wanted):
+    if found is not None and found.is_of(desired):
         return
     if found is None and name not in _deployed_stacks(client):
         return
-    changes = _changes(client, wanted)
-    if found is not None and found.profile == wanted.name:
+    changes = _changes(client, desired)
+    if found is not None and found.profile == desired.name:
         if changes:
-            progress.note(f"Changed in the profile '{wanted.name}' since it was deployed:")
-            _tell(changes, progress)
+            progress.note(f"Changes in the profile '{desired.name}' since it was deployed:")
+            _print(changes, progress)
         return
-    if not changes and (found is None or found.has_keys(wanted.settings)):
+    if not changes and (found is None or found.has_keys(desired.settings)):
         return
     if found is None:
-        what = f"The profile of the deployment {name} is not recorded; '{wanted.name}' changes it"
+        what = f"The profile of the deployment {name} is not recorded; '{desired.name}' changes it"
         keep = "name the profile that it was deployed from"
     else:
-        what = f"The deployment {name} has the profile '{found.profile}', not '{wanted.name}'"
+        what = f"The deployment {name} has the profile '{found.profile}', not '{desired.name}'"
         keep = f"run 'jhswarmd up --env {found.profile}' ('make up ENV={found.profile}')"
-    progress.warn(f"{what}. What would change:")
-    _tell(changes or ["nothing that can be seen from here"], progress)
-    if may_replace(f"Deploy the profile '{wanted.name}' in its place?"):
+    progress.warn(f"{what}. Changes:")
+    _print(changes or ["none that can be seen from here"], progress)
+    if may_replace(f"Deploy the profile '{desired.name}' in its place?"):
         return
     raise UsageError(
         what,
-        remedy=f"To keep what is deployed, {keep}. To replace it: 'jhswarmd up --env "
-        f"{wanted.name} --yes' ('make up ENV={wanted.name} YES=1'). Nothing was changed.",
+        remedy=f"To keep the deployment, {keep}. To replace it: 'jhswarmd up --env "
+        f"{desired.name} --yes' ('make up ENV={desired.name} YES=1'). Nothing was changed.",
     )
 
 
-def _tell(changes: Sequence[str], progress: Progress) -> None:
+def _print(changes: Sequence[str], progress: Progress) -> None:
     for line in changes:
         progress.note(f"  {line}")
 
 
-def _changes(client: docker.DockerClient, wanted: Profile) -> list[str]:
-    """Return a line for everything that deploying ``wanted`` changes and that can be seen."""
-    name = wanted.settings.stack_name
+def _changes(client: docker.DockerClient, desired: Profile) -> list[str]:
+    """Return a line for each visible change that deploying ``desired`` makes."""
+    name = desired.settings.stack_name
     services = stack.list_services(client, name)
     hub = [each for each in services if labels.of(each).get(labels.ROLE) == "hub"]
     existing = secrets.list_existing(client, name)
-    lines = _account_changes(client, wanted, existing, is_running=bool(hub))
+    lines = _account_changes(client, desired, existing, is_running=bool(hub))
     replaced = [
         SECRET_FILES[kind]
-        for creation in secrets.plan(wanted, existing)
+        for creation in secrets.plan(desired, existing)
         for kind in creation.kind.names
         if creation.supplied is not None and not creation.kind.seeded
     ]
     if replaced:
-        lines.append(f"files of the profile that replace what is in use: {', '.join(replaced)}")
+        lines.append(f"files of the profile that replace the secrets in use: {', '.join(replaced)}")
     deployed = status.settings_of(services)
     if deployed is not None:
-        lines += key_changes(deployed, wanted.settings)
+        lines += key_changes(deployed, desired.settings)
     elif hub:
         lines.append("the keys of the running deployment cannot be read")
     return lines
@@ -177,18 +179,18 @@ def _changes(client: docker.DockerClient, wanted: Profile) -> list[str]:
 
 def _account_changes(
     client: docker.DockerClient,
-    wanted: Profile,
+    desired: Profile,
     existing: Sequence[SecretVersion],
     *,
     is_running: bool,
 ) -> list[str]:
-    name = wanted.settings.stack_name
-    content = secrets.changed_users(wanted, existing)
+    name = desired.settings.stack_name
+    content = secrets.changed_users(desired, existing)
     if content is None:
         return []
     listed = user_list.parse(content)
     if not listed.entries:
-        return []  # such a list is not applied
+        return []  # an empty list is not applied
     is_published = published_password.has_published_password(listed)
     if is_running:
         try:
@@ -198,8 +200,8 @@ def _account_changes(
         if held is not None:
             return account_changes(held, list(listed.entries), is_published=is_published)
     return [
-        f"accounts: the list of '{wanted.name}' replaces the one that was applied last "
-        f"({users.some(list(listed.entries))})" + (f"; {_PUBLISHED}" if is_published else "")
+        f"accounts: the list of '{desired.name}' replaces the one applied last "
+        f"({users.shorten(list(listed.entries))})" + (f"; {_PUBLISHED}" if is_published else "")
     ]
 
 
@@ -209,31 +211,33 @@ _PUBLISHED = "the password of testuser is published"
 def account_changes(
     held: Sequence[Mapping[str, Any]], listed: Sequence[str], *, is_published: bool
 ) -> list[str]:
-    """Return what a new list does to the accounts that there are. Pure.
+    """Return what a new list changes in the existing accounts. Pure.
 
-    Accounts of 'jhswarmd users add' stay, with their passwords.
+    Accounts created by 'jhswarmd users add' are kept, with their passwords.
     """
     names = {each["name"] for each in held}
     of_list = [each["name"] for each in held if each["source"] != "added"]
-    comes = [name for name in listed if name not in names]
-    goes = [name for name in of_list if name not in set(listed)]
-    stays = [name for name in of_list if name in set(listed)]
+    added = [name for name in listed if name not in names]
+    removed = [name for name in of_list if name not in set(listed)]
+    kept = [name for name in of_list if name in set(listed)]
     lines = []
-    if comes:
+    if added:
         lines.append(
-            f"accounts added: {users.some(comes)}"
-            + (f" ({_PUBLISHED})" if is_published and published_password.NAME in comes else "")
+            f"accounts added: {users.shorten(added)}"
+            + (f" ({_PUBLISHED})" if is_published and published_password.NAME in added else "")
         )
-    if goes:
-        lines.append(f"accounts removed: {users.some(goes)}")
-    if stays:
-        lines.append(f"accounts that get the password of the profile's list: {users.some(stays)}")
+    if removed:
+        lines.append(f"accounts removed: {users.shorten(removed)}")
+    if kept:
+        lines.append(
+            f"accounts whose password is set from the profile's list: {users.shorten(kept)}"
+        )
     return lines
 
 
-def key_changes(deployed: Settings, wanted: Settings) -> list[str]:
+def key_changes(deployed: Settings, desired: Settings) -> list[str]:
     """Return a line for each key that changes. Pure."""
-    before, after = deployed.to_environ(), wanted.to_environ()
+    before, after = deployed.to_environ(), desired.to_environ()
     if "SINGLE_USER_IMAGE" not in after and _OUR_IMAGE in before.get("SINGLE_USER_IMAGE", ""):
         del before["SINGLE_USER_IMAGE"]
     lines = []
@@ -249,16 +253,16 @@ def _shown(key: str, environ: Mapping[str, str]) -> str:
     if key not in environ:
         return "(default)"
     value = environ[key]
-    # Options of a share, and addresses, may hold a login.
+    # The options of a share, and addresses, may contain a login.
     if key.endswith("_OPTIONS") or _LOGIN.search(value):
         return "(not shown)"
     text = " ".join(value.split()) or "(empty)"
-    return text if len(text) <= _MOST_CHARS else text[:_MOST_CHARS] + "..."
+    return text if len(text) <= _MAX_CHARS else text[:_MAX_CHARS] + "..."
 
 
 def load(named: str | None, if_new: str, connect: Callable[[], docker.DockerClient]) -> Profile:
-    """Return the profile that is ``named``, else the one that ``select`` finds.
+    """Return the profile ``named``, else the one that ``select`` finds.
 
-    A named one is checked before the engine is looked for.
+    A named profile is checked before the engine is contacted.
     """
     return profile.load(named) if named else select(connect(), if_new)

@@ -131,12 +131,12 @@ class Report(BaseModel):
 
 
 def find_stack(
-    client: docker.DockerClient, wanted: str | None, *, with_remains: bool = False
+    client: docker.DockerClient, wanted: str | None, *, include_down: bool = False
 ) -> str:
     """Return the name of the one stack of ours on this swarm, or ``wanted``.
 
     Its hub tells, and without one any service of it, for 'down' may have been interrupted;
-    ``with_remains`` its secrets and networks do, too. Raises UsageError when there is none, or
+    ``include_down`` its secrets and networks do, too. Raises UsageError when there is none, or
     more than one, and JhswarmdError on a machine that cannot know.
     """
     local_engine.require_manager(client)
@@ -148,7 +148,7 @@ def find_stack(
     if not chosen:
         with engine_errors("list the secrets"):
             remains = _stacks_of(client.api.secrets(filters={"label": labels.GENERATION}))
-    if not chosen and with_remains:
+    if not chosen and include_down:
         chosen = [name for name in remains if wanted in (None, name)]
         if wanted and networks.list_networks(client, wanted):
             chosen = [wanted]

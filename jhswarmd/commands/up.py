@@ -1,7 +1,7 @@
-"""``jhswarmd up``: from whatever this machine is to a hub that answers.
+"""``jhswarmd up``: from any state of this machine to a hub that answers.
 
-Every step looks first and changes only what is not right yet, so that an interrupted run is
-finished by the next one, and a run with nothing to do takes seconds.
+Every step checks first and changes only what differs, so that the next run completes an
+interrupted one, and a run with nothing to do takes seconds.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from jhswarmd.engine.registry_auth import Login
 from jhswarmd.errors import JhswarmdError
 from jhswarmd.settings.settings import PublishMode, Settings
 
-#: Seconds in which a healthy hub is to answer through the published port.
-ANSWERS_WITHIN_S = 60.0
-#: Where this machine reaches its own published ports.
+#: Seconds for a healthy hub to answer on the published port.
+HUB_ANSWER_TIMEOUT_S = 60.0
+#: The address at which this machine reaches its own published ports.
 LOCAL_ADDRESS = "127.0.0.1"
 
 
@@ -47,7 +47,7 @@ def up(
     connect: Callable[[], docker.DockerClient],
     may_replace: Callable[[str], bool] = lambda question: False,
 ) -> None:
-    """Bring the deployment of ``profile`` up, or make it what the profile says.
+    """Deploy ``profile``, or update its deployment to match it.
 
     ``connect`` returns a client of the engine, and is called after the profile was checked.
     ``may_replace`` is asked whether it may take the place of another profile. Raises JhswarmdError.
@@ -70,11 +70,11 @@ def up(
     deployed = publish.list_deployed(client, settings.stack_name)
     built = publish.build(client, settings, progress, deployed)
     _create_secrets(client, profile, progress)
-    with progress.step("Marking the hub's node") as step:
+    with progress.step("Labelling the hub's node") as step:
         step.done(
             "done"
-            if stack.mark_hub_node(client, settings.stack_name)
-            else "a node is marked already"
+            if stack.label_hub_node(client, settings.stack_name)
+            else "a node is already labelled"
         )
     rendered = _render(client, settings, built, mode)
     config_check.check(client, settings.stack_name, rendered, progress)
@@ -84,16 +84,16 @@ def up(
         step.done(
             "ports in the routing mesh"
             if mode is PublishMode.ingress
-            else "ports on the proxy's node alone"
+            else "ports on the proxy's node only"
         )
     with progress.step("Waiting for hub, proxy and daemon") as step:
         stack.wait_healthy(client, settings.stack_name, step)
     _apply_users(client, profile, progress)
-    secrets.retire_unused(client, settings.stack_name)
-    with progress.step("Asking the hub through its published port") as step:
+    secrets.remove_unused(client, settings.stack_name)
+    with progress.step("Checking the hub through its published port") as step:
         step.done(_wait_answer(_published_at(client, settings, mode)))
     prepull.wait_after_up(client, settings.stack_name, progress)
-    _tell(profile, progress, client)
+    _print_summary(profile, progress, client)
 
 
 def build(
@@ -112,9 +112,9 @@ def build(
 
 
 def render(profile: Profile) -> str:
-    """Return the stack's file fully resolved. Changes nothing.
+    """Return the fully resolved stack file. Changes nothing.
 
-    Raises JhswarmdError that names everything that is missing: secrets, node label, images.
+    Raises JhswarmdError naming everything that is missing: secrets, node label, images.
     """
     settings = profile.settings
     client = local_engine.connect()
@@ -136,28 +136,28 @@ def render(profile: Profile) -> str:
         raise JhswarmdError(
             f"The profile '{profile.name}' cannot be rendered yet",
             why="missing: " + ", ".join(missing),
-            remedy=f"Run 'jhswarmd up --env {profile.name}': it makes what is missing.",
+            remedy=f"Run 'jhswarmd up --env {profile.name}', which creates what is missing.",
         )
     return _render(client, settings, built, resolve_publish_mode(settings))
 
 
 def resolve_publish_mode(settings: Settings) -> PublishMode:
-    """Return how ports are published: what the profile says, else what the kernel can."""
+    """Return how ports are published: per the profile, else what the kernel supports."""
     if settings.publish_mode is not PublishMode.auto:
         return settings.publish_mode
     if settings.trusted_proxies:
-        # The mesh hides who connects.
+        # The mesh hides client addresses.
         return PublishMode.host
     return PublishMode.ingress if local_engine.has_ipvs() else PublishMode.host
 
 
 def _use_proxies(settings: Settings) -> None:
-    """Let what is downloaded from here on (packages, bases, builds) go through the profile's."""
+    """Use the profile's proxies for all downloads from here on (packages, bases, builds)."""
     os.environ.update(settings.proxy_environment)
 
 
 def _use_logins(client: docker.DockerClient, profile: Profile) -> None:
-    """Let pulls, pushes and questions to registries go with the profile's logins too."""
+    """Add the profile's logins for pulls from, pushes to and queries of registries."""
     if "registry_login" in profile.files:
         registry_auth.add(client.api, profile.files["registry_login"])
 
@@ -165,7 +165,7 @@ def _use_logins(client: docker.DockerClient, profile: Profile) -> None:
 def _with_registry(
     client: docker.DockerClient, profile: Profile, progress: Progress, mode: PublishMode
 ) -> Profile:
-    """See that the registry answers; returns the profile with the login that it needs."""
+    """Ensure that the registry answers; return the profile with the login that it needs."""
     login = registry.ensure(client, profile.settings, progress, mode.value)
     if login is None:
         return profile
@@ -175,7 +175,7 @@ def _with_registry(
 
 
 def _with_login(profile: Profile, login: Login) -> Profile:
-    """Add a login to those that the site supplies: the nodes get them all in one secret."""
+    """Add a login to those of the site: the nodes receive all of them in one secret."""
     logins = registry_auth.merge(profile.files.get("registry_login"), login)
     return replace(profile, files={**profile.files, "registry_login": logins})
 
@@ -209,29 +209,29 @@ def _create_secrets(client: docker.DockerClient, profile: Profile, progress: Pro
         creations = secrets.plan(profile, existing)
         for creation in creations:
             secrets.create(client, profile, creation, step.update)
-        made = ", ".join(name for each in creations for name in each.kind.names)
-        step.done(f"created {made}" if made else "all there")
+        created = ", ".join(name for each in creations for name in each.kind.names)
+        step.done(f"created {created}" if created else "all exist")
     for files, why in secrets.rolled_back(profile, existing).items():
         progress.warn(
-            f"{files} of the profile was tried before, and rolled back ({why}): the older secret "
-            "stays in use. Put another one there, or remove it"
+            f"{files} of the profile was tried before and rolled back ({why}): the older secret "
+            "stays in use. Replace the file, or remove it"
         )
 
 
 def _apply_users(client: docker.DockerClient, profile: Profile, progress: Progress) -> None:
-    """Let the daemon merge a changed list of users into the accounts.
+    """Have the daemon merge a changed user list into the accounts.
 
-    It alone can read them: what 'jhswarmd users' added or removed since stays.
+    Only the daemon can read the accounts: changes made with 'jhswarmd users' since are kept.
     """
     name = profile.settings.stack_name
     content = secrets.changed_users(profile, secrets.list_existing(client, name))
     if content is None:
         return
     if not user_list.parse(content).entries:
-        # Cut off, or in another encoding: everybody's login would end.
+        # Truncated, or in another encoding: all logins would end.
         progress.warn(
-            f"{profile.user_list} has no account that can be used: the accounts stay as they are. "
-            f"'jhswarmd users check {profile.user_list}' tells why. To remove single accounts: "
+            f"{profile.user_list} has no usable account: the accounts are unchanged. "
+            f"'jhswarmd users check {profile.user_list}' shows why. To remove single accounts, use "
             "'jhswarmd users remove'"
         )
         return
@@ -240,7 +240,7 @@ def _apply_users(client: docker.DockerClient, profile: Profile, progress: Progre
         source = generations.source_label([content], guessable=True)
         answer = users.change(client, name, "merge", list=text, source=source)
         if answer["generation"] is not None:
-            users.wait_taken_up(client, name, answer["generation"])
+            users.wait_mounted(client, name, answer["generation"])
             stack.wait_healthy(client, name, step)
     for line in users.describe(answer):
         progress.note(f"Accounts: {line}")
@@ -249,19 +249,19 @@ def _apply_users(client: docker.DockerClient, profile: Profile, progress: Progre
 def _warn_of_list(profile: Profile, progress: Progress) -> None:
     accounts = user_list.parse(profile.files.get("users", b""))
     for refusal in accounts.refused:
-        progress.warn(f"{profile.user_list}, {refusal}; the other lines work")
-    if profile.is_for_trying_out or profile.settings.uses_oauth:
+        progress.warn(f"{profile.user_list}, {refusal}; the other lines are used")
+    if profile.is_demo or profile.settings.uses_oauth:
         return
     if published_password.has_published_password(accounts):
         progress.warn(
-            f"{profile.user_list} has testuser with its published password: everybody who reaches "
+            f"{profile.user_list} has testuser with its published password: anyone who can reach "
             "the hub can log in. Set another one ('jhswarmd users passwd testuser'), or remove "
             "that line and the account ('jhswarmd users remove testuser')"
         )
     if plain := users.count_plain(accounts):
         progress.warn(
-            f"{profile.user_list} has passwords as plain text, {plain} of them: 'jhswarmd users "
-            f"convert {profile.user_list}' replaces them by hashes"
+            f"{profile.user_list} has {plain} plain-text passwords: 'jhswarmd users "
+            f"convert {profile.user_list}' replaces them with hashes"
         )
 
 
@@ -272,8 +272,8 @@ def _nodes(client: docker.DockerClient) -> list[dict[str, Any]]:
 
 
 def _is_published(client: docker.DockerClient, profile: Profile) -> bool:
-    """Tell whether the published password works, by the daemon, which alone knows all accounts."""
-    # While it does not know them either, what the list says is likely.
+    """Return whether the published password works; only the daemon knows all accounts."""
+    # While the daemon does not know them yet, the list is the best guess.
     listed = published_password.has_published_password(
         user_list.parse(profile.files.get("users", b""))
     )
@@ -281,39 +281,39 @@ def _is_published(client: docker.DockerClient, profile: Profile) -> bool:
         daemon = daemon_client.call_with_retry(client, profile.settings.stack_name, "status")
     except JhswarmdError:
         return listed
-    told = daemon["accounts"]["has_published_password"]
-    return listed if told is None else bool(told)
+    reported = daemon["accounts"]["has_published_password"]
+    return listed if reported is None else bool(reported)
 
 
 def _published_at(client: docker.DockerClient, settings: Settings, mode: PublishMode) -> str:
-    """Return where the proxy's port is published: on all nodes, or on that of its task alone."""
+    """Return the URL of the proxy's published port: on every node, or only on its task's node."""
     address = LOCAL_ADDRESS
     if mode is PublishMode.host:
         engine = Engine(client)
         node = engine.read_newest_task_node(labels.service_name(settings.stack_name, "proxy"))
         if node and node != engine.read_node_id():
-            with engine_errors("look at the proxy's node"):
+            with engine_errors("inspect the proxy's node"):
                 address = client.api.inspect_node(node)["Status"]["Addr"]
     return f"https://{address}:{settings.https_port}"
 
 
 def _wait_answer(base_url: str) -> str:
-    """Return where the hub answers, once it does. Raises JhswarmdError when it does not."""
+    """Return the URL at which the hub answers, once it does. Raises JhswarmdError on timeout."""
     url = f"{base_url}/hub/health"
 
     def ask() -> None:
-        # The certificate is for the profile's host, and often self-signed: whether the hub
-        # answers is all that is asked here, and nothing secret is sent.
+        # The certificate is for the profile's host, and often self-signed. This only checks
+        # that the hub answers, and sends no secret.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InsecureRequestWarning)
             with requests.Session() as session:
-                session.trust_env = False  # a proxy of the shell does not lead to this machine
+                session.trust_env = False  # the shell's proxy cannot reach this machine
                 session.get(url, verify=False, timeout=5).raise_for_status()
 
     try:
         Retrying(
             retry=retry_if_exception_type(requests.RequestException),
-            stop=stop_after_delay(ANSWERS_WITHIN_S),
+            stop=stop_after_delay(HUB_ANSWER_TIMEOUT_S),
             wait=wait_exponential(multiplier=0.1, max=1),
             reraise=True,
         )(ask)
@@ -321,16 +321,16 @@ def _wait_answer(base_url: str) -> str:
         raise JhswarmdError(
             f"The hub is healthy, but does not answer at {url}",
             why=str(exc),
-            remedy="Look at 'docker service logs' of the proxy, and whether a firewall drops "
+            remedy="See 'docker service logs' of the proxy, and check whether a firewall drops "
             "connections to that port.",
         ) from exc
     return url
 
 
 def _is_self_signed(profile: Profile, existing: Sequence[generations.SecretVersion]) -> bool:
-    """Tell whether that is known of the certificate in use.
+    """Return whether the certificate in use is known to be self-signed.
 
-    One that another profile supplied cannot be read back.
+    A certificate supplied by another profile cannot be read back.
     """
     if "tls_cert" in profile.files:
         return tls.is_self_signed(profile.files["tls_cert"])
@@ -338,7 +338,7 @@ def _is_self_signed(profile: Profile, existing: Sequence[generations.SecretVersi
     return current is not None and current.source == generations.GENERATED
 
 
-def _tell(profile: Profile, progress: Progress, client: docker.DockerClient) -> None:
+def _print_summary(profile: Profile, progress: Progress, client: docker.DockerClient) -> None:
     settings = profile.settings
     answering_at = exposure.answering_at(settings.https_port, _nodes(client))
     is_open = not settings.uses_oauth and _is_published(client, profile)
@@ -355,18 +355,18 @@ def _tell(profile: Profile, progress: Progress, client: docker.DockerClient) -> 
         progress.note(
             f"Log in with one of the {len(names)} accounts of {profile.user_list}."
             if names
-            else "There are no accounts yet: write env/NAME/user_list.txt and use --env NAME."
+            else "There are no accounts yet: create env/NAME/user_list.txt and use --env NAME."
         )
     if _is_self_signed(profile, secrets.list_existing(client, settings.stack_name)):
-        progress.note("Its certificate is self-signed: the browser asks once whether to go on.")
+        progress.note("Its certificate is self-signed: the browser asks once for confirmation.")
     if is_open and (answering_at or settings.host not in LOCAL_HOSTS):
-        words = exposure.warning(settings.https_port, answering_at)
-        progress.warn(words[0].upper() + words[1:])
+        warning = exposure.warning(settings.https_port, answering_at)
+        progress.warn(warning[0].upper() + warning[1:])
     elif answering_at:
         progress.note(
-            f"Port {settings.https_port} answers at {exposure.some(answering_at)}, to everybody "
-            "who reaches that: they need one of these logins."
+            f"Port {settings.https_port} is reachable at {exposure.shorten(answering_at)}; a login "
+            "is required."
         )
     else:
-        progress.note(f"Port {settings.https_port} answers on this machine alone.")
-    progress.note("Next: 'jhswarmd status' shows how it is, 'jhswarmd down' stops it.")
+        progress.note(f"Port {settings.https_port} is only reachable from this machine.")
+    progress.note("Next: 'jhswarmd status' shows its health, 'jhswarmd down' stops it.")

@@ -1,9 +1,9 @@
-"""The stack's Swarm secrets: what each kind is, and what ``up`` has to create.
+"""The stack's Swarm secrets: the catalogue of kinds, and which secrets ``up`` has to create.
 
-A secret is immutable, so a new content is a new generation, ``<stack>_<kind>_g<N>``. What a
-profile does not supply is generated here, straight into Swarm and never onto disk. Labels tell a
-later ``up`` whether what is supplied has changed, without giving the content away: SHA-256 for
-keys, a salted slow hash for what could be guessed.
+A secret is immutable, so new content is a new generation, ``<stack>_<kind>_g<N>``. Content that a
+profile does not supply is generated here, straight into Swarm and never onto disk. Labels let a
+later ``up`` detect changed content without revealing it: SHA-256 for keys, a salted slow hash for
+content that could be guessed.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def _no_accounts(_: Profile) -> bytes:
 
 @dataclass(frozen=True)
 class Kind:
-    """One unit of secrets that change together.
+    """One group of secrets that change together.
 
-    ``names`` are the kinds in it: one, or certificate and key. ``generate`` makes contents for
-    all of them, in order; None: it exists only when the profile supplies it. ``guessable``
-    contents are recognised by a salted slow hash. A ``seeded`` kind is made from the profile's
-    file once; later changes go through the daemon, which can read what is there.
+    ``names`` are the kinds in it: one, or certificate and key. ``generate`` returns contents for
+    all of them, in order; None: it exists only if the profile supplies it. ``guessable`` contents
+    are recognised by a salted slow hash. A ``seeded`` kind is created from the profile's file
+    once; later changes go through the daemon, which can read the current content.
     """
 
     names: tuple[str, ...]
@@ -109,14 +109,14 @@ class Create:
 
 
 def plan(
-    profile: Profile, existing: Sequence[SecretVersion], *, tries_again: bool = False
+    profile: Profile, existing: Sequence[SecretVersion], *, retry_rejected: bool = False
 ) -> list[Create]:
-    """Decide which secrets to create. Pure but for the time that comparing slow hashes takes.
+    """Decide which secrets to create. Pure, but comparing slow hashes takes time.
 
-    What exists is kept unless the profile supplies something else than what it holds, and a
-    generated certificate as long as it is for the profile's host. A file that was removed from the
-    profile changes nothing: the secret made from it stays. One with which hub or proxy did not
-    start is not applied again, unless ``tries_again``: it would cost three starts each time.
+    An existing secret is kept unless the profile supplies different content; a generated
+    certificate is kept as long as it is for the profile's host. Removing a file from the profile
+    changes nothing: the secret made from it is kept. Content with which hub or proxy did not start
+    is not applied again, unless ``retry_rejected``: each attempt would cost three starts.
     """
     creations = []
     for kind in KINDS:
@@ -128,7 +128,7 @@ def plan(
             continue
         if kind.seeded and current:
             continue
-        if supplied and not tries_again and _rolled_back(kind, supplied, existing):
+        if supplied and not retry_rejected and _rolled_back(kind, supplied, existing):
             continue
         used = [each.generation for each in existing if base_kind(each.kind) in kind.names]
         creations.append(Create(kind, max(used, default=0) + 1, supplied))
@@ -136,31 +136,31 @@ def plan(
 
 
 def _is_kept(kind: Kind, current: Generation | None, profile: Profile) -> bool:
-    """Tell whether what was generated, or supplied once, is still right without a file."""
+    """Return whether a generated or formerly supplied secret remains valid without a file."""
     if current is None:
         return False
     names = current.secrets[0].certificate_names
-    # Without names it is of an older version: not known.
+    # Without names, an older version created it: unknown.
     is_outdated = kind is TLS and current.source == GENERATED and names
     return not is_outdated or tls.is_for(profile.settings.host, names)
 
 
 def rolled_back(profile: Profile, existing: Sequence[SecretVersion]) -> dict[str, str]:
-    """Return why what the profile supplies was taken back by the daemon, by its files' names."""
+    """Return why the daemon rolled back what the profile supplies, by file names."""
     found = {}
     for kind in KINDS:
         supplied = _supplied(profile, kind)
-        if supplied and (bad := _rolled_back(kind, supplied, existing)):
-            found[", ".join(SECRET_FILES[name] for name in kind.names)] = bad.rejected
+        if supplied and (rejected := _rolled_back(kind, supplied, existing)):
+            found[", ".join(SECRET_FILES[name] for name in kind.names)] = rejected.rejected
     return found
 
 
 def _rolled_back(
     kind: Kind, supplied: Sequence[bytes], existing: Sequence[SecretVersion]
 ) -> Generation | None:
-    """Return the generation with these contents that was rejected; None: there is none.
+    """Return the rejected generation with these contents; None: there is none.
 
-    Only what is later than the live one counts.
+    Only generations newer than the live one count.
     """
     current = newest(existing, *kind.names)
     for each in complete(existing, *kind.names):
@@ -172,9 +172,9 @@ def _rolled_back(
 
 
 def changed_users(profile: Profile, existing: Sequence[SecretVersion]) -> bytes | None:
-    """Return the profile's list of users when it is not the one that was applied last.
+    """Return the profile's user list if it differs from the one applied last.
 
-    None also when there is no such file, or nothing was ever applied.
+    None also if there is no such file, or none was ever applied.
     """
     supplied, current = _supplied(profile, USERS), newest(existing, *USERS.names)
     if supplied is None or current is None or source_matches(current.source, supplied):
@@ -185,7 +185,7 @@ def changed_users(profile: Profile, existing: Sequence[SecretVersion]) -> bytes 
 def _supplied(profile: Profile, kind: Kind) -> tuple[bytes, ...] | None:
     if any(name not in profile.files for name in kind.names):
         return None
-    # Swarm refuses an empty secret; an empty list of users is a list all the same.
+    # Swarm refuses an empty secret, but an empty user list is valid.
     return tuple(profile.files[name] or b"\n" for name in kind.names)
 
 
@@ -198,12 +198,12 @@ def create(
     client: docker.DockerClient,
     profile: Profile,
     creation: Create,
-    tell: Callable[[str], None] = lambda detail: None,
+    report: Callable[[str], None] = lambda detail: None,
 ) -> None:
-    """Carry out one planned creation; ``tell`` hears of what takes long in it.
+    """Carry out one planned creation; ``report`` receives the progress of slow parts.
 
-    A name that exists already is an interrupted run's, or another's who does the same at this
-    moment. Its content is unknown, so it is an error; the next run plans a later generation.
+    If the name already exists, an interrupted run or a concurrent one created it. Its content is
+    unknown, so that is an error; the next run plans a later generation.
     """
     kind = creation.kind
     if creation.supplied is not None:
@@ -216,18 +216,18 @@ def create(
     names = kind.names
     if kind.seeded:
         # Only hashes leave this machine.
-        contents = split(users.hash_list(contents[0], tell).encode())
+        contents = split(users.hash_list(contents[0], report).encode())
         names = part_names(kind.names[0], len(contents))
-    # The certificate comes first, and its key ends with it.
-    ends, certificate_names = "", []
+    # The certificate comes first; its key expires with it.
+    expires_at, certificate_names = "", []
     if kind is TLS:
-        ends = format_utc(tls.expires_at(contents[0]))
+        expires_at = format_utc(tls.expires_at(contents[0]))
         certificate_names = tls.names_of(contents[0])
     for name, content in zip(names, contents, strict=True):
         if len(content) > MAX_BYTES:
             raise EngineError(
                 f"The secret '{name}' is too large",
-                why=f"{len(content)} bytes; Swarm takes {MAX_BYTES}",
+                why=f"{len(content)} bytes; Swarm's limit is {MAX_BYTES}",
                 remedy="Make the file smaller.",
             )
         full_name = labels.secret_name(stack, name, creation.generation)
@@ -242,16 +242,16 @@ def create(
                     creation.generation,
                     source,
                     parts=parts,
-                    expires_at=ends,
+                    expires_at=expires_at,
                     certificate_names=certificate_names,
                 ),
             )
         except EngineConflict as exc:
             raise EngineConflict(
-                f"The secret {full_name} exists already",
+                f"The secret {full_name} already exists",
                 why=exc.why,
-                remedy="Run the command again; if it says so again, another program made the "
-                f"secret: look at it with 'docker secret inspect {full_name}'.",
+                remedy="Run the command again. If the error persists, another program created the "
+                f"secret: see 'docker secret inspect {full_name}'.",
             ) from exc
 
 
@@ -268,17 +268,17 @@ def live_names(existing: Sequence[SecretVersion], stack: str) -> Mapping[str, st
 def for_hub(
     existing: Sequence[SecretVersion], services: Mapping[str, StackService]
 ) -> list[SecretVersion]:
-    """Return the secrets of which the hub is to mount several generations.
+    """Return the secrets of which the hub mounts several generations.
 
-    They are the same as a daemon finds that rotates (``reconcile.rotation``), given what the
-    stack's services mount now; before the first deployment these are none.
+    They are the same that a rotating daemon derives (``credentials.rotation``) from the mounts of
+    the stack's services; before the first deployment there are none.
     """
-    nothing = StackService(frozenset())
+    no_mounts = StackService(frozenset())
     found = rotation.wanted(
         existing,
         "hub",
-        services.get("hub", nothing).mounts,
-        services.get("proxy", nothing).mounts,
+        services.get("hub", no_mounts).mounts,
+        services.get("proxy", no_mounts).mounts,
         datetime.now(timezone.utc),
     )
     secrets = [secret for generation in found for secret in generation.secrets]
@@ -286,7 +286,7 @@ def for_hub(
 
 
 def required_names(*, uses_oauth: bool) -> list[str]:
-    """Return the kinds that a stack cannot run without."""
+    """Return the kinds that every stack requires."""
     return [
         name
         for kind in KINDS
@@ -296,9 +296,9 @@ def required_names(*, uses_oauth: bool) -> list[str]:
 
 
 def superseded(existing: Iterable[SecretVersion]) -> list[SecretVersion]:
-    """Return what is older than the live generation of its kind. Pure.
+    """Return the secrets older than the live generation of their kind. Pure.
 
-    A newer one is being made, or was rejected, of which 'status' tells: the daemon sees to it.
+    A newer one is being created, or was rejected, which 'status' reports: the daemon handles it.
     """
     held = list(existing)
     live = {
@@ -310,11 +310,11 @@ def superseded(existing: Iterable[SecretVersion]) -> list[SecretVersion]:
     return [each for each in held if each.generation < live.get(base_kind(each.kind), 0)]
 
 
-def retire_unused(client: docker.DockerClient, stack: str) -> list[str]:
-    """Remove generations that are older than the newest and that no service mounts.
+def remove_unused(client: docker.DockerClient, stack: str) -> list[str]:
+    """Remove generations that are older than the live one and that no service mounts.
 
-    The engine itself refuses to remove a secret in use, so a race does no harm. Returns the
-    names of what was removed.
+    The engine refuses to remove a secret in use, so a race does no harm. Returns the names of the
+    removed secrets.
     """
     engine = Engine(client)
     removed = []

@@ -1,7 +1,7 @@
-"""The stack: rendered from ``stack.yml``, deployed, waited for, taken down.
+"""The stack: rendering ``stack.yml``, deploying, waiting until healthy, taking down.
 
-Rendering is pure. What is deployed goes to ``docker stack deploy`` on its standard input, so
-that the command in the documentation and the one behind ``jhswarmd up`` are the same.
+Rendering is pure. The result is passed to ``docker stack deploy`` on standard input, so that
+``jhswarmd up`` runs the same command as the documentation shows.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from jhswarmd.engine.errors import OUT_OF_SEQUENCE, engine_errors
 from jhswarmd.errors import EngineNotFound, EngineOutOfSequence, JhswarmdError
 from jhswarmd.settings.settings import PublishMode, Settings
 
-#: Seconds that a healthy deployment may take, a pull of the images on a slow link included.
-HEALTHY_WITHIN_S = 300.0
-#: Seconds in which notebooks are asked to save and end before the engine kills them, and more.
-GONE_WITHIN_S = 120.0
+#: Seconds for a deployment to become healthy, including an image pull on a slow link.
+HEALTHY_TIMEOUT_S = 300.0
+#: Seconds for removed services to end; longer than notebooks get to save before they are killed.
+REMOVAL_TIMEOUT_S = 120.0
 _POLL_S = 0.2
-#: So many failed tasks of one service mean that it will not become healthy by itself.
-FAILURES = 5
+#: After this many failed tasks, a service is not expected to become healthy.
+MAX_FAILURES = 5
 
 
 @dataclass(frozen=True)
 class Placeholders:
-    """What the rendered file refers to besides the profile's own keys."""
+    """Values that the rendered file refers to in addition to the profile's keys."""
 
     hub_image: str
     proxy_image: str
@@ -50,14 +50,14 @@ class Placeholders:
     publish_mode: PublishMode
     #: Kind of secret to the name of its live generation.
     secrets: Mapping[str, str]
-    #: What the hub mounts in one or more generations, by ``references.target``.
+    #: Secrets of which the hub mounts one or more generations, at ``secret_mounts.target``.
     numbered: Sequence[SecretVersion] = ()
 
 
 def render(settings: Settings, values: Placeholders) -> str:
-    """Return ``stack.yml`` fully resolved, as YAML. Pure.
+    """Return the fully resolved ``stack.yml``. Pure.
 
-    Raises JhswarmdError when the file names something that nothing fills in.
+    Raises JhswarmdError if the file names a variable without a value.
     """
     document = yaml.safe_load(assets.STACK_FILE.read_text(encoding="utf-8"))
     ingress = values.publish_mode is PublishMode.ingress
@@ -75,19 +75,18 @@ def render(settings: Settings, values: Placeholders) -> str:
         "UPLOAD_TIMEOUT_S": str(settings.upload_timeout_s),
         "MAX_HEADER_SIZE": str(settings.max_header_size),
         "PUBLISH_MODE": values.publish_mode.value,
-        # A virtual address, which a restart does not change, needs IPVS as the mesh does.
+        # A virtual address, which survives a restart, needs IPVS, as the mesh does.
         "ENDPOINT_MODE": "vip" if ingress else "dnsrr",
         "CONTROL_SUBNET": settings.control_subnet,
         "NOTEBOOKS_SUBNET": settings.notebooks_subnet,
     }
     known.update({f"SECRET_{kind.upper()}": name for kind, name in values.secrets.items()})
     try:
-        document = _filled_in(document, known)
+        document = _substitute(document, known)
     except KeyError as exc:
         raise JhswarmdError(
-            f"stack.yml cannot be resolved: nothing fills in {exc.args[0]}",
-            remedy="Run 'jhswarmd up' for this profile: it makes the images and secrets that are "
-            "missing.",
+            f"stack.yml cannot be resolved: no value for {exc.args[0]}",
+            remedy="Run 'jhswarmd up' for this profile, which creates missing images and secrets.",
         ) from exc
     _add_settings(document, settings)
     for secret in values.numbered:
@@ -105,54 +104,54 @@ def render(settings: Settings, values: Placeholders) -> str:
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False)
 
 
-class _Given(str):
-    """Text that is no part of stack.yml; it is written in quotes, so that it stays text."""
+class _Quoted(str):
+    """Text from outside stack.yml; it is written in quotes, so that it remains text."""
 
     __slots__ = ()
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes every ``_Given`` in quotes: another reader takes 1e3 or 0o17 for a number."""
+    """Writes every ``_Quoted`` in quotes: another parser reads 1e3 or 0o17 as a number."""
 
 
 _Dumper.add_representer(
-    _Given,
+    _Quoted,
     lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style='"'),
 )
 
 
-def _given(text: str) -> _Given:
-    # 'docker stack deploy' would read '$' as a variable.
-    return _Given(text.replace("$", "$$"))
+def _quoted(text: str) -> _Quoted:
+    # 'docker stack deploy' interprets '$' as a variable.
+    return _Quoted(text.replace("$", "$$"))
 
 
-def _filled_in(part: Any, known: Mapping[str, str | int]) -> Any:
-    """Return a part of the parsed file with ``${NAME}`` filled in. Raises KeyError.
+def _substitute(part: Any, known: Mapping[str, str | int]) -> Any:
+    """Return a part of the parsed file with ``${NAME}`` substituted. Raises KeyError.
 
-    Into the parsed file: a value is a value, whatever YAML would make of it.
+    Substitution is in the parsed file, so that YAML never interprets a value.
     """
     if isinstance(part, dict):
-        return {key: _filled_in(value, known) for key, value in part.items()}
+        return {key: _substitute(value, known) for key, value in part.items()}
     if isinstance(part, list):
-        return [_filled_in(item, known) for item in part]
+        return [_substitute(item, known) for item in part]
     if not isinstance(part, str) or "$" not in part:
         return part
     match = _WHOLE.match(part)
     if match:
         value = known[match[1]]
-        return value if isinstance(value, int) else _given(value)
-    # '$$' is a dollar in the file, and one for 'docker stack deploy' again.
-    return _given(string.Template(part).substitute(known))
+        return value if isinstance(value, int) else _quoted(value)
+    # '$$' is a dollar in the file, and is doubled again for 'docker stack deploy'.
+    return _quoted(string.Template(part).substitute(known))
 
 
-#: What is a value of its own, and keeps its type.
+#: A value that is one variable, whose type is kept.
 _WHOLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)\}\Z")
 
 
 def _add_settings(document: dict[str, Any], settings: Settings) -> None:
     keys = {**settings.to_environ(), **settings.proxy_environment}
-    environment = {key: _given(value) for key, value in keys.items()}
-    # The image of the notebooks is resolved already.
+    environment = {key: _quoted(value) for key, value in keys.items()}
+    # The notebook image is already resolved.
     environment.pop("SINGLE_USER_IMAGE", None)
     # Inside a container the socket is always at the standard path.
     environment.pop("ENGINE_SOCKET", None)
@@ -164,26 +163,26 @@ def _add_settings(document: dict[str, Any], settings: Settings) -> None:
 def _add_secret(
     document: dict[str, Any], role: str, key: str, name: str, target: str | None = None
 ) -> None:
-    """Mount a secret that the file does not list."""
-    document["secrets"][key] = {"external": True, "name": _given(name)}
+    """Mount a secret that stack.yml does not list."""
+    document["secrets"][key] = {"external": True, "name": _quoted(name)}
     document["services"][role]["secrets"].append(
         # JupyterHub refuses a cookie secret that others can read.
-        {"source": key, "target": _given(target or key), "uid": "0", "gid": "0", "mode": 0o400}
+        {"source": key, "target": _quoted(target or key), "uid": "0", "gid": "0", "mode": 0o400}
     )
 
 
 def hub_nodes(client: docker.DockerClient, stack: str) -> list[dict[str, Any]]:
-    """Return the nodes that are marked as holding the hub's volume."""
+    """Return the nodes that are labelled as holding the hub's volume."""
     label = labels.hub_node_label(stack)
-    with engine_errors("look at the nodes"):
+    with engine_errors("list the nodes"):
         nodes = client.api.nodes()
     return [node for node in nodes if labels.of(node).get(label) == "true"]
 
 
-def mark_hub_node(client: docker.DockerClient, stack: str) -> bool:
-    """Mark this node as the one that holds the hub's volume, unless some node is marked.
+def label_hub_node(client: docker.DockerClient, stack: str) -> bool:
+    """Label this node as the holder of the hub's volume, unless a node already has the label.
 
-    Returns whether the mark was set now.
+    Returns whether the label was set.
     """
     if hub_nodes(client, stack):
         return False
@@ -209,10 +208,10 @@ def _update_node_labels(
 
 
 def deploy(stack: str, rendered: str, logins: bytes | None = None) -> None:
-    """Hand the rendered file to ``docker stack deploy``.
+    """Pass the rendered file to ``docker stack deploy``.
 
-    Our images are named by digest, so there is nothing to resolve. With ``logins``, the content of
-    a config.json, the nodes get the login of the images' registry.
+    Our images are named by digest, so nothing needs to be resolved. With ``logins``, the content of
+    a config.json, the nodes receive the login for the images' registry.
     """
     command = ["docker", "stack", "deploy", "--resolve-image", "never", "-c", "-"]
     with contextlib.ExitStack() as stack_:
@@ -220,7 +219,7 @@ def deploy(stack: str, rendered: str, logins: bytes | None = None) -> None:
         if logins is not None:
             command.append("--with-registry-auth")
             folder = stack_.enter_context(tempfile.TemporaryDirectory())
-            # The client reads logins from a file alone. This one is in memory and has no name.
+            # The client reads logins only from a file. This one is in memory and has no name.
             held = stack_.enter_context(os.fdopen(os.memfd_create("logins"), "wb", buffering=0))
             held.write(logins)
             passed = [held.fileno()]
@@ -245,70 +244,70 @@ def deploy(stack: str, rendered: str, logins: bytes | None = None) -> None:
 
 
 def wait_healthy(
-    client: docker.DockerClient, stack: str, step: Step, within_s: float = HEALTHY_WITHIN_S
+    client: docker.DockerClient, stack: str, step: Step, timeout_s: float = HEALTHY_TIMEOUT_S
 ) -> None:
-    """Return once hub, proxy and daemon run what was deployed, each with its health check passed.
+    """Return once hub, proxy and daemon run what was deployed and pass their health checks.
 
-    Swarm has no event for tasks, so they are polled, but only here, while something is pending.
-    Raises JhswarmdError with the engine's reason and the last lines of the log, at once for a
-    service whose tasks fail again and again.
+    Swarm has no task events, so tasks are polled, but only here, while an update is pending.
+    Raises JhswarmdError with the engine's reason and the last lines of the log, immediately for a
+    service whose tasks fail repeatedly.
     """
-    seen = {role: _look(client, stack, role).failed for role in labels.ROLES}
+    known = {role: _read_rollout(client, stack, role).failed for role in labels.ROLES}
     failed: dict[str, set[str]] = {role: set() for role in labels.ROLES}
-    waiting: dict[str, _Look] = {}
-    for _ in _poll(within_s):
-        looks = {role: _look(client, stack, role, seen[role]) for role in labels.ROLES}
-        waiting = {role: look for role, look in looks.items() if look.reason}
+    waiting: dict[str, _Rollout] = {}
+    for _ in _poll(timeout_s):
+        rollouts = {role: _read_rollout(client, stack, role, known[role]) for role in labels.ROLES}
+        waiting = {role: rollout for role, rollout in rollouts.items() if rollout.reason}
         if not waiting:
             return
-        for role, look in waiting.items():
-            failed[role] |= look.failed
-            if len(failed[role]) >= FAILURES:
-                _give_up(client, labels.service_name(stack, role), look)
-        step.update(", ".join(f"{role}: {look.reason}" for role, look in waiting.items()))
-    # One that fails is the cause; others may only wait for it.
-    for role, look in sorted(waiting.items(), key=lambda item: not item[1].failed):
-        _give_up(client, labels.service_name(stack, role), look)
+        for role, rollout in waiting.items():
+            failed[role] |= rollout.failed
+            if len(failed[role]) >= MAX_FAILURES:
+                _give_up(client, labels.service_name(stack, role), rollout)
+        step.update(", ".join(f"{role}: {it.reason}" for role, it in waiting.items()))
+    # A failing service is the cause; others may only be waiting for it.
+    for role, rollout in sorted(waiting.items(), key=lambda item: not item[1].failed):
+        _give_up(client, labels.service_name(stack, role), rollout)
 
 
-def _give_up(client: docker.DockerClient, name: str, look: _Look) -> NoReturn:
+def _give_up(client: docker.DockerClient, name: str, rollout: _Rollout) -> NoReturn:
     raise JhswarmdError(
         f"The service {name} does not become healthy",
-        why=look.reason,
-        output=last_words.of_task(client, look.culprit),
+        why=rollout.reason,
+        output=last_words.of_task(client, rollout.culprit),
         remedy=f"See 'docker service ps --no-trunc {name}' and 'docker service logs {name}'; run "
-        "the command again when it is mended.",
+        "the command again once it is fixed.",
     )
 
 
 @dataclass(frozen=True)
-class _Look:
-    """How a service does with what its newest spec says."""
+class _Rollout:
+    """The progress of a service towards its newest specification."""
 
     reason: str
     """Why it does not run that yet; empty: it does."""
     failed: frozenset[str] = frozenset()
-    """Ids of its tasks that have failed."""
+    """Ids of its failed tasks."""
     culprit: Mapping[str, Any] | None = None
-    """The task whose log tells more: the last that failed, else the one that is on its way."""
+    """The task whose log explains it: the last that failed, else the one that is starting."""
 
 
-def _look(
+def _read_rollout(
     client: docker.DockerClient, stack: str, role: str, known: frozenset[str] = frozenset()
-) -> _Look:
-    """Ask how a service does; ``known`` are ids of tasks that had failed before."""
+) -> _Rollout:
+    """Read the progress of a service; ``known`` are ids of tasks that had failed before."""
     name = labels.service_name(stack, role)
     try:
-        with engine_errors(f"look at the service {name}"):
+        with engine_errors(f"inspect the service {name}"):
             service = client.api.inspect_service(name)
             tasks = client.api.tasks(filters={"service": service["ID"]})
     except EngineNotFound:
-        return _Look("not created yet")
-    return _judge(service, [task for task in tasks if task["ID"] not in known])
+        return _Rollout("not created yet")
+    return _assess(service, [task for task in tasks if task["ID"] not in known])
 
 
-def _judge(service: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> _Look:
-    """Say how a service does, of which ``tasks`` matter. Pure."""
+def _assess(service: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> _Rollout:
+    """Return the progress of a service, of whose tasks only ``tasks`` count. Pure."""
     failures = sorted(
         (task for task in tasks if task["Status"]["State"] in ("failed", "rejected")),
         key=lambda task: str(task["UpdatedAt"]),
@@ -324,21 +323,21 @@ def _judge(service: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> _L
     update = (service.get("UpdateStatus") or {}).get("State", "")
     is_updating = update in ("updating", "rollback_started")
     if "running" in states and not is_updating:
-        return _Look("", failed)
+        return _Rollout("", failed)
     state = states[0] if states else "waiting for a task"
     if is_updating:
         state = f"updating, {state}" if state != "running" else "updating"
     ended = failures[-1] if failures else None
     error = f" (before: {ended['Status'].get('Err', '')})" if ended else ""
-    return _Look(f"{state}{error}", failed, ended or (current[0] if current else None))
+    return _Rollout(f"{state}{error}", failed, ended or (current[0] if current else None))
 
 
 def take_down(client: docker.DockerClient, stack: str, progress: Progress) -> None:
-    """Stop the notebooks in order, then remove the stack; volumes and secrets stay.
+    """Shut the notebooks down, then remove the stack; volumes and secrets are kept.
 
-    Hub and daemon go first, so that nothing is started again and no notebook is reported as
-    vanished; then the notebooks, whose servers get the engine's stop signal and time to save. What
-    is not ours stays, with the networks that it uses.
+    Hub and daemon are removed first, so that nothing is restarted and no notebook is reported as
+    vanished; then the notebooks, whose servers get the engine's stop signal and time to save.
+    Foreign services are kept, with the networks that they use.
     """
     services = _list_ours(client, stack)
     control = [each for each in services if labels.of(each).get(labels.ROLE) in ("hub", "jhswarmd")]
@@ -349,7 +348,7 @@ def take_down(client: docker.DockerClient, stack: str, progress: Progress) -> No
         _remove_and_wait(client, control, step)
     with progress.step("Stopping notebooks") as step:
         _remove_and_wait(client, notebooks, step)
-        step.done(f"{len(notebooks)} stopped; their volumes stay")
+        step.done(f"{len(notebooks)} stopped; their volumes are kept")
     with progress.step(f"Removing the stack {stack}") as step:
         # The engine refuses to remove a network that a task still uses.
         _remove_and_wait(client, _list_ours(client, stack), step)
@@ -361,7 +360,7 @@ def take_down(client: docker.DockerClient, stack: str, progress: Progress) -> No
     for service in list_services(client, stack):
         name = service["Spec"]["Name"]
         progress.warn(
-            f"The service {name} stays: it was deployed into the stack {stack} by somebody else. "
+            f"The service {name} is kept: it was not deployed into the stack {stack} by jhswarmd. "
             f"'docker service rm {name}' removes it"
         )
 
@@ -371,19 +370,19 @@ def _list_ours(client: docker.DockerClient, stack: str) -> list[dict[str, Any]]:
 
 
 def _remove_networks(client: docker.DockerClient, stack: str, step: Step) -> list[networks.Kept]:
-    """Remove the stack's networks; returns those that stay, for others use them."""
-    for _ in _poll(GONE_WITHIN_S):
+    """Remove the stack's networks; return those that are kept because others use them."""
+    for _ in _poll(REMOVAL_TIMEOUT_S):
         busy, kept = networks.remove(client, stack)
         if not busy:
             return kept
         step.update(f"{len(busy)} networks left")
-    raise _too_slow(f"The networks of {stack} do not go away")
+    raise _too_slow(f"The networks of {stack} cannot be removed")
 
 
 def purge(client: docker.DockerClient, stack: str, progress: Progress) -> None:
-    """Remove secrets, record and the node's mark of a stack that is down. Never a volume.
+    """Remove secrets, record and node label of a stack that is down. Never a volume.
 
-    The last deployment on the swarm takes the registry and its login with it.
+    With the last deployment on the swarm, the registry and its login are removed too.
     """
     with progress.step("Removing secrets and the node's label") as step:
         with engine_errors("remove the secrets"):
@@ -394,7 +393,7 @@ def purge(client: docker.DockerClient, stack: str, progress: Progress) -> None:
             _update_node_labels(client, node["ID"], {labels.hub_node_label(stack): None})
         record.remove(client, stack)
         step.done(f"{len(held)} secrets")
-    with engine_errors("look for other deployments"):
+    with engine_errors("list other deployments"):
         others = [
             *client.api.services(filters={"label": labels.STACK}),
             *client.api.secrets(filters={"label": labels.STACK}),
@@ -406,29 +405,29 @@ def purge(client: docker.DockerClient, stack: str, progress: Progress) -> None:
 def _remove_registry(client: docker.DockerClient, progress: Progress) -> None:
     ours = {"label": f"{labels.ROLE}={labels.ROLE_REGISTRY}"}
     with progress.step("Removing the registry and its login") as step:
-        with engine_errors("look for the registry"):
+        with engine_errors("list the registry's service"):
             services = client.api.services(filters=ours)
         _remove_and_wait(client, services, step)
         with engine_errors("remove the registry's secrets"):
             for each in client.api.secrets(filters=ours):
                 client.api.remove_secret(each["ID"])
-        step.done("its images are on a volume and stay" if services else "there is none")
+        step.done("its images are kept on a volume" if services else "there is none")
 
 
 def _run_docker(argv: list[str], **kw: Any) -> subprocess.CompletedProcess[str]:
-    """Run the docker command; what it answers is the caller's. Raises JhswarmdError without it."""
+    """Run the docker command; the caller checks the result. Raises JhswarmdError if missing."""
     try:
         return subprocess.run(argv, capture_output=True, text=True, check=False, **kw)
     except FileNotFoundError:
         raise JhswarmdError(
-            "The command 'docker' is not there",
-            why="it is what deploys a stack, and newer systems have it in a package of its own",
+            "The command 'docker' is missing",
+            why="it deploys the stack, and newer systems have it in a separate package",
             remedy="Install it ('apt-get install docker-cli'), and run the command again.",
         ) from None
 
 
 def list_services(client: docker.DockerClient, stack: str) -> list[dict[str, Any]]:
-    """Return the stack's services, the notebooks among them, as the engine shows them."""
+    """Return the stack's services including notebooks, in the engine's format."""
     with engine_errors("list the services"):
         found: list[dict[str, Any]] = client.api.services(
             filters={"label": f"{labels.STACK_NAMESPACE}={stack}"}
@@ -439,7 +438,7 @@ def list_services(client: docker.DockerClient, stack: str) -> list[dict[str, Any
 def _remove_and_wait(
     client: docker.DockerClient, services: list[dict[str, Any]], step: Step
 ) -> None:
-    """Remove services by id, and return when their tasks have ended."""
+    """Remove services by id, and return once their tasks have ended."""
     for service in services:
         try:
             with engine_errors(f"remove the service {service['Spec']['Name']}"):
@@ -447,7 +446,7 @@ def _remove_and_wait(
         except EngineNotFound:
             continue
     ids = {service["ID"] for service in services}
-    for left in _poll(GONE_WITHIN_S):
+    for left in _poll(REMOVAL_TIMEOUT_S):
         with engine_errors("list the tasks"):
             tasks = client.api.tasks() if ids else []
         alive = [task for task in tasks if task["ServiceID"] in ids]
@@ -459,14 +458,14 @@ def _remove_and_wait(
 
 def _too_slow(what: str) -> JhswarmdError:
     return JhswarmdError(
-        f"{what} within {GONE_WITHIN_S:.0f} s",
+        f"{what} within {REMOVAL_TIMEOUT_S:.0f} s",
         remedy="See 'docker node ls' and 'docker service ls'; run the command again.",
     )
 
 
-def _poll(within_s: float) -> Iterator[float]:
-    """Yield the seconds that are left, with a pause in between, until they are over."""
-    deadline = time.monotonic() + within_s
+def _poll(timeout_s: float) -> Iterator[float]:
+    """Yield the remaining seconds, pausing in between, until the timeout."""
+    deadline = time.monotonic() + timeout_s
     while (left_s := deadline - time.monotonic()) > 0:
         yield left_s
         time.sleep(_POLL_S)

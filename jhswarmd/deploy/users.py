@@ -1,7 +1,7 @@
-"""Accounts, from the administrator's side: hashed here, changed by the daemon.
+"""Accounts on the administrator's side: passwords are hashed here, the daemon makes the changes.
 
-Plain passwords are hashed on the machine where they were typed or where their file is: neither
-Swarm nor the daemon ever gets them from here.
+Plain-text passwords are hashed on the machine where they were typed or where their file is:
+neither Swarm nor the daemon ever receives them from here.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ from jhswarmd.accounts.user_list import Entry
 from jhswarmd.api import daemon_client
 from jhswarmd.errors import JhswarmdError, UsageError
 
-#: Seconds in which the daemons are back with the list that they were given.
-TAKEN_UP_WITHIN_S = 90.0
-#: Seconds between two words about how far the hashing is.
-_TELL_EVERY_S = 1.0
+#: Seconds for the daemons to restart with the new list.
+MOUNT_TIMEOUT_S = 90.0
+#: Seconds between two progress reports of the hashing.
+_REPORT_INTERVAL_S = 1.0
 
-#: Names that are shown of many.
-_SHOWN = 20
+#: Maximum number of names that are shown.
+_MAX_SHOWN = 20
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
-def _silent(_: str) -> None:
+def _ignore(_: str) -> None:
     pass
 
 
-def hash_list(content: bytes, tell: Tell = _silent) -> str:
-    """Return a list with hashes only, a line for each line of ``content``."""
-    hash_of = _hash_all(content, tell)
+def hash_list(content: bytes, report: Report = _ignore) -> str:
+    """Return a list with hashes only, one line for each line of ``content``."""
+    hash_of = _hash_all(content, report)
     return edits.normalise(content, hash_of, is_ours=False)
 
 
-def _hash_all(content: bytes, tell: Tell) -> Callable[[Entry], str]:
+def _hash_all(content: bytes, report: Report) -> Callable[[Entry], str]:
     plain = [
         (each.name, each.password)
         for each in user_list.parse(content).entries.values()
         if not each.is_hashed
     ]
     hasher = Hasher()
-    while left := hasher.work(plain, _TELL_EVERY_S):
-        tell(f"hashing passwords: {left} of {len(plain)} left")
+    while left := hasher.work(plain, _REPORT_INTERVAL_S):
+        report(f"hashing passwords: {left} of {len(plain)} left")
 
     def hash_of(entry: Entry) -> str:
         hashed = hasher.get(entry.name, entry.password)
@@ -65,17 +65,17 @@ def _hash_all(content: bytes, tell: Tell) -> Callable[[Entry], str]:
 
 
 def count_plain(accounts: user_list.UserList) -> int:
-    """Return how many passwords of a list are plain text."""
+    """Return the number of plain-text passwords in a list."""
     return sum(not each.is_hashed for each in accounts.entries.values())
 
 
-def convert(path: Path, tell: Tell = _silent) -> int:
-    """Replace the plain passwords in a file by hashes; returns how many.
+def convert(path: Path, report: Report = _ignore) -> int:
+    """Replace the plain-text passwords in a file with hashes; return how many.
 
-    Every other line stays as it is. The file is replaced as a whole, with its owner and mode.
+    All other lines are kept. The file is replaced atomically, with its owner and mode.
     """
     content = read_list(path)
-    hash_of = _hash_all(content, tell)
+    hash_of = _hash_all(content, report)
     to_convert = {
         line.number: f"{line.entry.name}:{hash_of(line.entry)}".encode()
         for line in user_list.read_lines(content)
@@ -83,7 +83,7 @@ def convert(path: Path, tell: Tell = _silent) -> int:
     }
     if to_convert:
         codec, mark = encodings.detect(content)
-        # Lines, and between them their ends.
+        # Lines alternating with their line ends.
         parts = re.split(b"(" + encodings.LINE_END_BYTES.pattern + b")", encodings.to_utf8(content))
         for number, line in to_convert.items():
             parts[2 * (number - 1)] = line
@@ -93,14 +93,14 @@ def convert(path: Path, tell: Tell = _silent) -> int:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    path = path.resolve()  # what a link leads to, not the link
-    was = path.stat()
+    path = path.resolve()  # the target of a link, not the link
+    original = path.stat()
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            os.fchmod(handle, stat.S_IMODE(was.st_mode))
+            os.fchmod(handle, stat.S_IMODE(original.st_mode))
             if os.geteuid() == 0:
-                os.fchown(handle, was.st_uid, was.st_gid)
+                os.fchown(handle, original.st_uid, original.st_gid)
             file.write(content)
             file.flush()
             os.fsync(handle)
@@ -111,7 +111,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def read_list(path: Path) -> bytes:
-    """Return the content of a list of users. Raises UsageError."""
+    """Return the content of a user list. Raises UsageError."""
     try:
         return path.read_bytes()
     except OSError as exc:
@@ -119,9 +119,9 @@ def read_list(path: Path) -> bytes:
 
 
 def hash_typed(password: str) -> str:
-    """Return the hash of a password that somebody typed; a hash in its full form stays.
+    """Return the hash of a password that was typed; a complete hash is returned as is.
 
-    Raises UsageError for one that no account can have.
+    Raises UsageError for a password that is not allowed.
     """
     try:
         user_list.check_password(password)
@@ -135,16 +135,16 @@ def hash_typed(password: str) -> str:
 def set_password(
     client: docker.DockerClient, stack: str, name: str, password: str
 ) -> dict[str, Any]:
-    """Give an account that is there another password; returns what the daemon did.
+    """Change the password of an existing account; return the daemon's answer.
 
-    It holds whatever the profile's list says later. Raises JhswarmdError.
+    It takes precedence over the profile's list. Raises JhswarmdError.
     """
     hashed = hash_typed(password)
     held = daemon_client.call_with_retry(client, stack, "users")["accounts"]
     if name not in {each["name"] for each in held}:
         raise UsageError(
             f"There is no account '{name}'",
-            remedy=f"See 'jhswarmd users list', or make it with 'jhswarmd users add {name}'.",
+            remedy=f"See 'jhswarmd users list', or create it with 'jhswarmd users add {name}'.",
         )
     return change(client, stack, "add", name=name, hash=hashed, replace=True)
 
@@ -152,9 +152,9 @@ def set_password(
 def change(
     client: docker.DockerClient, stack: str, action: str, **arguments: Any
 ) -> dict[str, Any]:
-    """Let the daemon change the accounts; returns what it did (see daemon/user_commands.py).
+    """Have the daemon change the accounts; return its answer (see daemon/user_commands.py).
 
-    A daemon that is being replaced, or busy with another change, is asked again.
+    Retries while the daemon is being replaced, or busy with another change.
     """
     request = {"action": action, "request": random.token_hex(16), **arguments}
     answer: dict[str, Any] = daemon_client.call_with_retry(client, stack, "users_change", request)
@@ -162,25 +162,25 @@ def change(
 
 
 def describe(answer: Mapping[str, Any]) -> list[str]:
-    """Return what a change of the list did, as lines for people."""
+    """Return what a change of the list did, as readable lines."""
     lines = [
-        f"{what}: {some(answer[key])}"
+        f"{what}: {shorten(answer[key])}"
         for key, what in (("comes", "added"), ("goes", "removed"), ("changes", "changed"))
         if answer.get(key)
     ]
     return lines or ["nothing changes"]
 
 
-def some(names: Sequence[str]) -> str:
+def shorten(names: Sequence[str]) -> str:
     """Return the first of the names, and how many more there are."""
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - _MAX_SHOWN
+    return ", ".join(names[:_MAX_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def wait_taken_up(client: docker.DockerClient, stack: str, number: int) -> None:
-    """Return once the daemon of this node has restarted with this generation, or a newer one."""
+def wait_mounted(client: docker.DockerClient, stack: str, number: int) -> None:
+    """Return once this node's daemon has restarted with this generation, or a newer one."""
 
-    def is_taken_up() -> bool:
+    def is_mounted() -> bool:
         try:
             accounts = daemon_client.call(client, stack, "status")["accounts"]
         except JhswarmdError:
@@ -188,16 +188,16 @@ def wait_taken_up(client: docker.DockerClient, stack: str, number: int) -> None:
         return (accounts["mounted"] or 0) >= number
 
     Retrying(
-        retry=retry_if_result(lambda taken_up: not taken_up),
-        stop=stop_after_delay(TAKEN_UP_WITHIN_S),
+        retry=retry_if_result(lambda mounted: not mounted),
+        stop=stop_after_delay(MOUNT_TIMEOUT_S),
         wait=wait_exponential(multiplier=0.2, max=1),
-        retry_error_callback=_not_taken_up,
-    )(is_taken_up)
+        retry_error_callback=_raise_not_mounted,
+    )(is_mounted)
 
 
-def _not_taken_up(_: object) -> None:
+def _raise_not_mounted(_: object) -> None:
     raise JhswarmdError(
-        "The accounts are changed, but the daemon is not back with them",
-        why=f"{TAKEN_UP_WITHIN_S:.0f} s went by",
+        "The accounts were changed, but the daemon has not restarted with them",
+        why=f"no success within {MOUNT_TIMEOUT_S:.0f} s",
         remedy="See 'jhswarmd status' and 'docker service ps' of the service jhswarmd.",
     )

@@ -202,7 +202,7 @@ def test_changed_file_leaves_alone_what_was_added_and_removed(stack: Stack, adde
         # Cut off by an editor: nobody loses their account for it.
         (stack.env_dir / stack.profile / "user_list.txt").write_text("")
         result = stack.cli("up", "--env", stack.profile, timeout_s=300)
-        assert "has no account that can be used" in result.stdout + result.stderr
+        assert "has no usable account" in result.stdout + result.stderr
         assert accounts(stack).keys() == wanted
     finally:
         write_users(stack.env_dir, stack.profile)

@@ -117,9 +117,9 @@ def test_what_up_deployed_is_shown_with_generation_age_and_result(stack: Stack) 
 def test_dry_run_says_what_would_happen_and_changes_nothing(stack: Stack) -> None:
     before = generation(stack, "cookie")
     _, text = rotate(stack, "all", "--dry-run")
-    assert f"cookie: generation {before + 1} takes the place of {before}" in text
-    assert "logins go on" in text
-    assert "everybody logs in again" in rotate(stack, "cookie", "--dry-run", "--revoke")[1]
+    assert f"cookie: generation {before + 1} replaces {before}" in text
+    assert "logins stay valid" in text
+    assert "all users log in again" in rotate(stack, "cookie", "--dry-run", "--revoke")[1]
     code, text = rotate(stack, "nosuch", check=False)
     assert (code, "cookie" in text) == (2, True)
     assert generation(stack, "cookie") == before

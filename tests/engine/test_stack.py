@@ -335,7 +335,7 @@ def test_another_profile_does_not_replace_a_running_deployment_without_a_yes(
     assert f"has the profile '{stack.profile}', not 'local'" in result.stderr
     assert f"HOST: {stack.lab.address} -> (default)" in result.stderr
     assert re.search("accounts removed: .*alice", result.stderr)
-    assert "accounts that get the password of the profile's list: testuser" in result.stderr
+    assert "accounts whose password is set from the profile's list: testuser" in result.stderr
     assert _inventory(engine) == before
     # What plain 'make up' does. Swarm counts a deployment that changes nothing as one.
     hub = stack.container("hub").id
@@ -776,7 +776,7 @@ def test_the_cause_of_a_hub_that_ends_again_and_again_is_its_own_last_words(
     engine: Lab, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stack.up()
-    monkeypatch.setattr(stacks, "FAILURES", 2)
+    monkeypatch.setattr(stacks, "MAX_FAILURES", 2)
     hub = labels.service_name(stack.name, "hub")
     broken = ["--env-add", "RESYNC_INTERVAL_S=often", "--env-add", "ODD_TOKEN=not-to-be-shown"]
     engine.run(["docker", "service", "update", "--quiet", "--detach", *broken, hub])

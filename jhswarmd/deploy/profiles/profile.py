@@ -91,7 +91,7 @@ class Profile:
         return self.folder / USER_LIST
 
     @property
-    def is_for_trying_out(self) -> bool:
+    def is_demo(self) -> bool:
         """Whether accounts that everybody knows do no harm.
 
         ``localhost`` is also what a profile says that says nothing, so its name counts too.

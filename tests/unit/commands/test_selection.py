@@ -159,14 +159,14 @@ def test_a_deployment_without_a_record_is_taken_for_the_demo_only_when_it_is_the
     deploy(client, load("local"), recorded=False)
     assert selection.select(client, "local", folder).name == "local"
     client.api.hub = load("mine").settings
-    with pytest.raises(UsageError, match="is not known"):
+    with pytest.raises(UsageError, match="is unknown"):
         selection.select(client, "local", folder)
 
 
 def test_accounts_that_an_unrecorded_deployment_left_count_when_it_is_down(client, folder, load):
     deploy(client, load("mine"), recorded=False)
     client.api.hub = None
-    with pytest.raises(UsageError, match="is not known"):
+    with pytest.raises(UsageError, match="is unknown"):
         selection.select(client, "local", folder)
 
 
@@ -229,7 +229,7 @@ def test_it_is_asked_too_when_the_deployment_is_down_or_its_daemon_silent(
         client.api.hub = hub
         done, text, _ = confirm(client, load("local"))
         assert not done
-        assert "the list of 'local' replaces the one that was applied last (testuser)" in text
+        assert "the list of 'local' replaces the one applied last (testuser)" in text
 
 
 def test_the_same_profile_is_not_asked_for_and_its_changes_are_told(client, folder, load):
@@ -302,5 +302,5 @@ def test_secrets_of_the_profile_that_replace_what_is_in_use_are_named(client, fo
     deploy(client, load("mine"))
     (folder / "local" / "proxy_auth_token").write_text("t")
     _, text, _ = confirm(client, load("local"))
-    assert "replace what is in use: proxy_auth_token" in text
+    assert "replace the secrets in use: proxy_auth_token" in text
     assert secrets.plan(load("local"), [])

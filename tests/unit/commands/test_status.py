@@ -200,7 +200,7 @@ def test_constraints_that_no_node_fulfils_degrade():
     view = {**make_daemon()["prepull"], "nodes": 0}
     health, problems = assess(make_report(daemon=make_daemon(prepull=view)))
     assert health is Health.degraded
-    assert "none fulfils NOTEBOOK_CONSTRAINTS" in problems[0]
+    assert "none matches NOTEBOOK_CONSTRAINTS" in problems[0]
 
 
 def test_plain_passwords_in_swarm_are_warned_of_and_are_no_illness():
@@ -344,13 +344,13 @@ def test_the_one_stack_is_found_by_whatever_is_left_of_it():
     # Hub and daemon go first when a stack is taken down, and that may be interrupted.
     assert status.find_stack(make_client(["a", "b"], hubs=["a"]), None) == "a"
     assert status.find_stack(make_client(["a", "a", ""]), None) == "a"
-    assert status.find_stack(make_client([], ["a", "a"]), None, with_remains=True) == "a"
-    assert status.find_stack(make_client(["a"], ["b"]), None, with_remains=True) == "a"
+    assert status.find_stack(make_client([], ["a", "a"]), None, include_down=True) == "a"
+    assert status.find_stack(make_client(["a"], ["b"]), None, include_down=True) == "a"
     assert status.find_stack(make_client(["mine", "a"]), "mine") == "mine"
-    assert status.find_stack(make_client(["a"], ["mine"]), "mine", with_remains=True) == "mine"
+    assert status.find_stack(make_client(["a"], ["mine"]), "mine", include_down=True) == "mine"
     # 'down --purge' left a network to somebody's service.
     kept = make_client(networks=["mine_control"])
-    assert status.find_stack(kept, "mine", with_remains=True) == "mine"
+    assert status.find_stack(kept, "mine", include_down=True) == "mine"
     with pytest.raises(UsageError, match="2 deployments"):
         status.find_stack(make_client(["a", "b"]), None)
 

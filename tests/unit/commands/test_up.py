@@ -40,15 +40,15 @@ def told(users, name="mine", **keys):
     ("users", "name", "keys", "words"),
     [
         pytest.param(HASHED, "mine", {}, [], id="hashes"),
-        pytest.param(HASHED + "bea:b\n", "mine", {}, ["plain text, 1 of them"], id="plain"),
-        pytest.param(PUBLISHED, "mine", {}, ["published", "plain text"], id="published"),
+        pytest.param(HASHED + "bea:b\n", "mine", {}, ["1 plain-text passwords"], id="plain"),
+        pytest.param(PUBLISHED, "mine", {}, ["published", "plain-text"], id="published"),
         pytest.param(
             f"testuser:{hash_password('testpassword')}\n", "mine", {}, ["published"], id="its hash"
         ),
-        pytest.param("testuser:own\n", "mine", {}, ["plain text"], id="its own password"),
+        pytest.param("testuser:own\n", "mine", {}, ["plain-text"], id="its own password"),
         pytest.param(PUBLISHED, "local", {}, [], id="to try out"),
         pytest.param(
-            PUBLISHED, "local", {"host": "hub.example"}, ["published", "plain text"], id="not local"
+            PUBLISHED, "local", {"host": "hub.example"}, ["published", "plain-text"], id="not local"
         ),
         pytest.param(PUBLISHED, "mine", GITHUB, [], id="not in use"),
     ],

@@ -37,7 +37,7 @@ def test_check_names_refused_lines_by_number_and_no_content(tmp_path):
     assert result.exit_code == 1
     assert "line 2" in result.output
     assert "line 3" in result.output
-    assert "1 accounts, of them 1 with a plain password; 2 lines refused" in result.output
+    assert "1 accounts, 1 with a plain-text password; 2 lines rejected" in result.output
     assert "hunter2" not in result.output
 
 

@@ -401,7 +401,7 @@ def test_a_dry_run_tells_the_number_that_is_made(stack):
     rotate(stack, "cookie")
     settle(stack)
     (line,) = describe(stack.list_secrets("jupyterhub"), ["cookie"], revoke=False)
-    assert line.startswith("cookie: generation 3 takes the place of 1")
+    assert line.startswith("cookie: generation 3 replaces 1")
     assert rotate(stack, "cookie", request="r2") == {"cookie": 3}
 
 

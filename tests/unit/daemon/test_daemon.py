@@ -66,7 +66,7 @@ def test_an_unforeseen_error_repeats_no_argument(server, path, caplog):
 
 
 def test_an_unknown_command_is_refused(server, path):
-    with pytest.raises(JhswarmdError, match="does not know this command"):
+    with pytest.raises(JhswarmdError, match="does not support this command"):
         control_socket.ask("nosuch", path=path)
 
 
@@ -74,7 +74,7 @@ def test_a_line_that_is_no_json_is_refused_and_the_next_one_answered(server, pat
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(path))
         connection.sendall(b"rubbish\n")
-        assert b"does not know" in connection.makefile("rb").readline()
+        assert b"does not support" in connection.makefile("rb").readline()
     assert control_socket.ask("ping", path=path) == {"pong": 1}
 
 

@@ -100,7 +100,7 @@ def test_a_supplied_secret_that_was_rolled_back_is_not_created_by_each_up():
     other = make_profile(cookie_secret=b"cd" * 32)
     assert planned(other, held) == {("cookie_secret",): 3}
     assert secrets.rolled_back(other, held) == {}
-    (creation,) = secrets.plan(profile, held, tries_again=True)
+    (creation,) = secrets.plan(profile, held, retry_rejected=True)
     assert creation.generation == 3
 
 

@@ -53,6 +53,6 @@ FAILED = [
     ],
 )
 def test_the_cause_is_said_also_while_the_service_is_being_updated(update, tasks, reason, culprit):
-    look = stack._judge(service(update), tasks)
-    assert look.reason == reason
-    assert (look.culprit or {}).get("ID") == culprit
+    rollout = stack._assess(service(update), tasks)
+    assert rollout.reason == reason
+    assert (rollout.culprit or {}).get("ID") == culprit

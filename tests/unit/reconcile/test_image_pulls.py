@@ -367,7 +367,7 @@ def test_the_command_does_not_wait_for_what_never_comes(monkeypatch, later, word
     view = {"asked": 2, "answered": 1, "version": 1, "is_active": True, "error": "", "pulling": ()}
     views = iter([view] + [{**view, **later}] * 3)
     monkeypatch.setattr(command.daemon_client, "call", lambda *args: next(views))
-    monkeypatch.setattr(command, "ERROR_WITHIN_S", 0.0)
+    monkeypatch.setattr(command, "ERROR_TIMEOUT_S", 0.0)
     with pytest.raises(JhswarmdError) as caught:
         command.pull(None, "jupyterhub", Progress())
     assert words in str(caught.value)
@@ -375,16 +375,16 @@ def test_the_command_does_not_wait_for_what_never_comes(monkeypatch, later, word
 
 def test_an_error_that_passes_is_waited_for():
     clock = FakeClock()
-    patience = command._Patience(clock)
-    patience.look("no answer")
-    clock.now += command.ERROR_WITHIN_S - 1
-    patience.look("no answer")
-    patience.look("")
+    timeout = command._ErrorTimeout(clock)
+    timeout.check("no answer")
+    clock.now += command.ERROR_TIMEOUT_S - 1
+    timeout.check("no answer")
+    timeout.check("")
     clock.now += 2
-    patience.look("no answer")
-    clock.now += command.ERROR_WITHIN_S
+    timeout.check("no answer")
+    clock.now += command.ERROR_TIMEOUT_S
     with pytest.raises(JhswarmdError, match="no answer"):
-        patience.look("no answer")
+        timeout.check("no answer")
 
 
 NO_NODE = {
@@ -402,7 +402,7 @@ NO_NODE = {
 
 def test_constraints_that_no_node_fulfils_are_no_success(monkeypatch):
     monkeypatch.setattr(command.daemon_client, "call", lambda *args: NO_NODE)
-    with pytest.raises(JhswarmdError, match="none fulfils NOTEBOOK_CONSTRAINTS"):
+    with pytest.raises(JhswarmdError, match="none matches NOTEBOOK_CONSTRAINTS"):
         command.pull(None, "jupyterhub", Progress())
     text = io.StringIO()
     console = Console(file=text, soft_wrap=True)

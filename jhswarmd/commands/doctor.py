@@ -1,7 +1,7 @@
-"""``jhswarmd doctor``: what is wrong with machine, swarm and deployment, and what to do about it.
+"""``jhswarmd doctor``: problems of machine, swarm and deployment, each with a remedy.
 
-Each check looks at one thing and returns findings; none changes anything. What a check cannot find
-out is a finding too: unknown is not well.
+Each check covers one subject and returns findings; none changes anything. A check that gets no
+answer is a finding too: unknown is not healthy.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from jhswarmd.engine import compatibility, registry_auth
 from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import EngineError, JhswarmdError, UsageError
 
-#: The oldest API of which this was shown to work (engine 20.10).
+#: The oldest API that is tested to work (engine 20.10).
 OLDEST_API = (1, 41)
-#: Swarm's certificates and leases, and the ages of secrets, are in trouble with more than this.
+#: Maximum clock skew; more affects Swarm's certificates and leases, and the ages of secrets.
 SKEW_S = 30.0
 
 
 class Grade(IntEnum):
-    """How bad a finding is; the worst one is the exit code."""
+    """The severity of a finding; the worst one is the exit code."""
 
     good = 0
     bad = 1
 
 
 class Finding(BaseModel):
-    """What was looked at, how it is, and what to do about it."""
+    """The result of a check: its subject, its state, and a remedy."""
 
     about: str
     grade: Grade
     what: str
     remedy: str = ""
-    """Also of something good, where there is something to gain."""
+    """A good finding may have one too, as a possible improvement."""
 
 
 def _good(about: str, what: str, remedy: str = "") -> Finding:
@@ -63,10 +63,10 @@ def _bad(about: str, what: str, remedy: str) -> Finding:
 
 
 def examine(profile: Profile | None, stack: str | None) -> Iterator[Finding]:
-    """Look at everything, one thing after the other.
+    """Run all checks, one after the other.
 
-    With a ``profile`` also at what its deployment needs. ``stack`` is the deployment to look at;
-    None: the profile's, or the only one there is.
+    With a ``profile``, also check what its deployment needs. ``stack`` is the deployment to check;
+    None: the profile's, or the only one.
     """
     report = yield from _environment(profile, stack)
     if profile:
@@ -77,7 +77,7 @@ def examine(profile: Profile | None, stack: str | None) -> Iterator[Finding]:
 def _environment(
     profile: Profile | None, stack: str | None
 ) -> Generator[Finding, None, status.Report | None]:
-    """Look at machine, swarm and deployment; returns the deployment's status, if there is one."""
+    """Check machine, swarm and deployment; return the deployment's status, if there is one."""
     yield from _kernel()
     try:
         client = local_engine.connect()
@@ -104,12 +104,12 @@ def _environment(
     yield from _guarded("registry", lambda: _registry(client, name))
     report = None
 
-    def look() -> list[Finding]:
+    def check_deployment() -> list[Finding]:
         nonlocal report
         report = status.gather(client, name)
         return deployment(report)
 
-    yield from _guarded("deployment", look)
+    yield from _guarded("deployment", check_deployment)
     if report and report.host:
         host = report.host
         yield from _guarded(
@@ -118,19 +118,19 @@ def _environment(
     return report
 
 
-def _guarded(about: str, look: Callable[[], list[Finding]]) -> list[Finding]:
-    """Return what a look finds; that it found out nothing is a finding."""
+def _guarded(about: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+    """Return the findings of a check; a check without an answer is a finding."""
     try:
-        with engine_errors(f"look at {about}"):
-            return look()
+        with engine_errors(f"check {about}"):
+            return check()
     except EngineError as exc:
-        return [_bad(about, str(exc), "See that the engine answers: 'docker info'.")]
+        return [_bad(about, str(exc), "Check that the engine answers: 'docker info'.")]
 
 
 def _kernel() -> list[Finding]:
     findings = []
     if local_engine.has_vxlan():
-        findings.append(_good("kernel", "has VXLAN: networks reach over several nodes"))
+        findings.append(_good("kernel", "has VXLAN: networks can span several nodes"))
     else:
         findings.append(
             _bad(
@@ -140,12 +140,12 @@ def _kernel() -> list[Finding]:
             )
         )
     if local_engine.has_ipvs():
-        findings.append(_good("kernel", "has IPVS: the hub is reached through any node"))
+        findings.append(_good("kernel", "has IPVS: the hub is reachable through any node"))
     else:
         findings.append(
             _good(
                 "kernel",
-                "has no IPVS: the hub is reached through the proxy's own node alone",
+                "has no IPVS: the hub is only reachable through the proxy's own node",
                 "Load it ('modprobe ip_vs') on every node to reach the hub through any of them.",
             )
         )
@@ -153,7 +153,7 @@ def _kernel() -> list[Finding]:
 
 
 def certificate(profile: Profile) -> list[Finding]:
-    """Judge the certificate that a profile has of its own."""
+    """Check the profile's own certificate."""
     about = "certificate"
     if "tls_cert" not in profile.files:
         return []
@@ -167,7 +167,7 @@ def certificate(profile: Profile) -> list[Finding]:
 
 
 def live_certificate(existing: Sequence[SecretVersion], host: str) -> list[Finding]:
-    """Compare the names of the certificate in use with the host of the deployment. Pure."""
+    """Compare the names in the live certificate with the deployment's host. Pure."""
     current = newest(existing, *secrets.TLS.names)
     names = current.secrets[0].certificate_names if current else ()
     if not names:
@@ -177,26 +177,26 @@ def live_certificate(existing: Sequence[SecretVersion], host: str) -> list[Findi
     return [
         _bad(
             "certificate",
-            f"is for {', '.join(names)}, and people reach the hub as {host}",
-            "Run 'jhswarmd up': it makes a self-signed one for HOST, or takes that of the "
+            f"is for {', '.join(names)}, but users reach the hub as {host}",
+            "Run 'jhswarmd up': it generates a self-signed one for HOST, or uses the one in the "
             "profile's folder ssl, which must be for HOST.",
         )
     ]
 
 
 def engine(version: Mapping[str, Any]) -> list[Finding]:
-    """Judge what the engine says of itself. Pure."""
-    told = f"{version['Version']}, API {version['ApiVersion']}"
+    """Check the engine's version. Pure."""
+    reported = f"{version['Version']}, API {version['ApiVersion']}"
     api = tuple(int(part) for part in version["ApiVersion"].split("."))
     if api < OLDEST_API:
         oldest = ".".join(map(str, OLDEST_API))
-        return [_bad("engine", f"{told} is too old", f"Update it: API {oldest} is the oldest.")]
+        return [_bad("engine", f"{reported} is too old", f"Update it: API {oldest} is needed.")]
     untested = compatibility.untested(version["Version"])
-    return [_good("engine", f"{told}, {untested}" if untested else told)]
+    return [_good("engine", f"{reported}, {untested}" if untested else reported)]
 
 
 def registry_and_firewall(info: Mapping[str, Any], registry: str | None) -> list[Finding]:
-    """Judge how the engine is set up for a swarm, and for a profile's ``registry``. Pure."""
+    """Check the engine's configuration for a swarm and a profile's ``registry``. Pure."""
     found = [compatibility.firewall(info)]
     if registry:
         found.append(compatibility.insecure_registry(info, registry))
@@ -205,35 +205,36 @@ def registry_and_firewall(info: Mapping[str, Any], registry: str | None) -> list
 
 def _swarm(client: docker.DockerClient) -> Finding:
     try:
-        with engine_errors("look at the swarm"):
+        with engine_errors("inspect the swarm"):
             swarm = client.info()["Swarm"]
     except EngineError as exc:
-        return _bad("swarm", str(exc), "See that the engine answers: 'docker info'.")
+        return _bad("swarm", str(exc), "Check that the engine answers: 'docker info'.")
     if swarm["LocalNodeState"] != "active":
         return _bad(
             "swarm",
-            f"this node is in no swarm ({swarm['LocalNodeState']})",
-            "Run 'make up', which makes one, or 'docker swarm join'.",
+            f"this node is not in a swarm ({swarm['LocalNodeState']})",
+            "Run 'make up', which creates one, or 'docker swarm join'.",
         )
     if not swarm["ControlAvailable"]:
         return _bad(
-            "swarm", "this node is a worker", "Run this, as every other command, on a manager."
+            "swarm", "this node is a worker", "Run this, like every other command, on a manager."
         )
     return check_heartbeat(swarm["Cluster"]["Spec"]["Dispatcher"]["HeartbeatPeriod"] / 10**9)
 
 
 def check_heartbeat(heartbeat_s: float) -> Finding:
-    """Tell for how long a node may give no sign of life, which is three heartbeats. Pure."""
+    """Report for how long a node may miss heartbeats: three periods. Pure."""
     what = (
-        f"this node is a manager; notebooks of a node that is silent for {3 * heartbeat_s:g} s end"
+        "this node is a manager; notebooks on a node that misses heartbeats for "
+        f"{3 * heartbeat_s:g} s are ended"
     )
     ours_s = local_engine.HEARTBEAT_S
-    remedy = f"'docker swarm update --dispatcher-heartbeat {ours_s}s' makes it more patient."
+    remedy = f"'docker swarm update --dispatcher-heartbeat {ours_s}s' allows longer pauses."
     return _good("swarm", what, remedy if heartbeat_s < ours_s else "")
 
 
 def nodes(found: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """Judge the nodes: who is down, and whose engine is another version. Pure."""
+    """Check the nodes: which are down, and whose engine version differs. Pure."""
     findings = []
     for node in found:
         state = node["Status"]["State"]
@@ -247,7 +248,7 @@ def nodes(found: Sequence[Mapping[str, Any]]) -> list[Finding]:
         findings.append(
             _bad(
                 "nodes",
-                "there are two managers: without either of them the swarm stands still",
+                "there are two managers: losing either one stops the swarm",
                 "Make it three ('docker node promote'), or one.",
             )
         )
@@ -256,44 +257,44 @@ def nodes(found: Sequence[Mapping[str, Any]]) -> list[Finding]:
         findings.append(
             _bad(
                 "nodes",
-                f"engines differ: {', '.join(sorted(versions))}",
-                "Bring all nodes to one version.",
+                f"engine versions differ: {', '.join(sorted(versions))}",
+                "Update all nodes to one version.",
             )
         )
     return findings or [_good("nodes", f"{len(found)} ready, engine {next(iter(versions))}")]
 
 
 def clocks(found: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """Judge the nodes' clocks by what they last said of their tasks. Pure.
+    """Check the nodes' clocks by the latest states of their tasks. Pure.
 
-    A node stamps the state of a task with its own time, and the manager that takes it down stamps
-    it with its own right after (swarmkit, Meta.UpdatedAt). What a manager itself changes later
-    only makes the difference larger, so that the smallest one counts.
+    A node stamps a task's state with its own time, and the manager that stores it adds its own time
+    right after (swarmkit, Meta.UpdatedAt). Later changes by a manager only increase the
+    difference, so the smallest one counts.
     """
     smallest: dict[str, timedelta] = {}
     for task in tasks:
         stamp = task["Status"].get("Timestamp")
         node_id = task.get("NodeID")
         if task["Status"]["State"] == "running" and stamp and node_id:
-            off = parse_utc(stamp) - parse_utc(task["UpdatedAt"])
-            smallest[node_id] = min(off, smallest.get(node_id, off), key=abs)
+            skew = parse_utc(stamp) - parse_utc(task["UpdatedAt"])
+            smallest[node_id] = min(skew, smallest.get(node_id, skew), key=abs)
     findings = []
     for node in found:
-        off_s = smallest.get(node["ID"], timedelta()).total_seconds()
-        if abs(off_s) > SKEW_S:
+        skew_s = smallest.get(node["ID"], timedelta()).total_seconds()
+        if abs(skew_s) > SKEW_S:
             findings.append(
                 _bad(
                     "clocks",
-                    f"{node['Description']['Hostname']} is {abs(off_s):.0f} s "
-                    f"{'ahead' if off_s > 0 else 'behind'}",
-                    "Keep the time there (chrony, systemd-timesyncd), and restart its engine.",
+                    f"{node['Description']['Hostname']} is {abs(skew_s):.0f} s "
+                    f"{'ahead' if skew_s > 0 else 'behind'}",
+                    "Synchronise its clock (chrony, systemd-timesyncd), and restart its engine.",
                 )
             )
     return findings or [_good("clocks", f"of {len(smallest)} nodes with tasks agree")]
 
 
 def _check_ports_and_subnets(client: docker.DockerClient, profile: Profile) -> Iterator[Finding]:
-    """Look whether ports and subnets of a profile can be had."""
+    """Check whether a profile's ports and subnets are available."""
 
     def ports() -> list[JhswarmdError]:
         preflight.check_ports(client, profile.settings)
@@ -304,17 +305,17 @@ def _check_ports_and_subnets(client: docker.DockerClient, profile: Profile) -> I
 
     for about, check in (("ports", ports), ("subnets", subnets)):
         try:
-            faults = check()
+            errors = check()
         except JhswarmdError as exc:
-            faults = [exc]
-        for fault in faults:
-            yield _bad(about, str(fault), fault.remedy)
-        if not faults:
+            errors = [exc]
+        for error in errors:
+            yield _bad(about, str(error), error.remedy)
+        if not errors:
             yield _good(about, f"those of the profile '{profile.name}' are free, or its own")
 
 
 def _registry(client: docker.DockerClient, stack: str) -> list[Finding]:
-    """Let the engine ask the registry for what the stack runs."""
+    """Have the engine query the registry for the images that the stack runs."""
     findings = []
     images = {
         service["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"]
@@ -326,22 +327,22 @@ def _registry(client: docker.DockerClient, stack: str) -> list[Finding]:
             registry_auth.add(client.api, registry_auth.merge(None, login))
     for image in sorted(images):
         try:
-            with engine_errors(f"ask the registry for {image}"):
+            with engine_errors(f"query the registry for {image}"):
                 client.api.inspect_distribution(image)
         except EngineError as exc:
             findings.append(
                 _bad(
                     "registry",
-                    f"does not give {image}: {exc.why}",
-                    "A service that moves to another node cannot start there. See that the "
-                    "registry runs ('docker service ps jhswarmd-registry'), or 'make up'.",
+                    f"does not serve {image}: {exc.why}",
+                    "A service that moves to another node cannot start there. Check that the "
+                    "registry runs ('docker service ps jhswarmd-registry'), or run 'make up'.",
                 )
             )
-    return findings or [_good("registry", f"gives this engine the {len(images)} images")]
+    return findings or [_good("registry", f"serves the {len(images)} images to this engine")]
 
 
 def deployment(report: status.Report) -> list[Finding]:
-    """Judge a deployment by its status. Pure."""
+    """Return findings from the deployment's status. Pure."""
     about = "deployment"
     findings = [_bad(about, each, "See 'jhswarmd status'.") for each in report.problems]
     findings += [_bad(about, each, "See 'jhswarmd status'.") for each in report.warnings]
@@ -359,7 +360,7 @@ def deployment(report: status.Report) -> list[Finding]:
     expires_at_s = daemon["rotation"]["units"].get("tls", {}).get("expires_at_s")
     if expires_at_s:
         days = (expires_at_s - time.time()) / 86400
-        findings.append(_good("certificate", f"ends in {days:.0f} days"))
+        findings.append(_good("certificate", f"expires in {days:.0f} days"))
     pulls = daemon["prepull"]
     if pulls["answered"] and not pulls["failed"]:
         findings.append(
@@ -369,9 +370,9 @@ def deployment(report: status.Report) -> list[Finding]:
 
 
 def accounts(report: status.Report | None, profile: Profile) -> list[Finding]:
-    """Judge the accounts by what the profile alone tells: its name, and its list of users.
+    """Check the accounts using only the profile: its name, and its user list.
 
-    What status has told of the deployment already is not told again. ``report`` is None where
+    Problems already reported by the deployment's status are not repeated. ``report`` is None if
     nothing is deployed yet.
     """
     about, findings = "accounts", []
@@ -383,7 +384,7 @@ def accounts(report: status.Report | None, profile: Profile) -> list[Finding]:
         if report and status.has_published_password(report.daemon):
             what = "testuser has its published password,"
         elif published_password.has_published_password(listed):
-            what = f"{profile.user_list} has testuser with the password that is published,"
+            what = f"{profile.user_list} has testuser with its published password,"
         else:
             what = ""
         if what:
@@ -393,14 +394,14 @@ def accounts(report: status.Report | None, profile: Profile) -> list[Finding]:
             )
             findings.append(_bad(about, f"{what} and the profile is '{profile.name}'", remedy))
     if plain := users.count_plain(listed):
-        what = f"{profile.user_list} has passwords as plain text, {plain} of them"
-        remedy = f"'jhswarmd users convert {profile.user_list}' replaces them by hashes."
+        what = f"{profile.user_list} has {plain} plain-text passwords"
+        remedy = f"'jhswarmd users convert {profile.user_list}' replaces them with hashes."
         findings.append(_good(about, what, remedy))
     return findings
 
 
 def show(finding: Finding, console: Console) -> None:
-    """Print one finding for people."""
+    """Print one finding."""
     mark = "[green]ok[/]" if finding.grade is Grade.good else "[red]!![/]"
     console.print(f"{mark} {finding.about}: {escape(finding.what)}")
     if finding.remedy:

@@ -1,6 +1,7 @@
-"""``jhswarmd status``: what engine and daemon say, and what to make of it.
+"""``jhswarmd status``: the state that engine and daemon report, and an assessment of it.
 
-``gather`` asks, ``judge`` is pure, ``show`` prints. Without a daemon the engine alone is shown.
+``gather`` queries, ``assess`` is pure, ``show`` prints. Without a daemon only the engine's state
+is shown.
 """
 
 from __future__ import annotations
@@ -38,24 +39,24 @@ from jhswarmd.errors import JhswarmdError, UsageError
 from jhswarmd.model import is_local_volume, newest_task
 from jhswarmd.settings.settings import Settings
 
-#: A share of the notebooks' addresses above which somebody should look.
+#: Share of used notebook addresses above which the deployment is degraded.
 ADDRESSES_FULL = 0.8
-#: A certificate that ends within so many seconds is warned of; a self-signed one is renewed before.
+#: Seconds before its expiry to warn of a certificate; a self-signed one is renewed earlier.
 EXPIRES_SOON_S = 14 * 86400.0
-#: For so long ``status`` tells of secrets that others had changed.
-PUT_RIGHT_SHOWN_S = 7 * 86400.0
+#: Seconds for which ``status`` reports secrets whose mounts were changed from outside and repaired.
+REPAIR_SHOWN_S = 7 * 86400.0
 _RENEW = "put a new one into env/NAME/ssl and run 'jhswarmd rotate tls --env NAME'"
-#: So many failures of a service within so many seconds are worth a problem, although it runs.
+#: This many failures of a service within the window are a problem, even while it runs.
 MAX_FAILURES = 3
 FAILURES_WINDOW_S = 600.0
-#: States of a task that ended by itself, or was never started.
+#: States of a task that exited with an error, or was never started.
 FAILED = ("failed", "rejected")
-#: Seconds between two looks of ``status --watch``.
-WATCH_EVERY_S = 2.0
+#: Seconds between two refreshes of ``status --watch``.
+WATCH_INTERVAL_S = 2.0
 
 
 class Health(IntEnum):
-    """How the deployment is; the value is the exit code."""
+    """The health of a deployment; the value is the exit code."""
 
     healthy = 0
     degraded = 1
@@ -69,17 +70,17 @@ class ServiceState(BaseModel):
     running: int
     desired: int
     image: str
-    # While it runs these are set only where it has failed again and again.
+    # While the service runs, the following are set only if it has failed repeatedly.
     error: str = ""
-    """What the engine says of its last task that failed."""
+    """The engine's error for its last failed task."""
     state: str = ""
     """State of its newest task."""
     failures: int = 0
-    """How many of its tasks have failed, as far as the engine remembers."""
+    """Number of its failed tasks, as far as the engine remembers."""
     last_words: list[str] = []
     """The last lines of the log of that task."""
     drift: str = ""
-    """What it runs instead of what was deployed; empty: it runs that."""
+    """What it runs instead of what was deployed; empty: no drift."""
 
 
 class NodeState(BaseModel):
@@ -101,7 +102,7 @@ class SecretState(BaseModel):
 
 
 class Report(BaseModel):
-    """Everything that ``status`` shows. ``daemon`` is None when none answers."""
+    """Everything that ``status`` shows. ``daemon`` is None if none answers."""
 
     stack: str
     services: list[ServiceState]
@@ -115,43 +116,43 @@ class Report(BaseModel):
     profile: str = ""
     """The profile that it was deployed from; empty: not recorded."""
     host: str = ""
-    """The name under which browsers reach the hub; empty: not known."""
+    """The host name under which browsers reach the hub; empty: unknown."""
     https_port: int = 443
     answering_at: list[str] = []
-    """Addresses besides the loopback ones at which that port answers. They are looked for only
-    when everybody can log in who knows the published password."""
+    """Addresses, apart from the loopback ones, at which that port answers. They are checked only
+    if the published password works."""
     removed_user_servers: str = ""
-    """What happens to running servers of users who are removed; empty: not known."""
-    scattered_over: list[str] = []
-    """The nodes that take notebooks, when each keeps the files of its own to itself; else none."""
+    """What happens to running servers of removed users; empty: unknown."""
+    local_volume_nodes: list[str] = []
+    """The nodes that run notebooks, if user files are stored locally on each; else empty."""
     health: str = ""
     problems: list[str] = []
     warnings: list[str] = []
-    """What works, and is likely to surprise somebody some day; no part of ``health``."""
+    """What works, but is likely to cause trouble later; does not affect ``health``."""
 
 
 def find_stack(
-    client: docker.DockerClient, wanted: str | None, *, include_down: bool = False
+    client: docker.DockerClient, requested: str | None, *, include_down: bool = False
 ) -> str:
-    """Return the name of the one stack of ours on this swarm, or ``wanted``.
+    """Return the name of our only stack on this swarm, or ``requested``.
 
-    Its hub tells, and without one any service of it, for 'down' may have been interrupted;
-    ``include_down`` its secrets and networks do, too. Raises UsageError when there is none, or
-    more than one, and JhswarmdError on a machine that cannot know.
+    A stack is found by its hub, or by any of its services, as 'down' may have been interrupted;
+    with ``include_down``, also by its secrets and networks. Raises UsageError if there is none, or
+    more than one, and JhswarmdError if this node is not a manager.
     """
     local_engine.require_manager(client)
     with engine_errors("list the services"):
-        found = [] if wanted else client.api.services(filters={"label": f"{labels.ROLE}=hub"})
+        found = [] if requested else client.api.services(filters={"label": f"{labels.ROLE}=hub"})
         running = _stacks_of(found or client.api.services(filters={"label": labels.STACK}))
-    chosen = [name for name in running if wanted in (None, name)]
-    remains: list[str] = []
+    chosen = [name for name in running if requested in (None, name)]
+    down: list[str] = []
     if not chosen:
         with engine_errors("list the secrets"):
-            remains = _stacks_of(client.api.secrets(filters={"label": labels.GENERATION}))
+            down = _stacks_of(client.api.secrets(filters={"label": labels.GENERATION}))
     if not chosen and include_down:
-        chosen = [name for name in remains if wanted in (None, name)]
-        if wanted and networks.list_networks(client, wanted):
-            chosen = [wanted]
+        chosen = [name for name in down if requested in (None, name)]
+        if requested and networks.list_networks(client, requested):
+            chosen = [requested]
     if len(chosen) == 1:
         return chosen[0]
     if chosen:
@@ -160,28 +161,28 @@ def find_stack(
             why=", ".join(chosen),
             remedy="Choose one with --stack NAME.",
         )
-    raise _no_deployment(wanted, running, remains)
+    raise _no_deployment(requested, running, down)
 
 
 def _stacks_of(things: Iterable[Mapping[str, Any]]) -> list[str]:
     return sorted({name for each in things if (name := labels.of(each).get(labels.STACK))})
 
 
-def _no_deployment(wanted: str | None, running: list[str], remains: list[str]) -> UsageError:
-    """Say that a deployment, or any, is not there; ``remains`` have only their secrets left."""
-    down = [name for name in remains if wanted in (None, name)]
+def _no_deployment(requested: str | None, running: list[str], down: list[str]) -> UsageError:
+    """Return the error for a missing deployment; of those ``down``, only the secrets exist."""
+    down = [name for name in down if requested in (None, name)]
     if down:
         return UsageError(
             f"The deployment {down[0]} is down" if len(down) == 1 else "All deployments are down",
             why=f"no service of {' or '.join(down)} exists; secrets and volumes are kept",
             remedy="Bring it up again with 'jhswarmd up' and its profile (--env NAME).",
         )
-    if wanted:
+    if requested:
         return UsageError(
-            f"There is no deployment '{wanted}' on this swarm",
-            why=f"there is {', '.join(running)}" if running else "there is none at all",
-            remedy="Choose another one with --stack NAME, or bring this one up: STACK_NAME of a "
-            "profile is its name.",
+            f"There is no deployment '{requested}' on this swarm",
+            why=f"it has {', '.join(running)}" if running else "it has none",
+            remedy="Choose another one with --stack NAME, or run 'jhswarmd up' with a profile "
+            "that has this STACK_NAME.",
         )
     return UsageError(
         "There is no deployment on this swarm",
@@ -190,13 +191,13 @@ def _no_deployment(wanted: str | None, running: list[str], remains: list[str]) -
 
 
 def gather(client: docker.DockerClient, stack: str) -> Report:
-    """Ask engine and daemon. Raises EngineError when the engine gives no answer."""
-    with engine_errors("look at the stack"):
+    """Query engine and daemon. Raises EngineError if the engine does not answer."""
+    with engine_errors("inspect the stack"):
         api = client.api
         nodes = api.nodes()
         tasks = api.tasks(filters={"label": f"{labels.STACK_NAMESPACE}={stack}"})
         name = labels.network_name(stack, "notebooks")
-        # The engine looks for names that contain it.
+        # The engine's filter matches substrings.
         networks = [each for each in api.networks(names=[name]) if each["Name"] == name]
     services = stacks.list_services(client, stack)
     by_service: dict[str, list[dict[str, Any]]] = {}
@@ -225,7 +226,7 @@ def gather(client: docker.DockerClient, stack: str) -> Report:
         https_port=(port := settings.https_port if settings else 443),
         answering_at=_answering_at(daemon, settings, port, nodes),
         removed_user_servers=settings.removed_user_servers.value if settings else "",
-        scattered_over=_local_volume_nodes(nodes, settings),
+        local_volume_nodes=_local_volume_nodes(nodes, settings),
     )
     health, problems = assess(report)
     return report.model_copy(
@@ -245,11 +246,11 @@ def _answering_at(
 
 
 def assess(report: Report) -> tuple[Health, list[str]]:
-    """Say how the deployment is, and every reason why it is not healthy. Pure."""
+    """Return the health of a deployment, and every reason why it is not healthy. Pure."""
     problems: list[str] = []
     health = Health.healthy
 
-    def worse(new: Health, problem: str) -> None:
+    def add(new: Health, problem: str) -> None:
         nonlocal health
         health = max(health, new)
         problems.append(problem)
@@ -258,90 +259,90 @@ def assess(report: Report) -> tuple[Health, list[str]]:
     for role in labels.ROLES:
         service = states.get(role)
         if service is None:
-            worse(Health.down, f"the service {role} is not there: run 'jhswarmd up'")
+            add(Health.down, f"the service {role} is missing: run 'jhswarmd up'")
         elif service.running == 0:
-            worse(Health.down, _why_down(report.stack, service))
+            add(Health.down, _why_down(report.stack, service))
         elif service.failures:
-            worse(
+            add(
                 Health.degraded,
-                f"{role} runs, and has ended {service.failures} times in "
-                f"{_ago(FAILURES_WINDOW_S)} ({service.error}). Its last words: "
+                f"{role} runs, but has failed {service.failures} times in "
+                f"{_ago(FAILURES_WINDOW_S)} ({service.error}). Its last log line: "
                 f"{' '.join(service.last_words[-1:]).strip()}",
             )
         elif service.running < service.desired:
-            worse(Health.degraded, f"{role} runs on {service.running} of {service.desired} nodes")
+            add(Health.degraded, f"{role} runs on {service.running} of {service.desired} nodes")
         if service is not None and service.drift:
-            worse(Health.degraded, f"{role}: {service.drift}")
-    held = {secret.kind for secret in report.secrets}
-    for kind in [each for name in CREDENTIALS for each in CREDENTIALS[name]] if held else ():
-        if kind not in held:
-            worse(Health.degraded, f"the secret {kind} is not there: run 'jhswarmd up'")
+            add(Health.degraded, f"{role}: {service.drift}")
+    existing = {secret.kind for secret in report.secrets}
+    for kind in [each for name in CREDENTIALS for each in CREDENTIALS[name]] if existing else ():
+        if kind not in existing:
+            add(Health.degraded, f"the secret {kind} is missing: run 'jhswarmd up'")
     for node in report.nodes:
         if node.state != "ready":
-            worse(Health.degraded, f"node {node.name} is {node.state}: see 'docker node ls'")
+            add(Health.degraded, f"node {node.name} is {node.state}: see 'docker node ls'")
     if report.addresses and report.addresses_used > ADDRESSES_FULL * report.addresses:
-        worse(
+        add(
             Health.degraded,
             f"{report.addresses_used} of {report.addresses} notebook addresses are used: "
             "set a larger NOTEBOOKS_SUBNET",
         )
     has_hub = "hub" in states and states["hub"].running > 0
     if report.daemon is None:
-        # Of a daemon that does not run this was said.
+        # A daemon that does not run is already reported.
         if "jhswarmd" in states and states["jhswarmd"].running:
-            worse(Health.down, f"no daemon answers: {report.daemon_error}")
+            add(Health.down, f"no daemon answers: {report.daemon_error}")
         return health, problems
-    # Without a hub the daemon knows little, which is no other problem than that.
+    # Without a hub the daemon knows little, which is not a separate problem.
     for name, why in report.daemon["unknown"].items() if has_hub else ():
-        worse(Health.degraded, f"the daemon cannot tell about {name}: {why}")
+        add(Health.degraded, f"{name}: last reconcile failed: {why}")
     for name in (report.daemon.get("names") or {}).get("lost", ()):
-        worse(
+        add(
             Health.degraded,
             f"the engine's DNS has lost the name '{name}': the daemon updates the service after "
-            f"some minutes; 'docker service update --force {report.stack}_{name}' does it now",
+            f"a few minutes; 'docker service update --force {report.stack}_{name}' does it now",
         )
     for failure in prepull.describe_failures(report.daemon["prepull"]):
-        worse(Health.degraded, f"{failure}: users will wait there, or not start at all")
+        add(Health.degraded, f"{failure}: servers on it start slowly, or not at all")
     if no_node := prepull.describe_no_node(report.daemon["prepull"]):
-        worse(Health.degraded, no_node)
+        add(Health.degraded, no_node)
     servers, accounts = report.daemon["servers"], report.daemon["accounts"]
     if servers["held"]:
-        worse(
+        add(
             Health.degraded,
-            f"{len(servers['held'])} orphans are held: look at them with 'jhswarmd orphans list' "
-            "and allow their removal with 'jhswarmd orphans approve'",
+            f"{len(servers['held'])} orphans are held: list them with 'jhswarmd orphans list' "
+            "and approve their removal with 'jhswarmd orphans approve'",
         )
     if not accounts["delivered_to"] and has_hub:
-        worse(
+        add(
             Health.degraded,
-            "the hub has not been given its accounts, and nobody can log in by password: see "
+            "the hub has not received its accounts, and no user can log in with a password: see "
             f"'docker service logs {report.stack}_jhswarmd'",
         )
     if report.daemon["unready"] and has_hub:
-        worse(Health.degraded, f"the daemon is not ready: {report.daemon['unready']}")
+        add(Health.degraded, f"the daemon is not ready: {report.daemon['unready']}")
     for name, unit in report.daemon["rotation"]["units"].items():
         for number, why in unit["rejected"].items():
-            worse(
+            add(
                 Health.degraded,
                 f"the rotation of {name} to g{number} was rolled back ({why}): fix that and run "
                 f"'jhswarmd rotate {name}'",
             )
         if unit["expires_at_s"] and unit["expires_at_s"] < time.time():
-            worse(Health.degraded, f"the certificate has expired: {_RENEW}")
+            add(Health.degraded, f"the certificate has expired: {_RENEW}")
     if accounts["refused"]:
-        worse(
+        add(
             Health.degraded,
-            "lines of the list of users are refused: " + "; ".join(accounts["refused"]),
+            "rejected lines in the user list: " + "; ".join(accounts["refused"]),
         )
     return health, problems
 
 
 def _why_down(stack: str, service: ServiceState) -> str:
-    """Say why no task of a service runs, and what to do."""
+    """Return why no task of a service runs, and what to do."""
     name = labels.service_name(stack, service.role)
     if not service.error:
         return (
-            f"{service.role} does not run: its newest task is {service.state or 'still to come'}; "
+            f"{service.role} does not run: its newest task: {service.state or 'none yet'}; "
             f"see 'docker service ps --no-trunc {name}'"
         )
     tries = f", {service.failures} times in a row" if service.failures > 1 else ""
@@ -351,22 +352,22 @@ def _why_down(stack: str, service: ServiceState) -> str:
             f"--no-trunc {name}'"
         )
     return (
-        f"{service.role} does not run ({service.error}{tries}). Its last words: "
-        f"{service.last_words[-1].strip()}. Fix what they name and run 'jhswarmd up'; "
-        f"'docker service logs {name}' has all of them"
+        f"{service.role} does not run ({service.error}{tries}). Its last log line: "
+        f"{service.last_words[-1].strip()}. Fix the cause and run 'jhswarmd up'; "
+        f"'docker service logs {name}' shows the whole log"
     )
 
 
 def warn(report: Report) -> list[str]:
-    """Say what works now, and would surprise somebody. Pure."""
+    """Return warnings: what works now, but is likely to cause trouble. Pure."""
     warnings = [*_warn_of_accounts(report), *_warn_of_secrets(report)]
-    if len(report.scattered_over) > 1:
-        names = ", ".join(report.scattered_over)
+    if len(report.local_volume_nodes) > 1:
+        names = ", ".join(report.local_volume_nodes)
         warnings.append(
-            f"files of users are kept on {len(report.scattered_over)} nodes ({names}), each user's "
-            "on one of them only: if that node is down, the user has to wait for it. Share them "
-            "with VOLUME_DRIVER or VOLUME_OPTIONS (docs/spawner.md, NFS), or choose one node with "
-            "NOTEBOOK_CONSTRAINTS"
+            f"user files are stored locally on {len(report.local_volume_nodes)} nodes ({names}), "
+            "each user's on only one of them: while that node is down, the user has to wait. Share "
+            "the files with VOLUME_DRIVER or VOLUME_OPTIONS (docs/spawner.md, NFS), or choose one "
+            "node with NOTEBOOK_CONSTRAINTS"
         )
     return warnings
 
@@ -377,8 +378,8 @@ def _warn_of_accounts(report: Report) -> list[str]:
     accounts, warnings = report.daemon["accounts"], []
     if accounts["plain"]:
         warnings.append(
-            f"{accounts['plain']} passwords are kept as plain text in Swarm: 'jhswarmd users set' "
-            "with the same list keeps their hashes instead"
+            f"{accounts['plain']} passwords are stored as plain text in Swarm: 'jhswarmd users "
+            "set' with the same list stores hashes instead"
         )
     if warns_of_published_password(report):
         warnings.append(exposure.warning(report.https_port, report.answering_at))
@@ -386,12 +387,12 @@ def _warn_of_accounts(report: Report) -> list[str]:
 
 
 def has_published_password(daemon: Mapping[str, Any] | None) -> bool:
-    """Tell whether everybody can log in who has read the list of the profile 'local'."""
+    """Return whether an account has the published password of the profile 'local'."""
     return daemon is not None and bool(daemon["accounts"].get("has_published_password"))
 
 
 def warns_of_published_password(report: Report) -> bool:
-    """Tell whether that is so, and others than this machine's users reach the hub."""
+    """Return whether an account has it, and the hub is reachable from other machines."""
     return has_published_password(report.daemon) and bool(
         report.answering_at or report.host not in ("", *LOCAL_HOSTS)
     )
@@ -404,40 +405,40 @@ def _warn_of_secrets(report: Report) -> list[str]:
     expires_at_s = rotation["units"].get("tls", {}).get("expires_at_s")
     left_s = expires_at_s - time.time() if expires_at_s else EXPIRES_SOON_S
     if 0 <= left_s < EXPIRES_SOON_S:
-        warnings.append(f"the certificate ends in {_ago(left_s)}: {_RENEW}")
+        warnings.append(f"the certificate expires in {_ago(left_s)}: {_RENEW}")
     for name, unit in rotation["units"].items():
-        ago_s = time.time() - unit["put_right_at_s"] if unit["put_right"] else PUT_RIGHT_SHOWN_S
-        if ago_s < PUT_RIGHT_SHOWN_S:
+        ago_s = time.time() - unit["put_right_at_s"] if unit["put_right"] else REPAIR_SHOWN_S
+        if ago_s < REPAIR_SHOWN_S:
             warnings.append(
-                f"{name}: {unit['put_right']}, corrected {_ago(ago_s)} ago. Was an older stack "
+                f"{name}: {unit['put_right']}, repaired {_ago(ago_s)} ago. Was an older stack "
                 "file deployed?"
             )
     return warnings
 
 
-def watch(look: Callable[[], Report], console: Console) -> None:
-    """Show what ``look`` returns, anew every ``WATCH_EVERY_S`` seconds, until Ctrl-C.
+def watch(refresh: Callable[[], Report], console: Console) -> None:
+    """Show what ``refresh`` returns, every ``WATCH_INTERVAL_S`` seconds, until Ctrl-C.
 
-    What goes wrong while looking is shown in its place. Nothing of it stays on the screen.
+    Errors are shown in its place. The screen is cleared at the end.
     """
     live = Live(console=console, auto_refresh=False, transient=True)
     with contextlib.suppress(KeyboardInterrupt), live:
         while True:
             try:
-                seen = describe(look())
+                shown = describe(refresh())
             except JhswarmdError as exc:
-                seen = Group(Text(str(exc), "red"), Text(exc.remedy))
-            live.update(seen, refresh=True)
-            time.sleep(WATCH_EVERY_S)
+                shown = Group(Text(str(exc), "red"), Text(exc.remedy))
+            live.update(shown, refresh=True)
+            time.sleep(WATCH_INTERVAL_S)
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the report for people."""
+    """Print the report."""
     console.print(describe(report))
 
 
 def describe(report: Report) -> Group:
-    """Return the report for people, to be printed. Pure."""
+    """Return the report in printable form. Pure."""
     colour = {"healthy": "green", "degraded": "yellow", "down": "red"}[report.health]
     lines = [
         f"[bold]{escape(report.stack)}[/] is [{colour}]{report.health}[/]",
@@ -481,8 +482,8 @@ def _add_daemon_rows(
     node = next((f" on {node.name}" for node in nodes if node.id == daemon.get("node_id")), "")
     table.add_row(
         "daemon",
-        f"{'active' if daemon['is_active'] else 'standing by'}{node}, up {_ago(daemon['up_s'])}, "
-        f"{'hears' if daemon['is_connected'] else 'does not hear'} the engine",
+        f"{'active' if daemon['is_active'] else 'standby'}{node}, up {_ago(daemon['up_s'])}, "
+        f"{'receiving' if daemon['is_connected'] else 'not receiving'} engine events",
     )
     last = servers["last_pass_at_s"]
     table.add_row("last full pass", f"{_ago(time.time() - last)} ago" if last else "none yet")
@@ -491,12 +492,12 @@ def _add_daemon_rows(
     for removal in servers["removals"][-3:]:
         table.add_row("", f"removed {removal['service']}: {removal['reason']}")
     if servers.get("silent"):
-        table.add_row("servers", f"running, do not answer: {', '.join(servers['silent'])}")
-    pending = f", {accounts['pending']} still to be hashed" if accounts["pending"] else ""
+        table.add_row("servers", f"running, but not answering: {', '.join(servers['silent'])}")
+    pending = f", {accounts['pending']} not hashed yet" if accounts["pending"] else ""
     table.add_row(
         "accounts",
-        f"{accounts['names']}, of them {accounts['plain']} with a plain password{pending}; "
-        f"{len(accounts['refused'])} lines refused",
+        f"{accounts['names']}, {accounts['plain']} with a plain-text password{pending}; "
+        f"{len(accounts['refused'])} lines rejected",
     )
     if accounts["removed_with_servers"]:
         names = ", ".join(accounts["removed_with_servers"])
@@ -505,11 +506,11 @@ def _add_daemon_rows(
 
 def _add_secret_rows(table: Table, report: Report) -> None:
     units = report.daemon["rotation"]["units"] if report.daemon else {}
-    told = {kind for name in units for kind in CREDENTIALS[name]}
+    rotated = {kind for name in units for kind in CREDENTIALS[name]}
     others = [
         f"{each.kind} g{each.generation} ({_ago(each.age_s)})"
         for each in report.secrets
-        if each.kind not in told
+        if each.kind not in rotated
     ]
     table.add_row("secrets", ", ".join(others))
     doing = report.daemon["rotation"]["doing"] if report.daemon else ""
@@ -520,16 +521,16 @@ def _add_secret_rows(table: Table, report: Report) -> None:
 def _describe_unit(name: str, unit: Mapping[str, Any], doing: str, now_s: float) -> str:
     parts = [f"{name} g{unit['generation']}", f"{_ago(now_s - unit['created_at_s'])} old"]
     if unit["expires_at_s"]:
-        parts.append(f"ends in {_ago(unit['expires_at_s'] - now_s)}")
+        parts.append(f"expires in {_ago(unit['expires_at_s'] - now_s)}")
     next_s = unit["next_at_s"]
-    # Due, and waiting for quiet hours, is 0 s.
+    # One that is due and waits for quiet hours shows 0 s.
     parts.append(f"next rotation in {_ago(next_s - now_s)}" if next_s else "no automatic rotation")
     if unit["rejected"]:
         parts.append("g{} was rolled back".format(", g".join(unit["rejected"])))
     elif unit["is_verified"]:
-        parts.append("works")
+        parts.append("in use")
     else:
-        parts.append(f"being rotated: {doing or 'waits for its turn'}")
+        parts.append(f"being rotated: {doing or 'queued'}")
     return ", ".join(parts)
 
 
@@ -552,12 +553,12 @@ def _service_state(
     client: docker.DockerClient, service: Mapping[str, Any], tasks: list[dict[str, Any]]
 ) -> ServiceState:
     running = [task for task in tasks if task["Status"]["State"] == "running"]
-    wanted = [task for task in tasks if task["DesiredState"] == "running"]
+    desired = [task for task in tasks if task["DesiredState"] == "running"]
     is_global = "Global" in service["Spec"]["Mode"]
     state = ServiceState(
         role=labels.of(service)[labels.ROLE],
         running=len(running),
-        desired=max(1, len(wanted)) if is_global else 1,
+        desired=max(1, len(desired)) if is_global else 1,
         image=service["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"],
         drift=drift.describe(service, running),
     )
@@ -580,9 +581,9 @@ def _service_state(
 def _recent_failures(
     tasks: Iterable[dict[str, Any]], running: Mapping[str, Any], now: datetime
 ) -> list[dict[str, Any]]:
-    """Return the tasks that failed lately, as what runs now may. Pure.
+    """Return the tasks that failed recently with the running specification. Pure.
 
-    Those of an older specification, which a deployment has replaced, tell nothing about it.
+    Failures of an older specification, since replaced, say nothing about the current one.
     """
     return [
         task
@@ -604,9 +605,9 @@ def _node_state(node: Mapping[str, Any]) -> NodeState:
 
 
 def settings_of(services: list[dict[str, Any]]) -> Settings | None:
-    """Return the profile's keys, as the hub was deployed with them; None: they are not to be had.
+    """Return the profile's keys that the hub was deployed with; None: not available.
 
-    Another version of this program may have deployed it, with values that are no longer valid.
+    Another version of jhswarmd may have deployed it, with values that are no longer valid.
     """
     for service in services:
         if labels.of(service).get(labels.ROLE) == "hub":
@@ -663,6 +664,6 @@ def _addresses_used(tasks: list[dict[str, Any]], network: Mapping[str, Any] | No
 
 
 def _addresses(network: Mapping[str, Any] | None) -> int:
-    """Return how many addresses the network has; its own, the gateway's and the broadcast's off."""
+    """Return the network's capacity, without its network, gateway and broadcast addresses."""
     pools = ((network or {}).get("IPAM") or {}).get("Config") or []
     return sum(ip_network(pool["Subnet"]).num_addresses - 3 for pool in pools)

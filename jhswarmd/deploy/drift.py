@@ -9,20 +9,20 @@ from jhswarmd import labels
 
 
 def describe(service: Mapping[str, Any], running: Iterable[Mapping[str, Any]]) -> str:
-    """Say what one of the stack's services runs instead of what was deployed; empty: it runs that.
+    """Return how a service of the stack differs from its deployment; empty: no drift.
 
-    ``running`` are its running tasks. One that an update is about to replace does not count.
+    ``running`` are its running tasks. Those that an update is about to replace do not count.
     """
     deployed = labels.of(service).get(labels.IMAGE, "")
     specified = _image(service["Spec"]["TaskTemplate"])
     if "@" not in specified:
         return (
-            f"its image {specified} is named by tag, and whoever can write to the registry decides "
-            "what its next task runs: run 'jhswarmd up'"
+            f"its image {specified} is named by tag: anyone who can write to the registry decides "
+            "what its next task runs. Run 'jhswarmd up'"
         )
     if not deployed:
         return (
-            f"what was deployed is not recorded, and it runs {specified}: if that is not "
+            f"the deployed image is not recorded, and it runs {specified}: if that is not "
             "yours, do not trust this deployment. 'jhswarmd up' deploys it again"
         )
     update = (service.get("UpdateStatus") or {}).get("State", "")
@@ -32,8 +32,8 @@ def describe(service: Mapping[str, Any], running: Iterable[Mapping[str, Any]]) -
     for image in (specified, *sorted(others)):
         if image != deployed:
             return (
-                f"{deployed} was deployed, and {image} runs: if nobody here changed it, do not "
-                "trust this deployment. 'jhswarmd up' deploys it again"
+                f"{deployed} was deployed, but {image} runs: if no administrator changed it, do "
+                "not trust this deployment. 'jhswarmd up' deploys it again"
             )
     return ""
 

@@ -1,6 +1,6 @@
-"""What a container of the stack wrote last: in its own words, what went wrong with it.
+"""The last log lines of a container of the stack, to explain its failure.
 
-The words are fit to be shown: what looks like a secret is hidden (``jhswarmd.log_tail``).
+They are safe to show: anything that looks like a secret is hidden (``jhswarmd.log_tail``).
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from jhswarmd import labels, log_tail
 from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import JhswarmdError
 
-#: Seconds for the log of a container on another node: the engine waits for nodes that are silent.
-REMOTE_WITHIN_S = 5.0
+#: Seconds for the log of a container on another node: the engine waits for unresponsive nodes.
+REMOTE_TIMEOUT_S = 5.0
 
 
 def of_task(client: docker.DockerClient, task: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Return the last lines that a task's container wrote; none where they cannot be had.
+    """Return the last log lines of a task's container; none if they are not available.
 
-    Those of a health check that fails come last. ``task`` is the engine's; None: there is none.
+    The output of a failing health check comes last. ``task`` is in the engine's format, or None.
     """
     if task is None:
         return ()
-    text = _read_here(client, str(task["ID"]))
+    text = _read_local(client, str(task["ID"]))
     if text is None:
-        text = _read_elsewhere(str(task["ID"]))
+        text = _read_remote(str(task["ID"]))
     spec = (task.get("Spec") or {}).get("ContainerSpec") or {}
     environ = dict(each.partition("=")[::2] for each in spec.get("Env") or ())
     return log_tail.last_lines(text, log_tail.secrets_of(environ))
 
 
-def _read_here(client: docker.DockerClient, task_id: str) -> str | None:
-    """Return what a container of this node wrote; None: this node has none of that task.
+def _read_local(client: docker.DockerClient, task_id: str) -> str | None:
+    """Return the log of a container on this node; None: this node has no container of that task.
 
-    Asked of the container itself, which is quick; the log of a service may wait for its nodes.
+    Reads from the container itself, which is fast; a service's log may wait for its nodes.
     """
     api = client.api
     try:
@@ -52,11 +52,11 @@ def _read_here(client: docker.DockerClient, task_id: str) -> str | None:
     except JhswarmdError:
         return None
     last = health[-1] if health else {}
-    said = " ".join(str(last.get("Output") or "").split())
-    return f"{text}\nhealth check: {said}" if last.get("ExitCode") and said else text
+    output = " ".join(str(last.get("Output") or "").split())
+    return f"{text}\nhealth check: {output}" if last.get("ExitCode") and output else text
 
 
-def _read_elsewhere(task_id: str) -> str:
+def _read_remote(task_id: str) -> str:
     command = ["docker", "service", "logs", "--raw", "--tail", str(log_tail.LINES), task_id]
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         result = subprocess.run(
@@ -64,7 +64,7 @@ def _read_elsewhere(task_id: str) -> str:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             check=False,
-            timeout=REMOTE_WITHIN_S,
+            timeout=REMOTE_TIMEOUT_S,
         )
         if result.returncode == 0:
             return result.stdout.decode(errors="replace")

@@ -1,7 +1,7 @@
-"""What a long step shows while it runs.
+"""Progress of long steps.
 
-On a terminal a step is a live line with a spinner, the newest detail and the seconds gone by; in
-a log it is one line at its start and one at its end, with a sign of life in between.
+On a terminal, a step is a live line with a spinner, the latest detail and the elapsed seconds. In
+a log, it is one line at its end, with heartbeat lines before that.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 
-#: Seconds between two signs of life in a log.
+#: Seconds between two heartbeat lines in a log.
 HEARTBEAT_S = 15.0
 
 
 class Step:
-    """One step under way; ``update`` shows its newest detail, ``done`` sets what is kept of it."""
+    """A step in progress; ``update`` shows the latest detail, ``done`` sets the final result."""
 
     def __init__(self, console: Console, title: str) -> None:
         self._console = console
         self._title = title
         self._started = time.monotonic()
-        self._said = self._started
+        self._last_output = self._started
         self.result = ""
         self._live = console.status(escape(title)) if console.is_terminal else None
 
@@ -34,18 +34,18 @@ class Step:
         return time.monotonic() - self._started
 
     def update(self, detail: str) -> None:
-        """Show the newest detail, one line; control characters and overlong lines are cut."""
+        """Show the last line of ``detail``, cut to 100 characters."""
         line = detail.strip().splitlines()[-1][:100] if detail.strip() else ""
         if self._live is not None:
             self._live.update(f"{escape(self._title)} [dim]{self.elapsed_s:.0f} s  {escape(line)}")
-        elif time.monotonic() - self._said >= HEARTBEAT_S:
-            self._said = time.monotonic()
+        elif time.monotonic() - self._last_output >= HEARTBEAT_S:
+            self._last_output = time.monotonic()
             self._console.print(
                 f"  ... {self._title}: {self.elapsed_s:.0f} s  {line}", markup=False
             )
 
     def done(self, result: str) -> None:
-        """Set what the finished line says, for example ``already there``."""
+        """Set the result on the final line, for example ``already exists``."""
         self.result = result
 
 
@@ -57,9 +57,9 @@ class Progress:
 
     @contextmanager
     def step(self, title: str, *, is_attempt: bool = False) -> Iterator[Step]:
-        """Show a step while its body runs; its end line says how it went and how long it took.
+        """Show a step while its body runs; the final line has the result and the duration.
 
-        An attempt may fail without anything being wrong: the caller goes another way.
+        An attempt may fail without an error: the caller then has an alternative.
         """
         step = Step(self.console, title)
         if step._live is not None:
@@ -81,9 +81,9 @@ class Progress:
             step._live.stop()
 
     def note(self, text: str) -> None:
-        """Say something worth knowing."""
+        """Print information."""
         self.console.print(escape(text))
 
     def warn(self, text: str) -> None:
-        """Say something that the administrator should look at."""
+        """Print a warning for the administrator."""
         self.console.print(f"[yellow]warning[/] {escape(text)}")

@@ -224,7 +224,7 @@ def test_a_notebook_that_a_drained_node_is_still_ending_counts_as_alive(
         pytest.param(["PIDS_LIMIT=nonsense"], False, id="deployed with what is no longer valid"),
     ],
 )
-def test_status_tells_when_files_are_scattered_over_nodes(
+def test_status_reports_nodes_with_local_user_files(
     cluster: Cluster, create_service: CreateService, keys: list[str], are_scattered: bool
 ) -> None:
     marks = {labels.STACK_NAMESPACE: STACK, labels.STACK: STACK, labels.ROLE: "hub"}
@@ -232,4 +232,5 @@ def test_status_tells_when_files_are_scattered_over_nodes(
         SMALL_IMAGE, name=labels.service_name(STACK, "hub"), labels=marks, env=["A", *keys]
     )
     names = sorted(lab.name for lab in cluster.nodes)
-    assert status.gather(cluster.client, STACK).scattered_over == (names if are_scattered else [])
+    found = status.gather(cluster.client, STACK).local_volume_nodes
+    assert found == (names if are_scattered else [])

@@ -144,10 +144,10 @@ def test_doctor_finds_all_well_but_the_published_password_and_says_when_the_cert
         "swarm: this node is a manager",
         "ports: those of the profile 'lab' are free, or its own",
         "subnets: those of the profile 'lab' are free, or its own",
-        "registry: gives this engine the 2 images",
+        "registry: serves the 2 images to this engine",
         "clocks: of 1 nodes with tasks agree",
-        "certificate: ends in 39",
-        f"accounts: {stack.env_dir}/lab/user_list.txt has passwords as plain text, 4 of them",
+        "certificate: expires in 39",
+        f"accounts: {stack.env_dir}/lab/user_list.txt has 4 plain-text passwords",
         "images: 1 for notebooks on 1 nodes",
     ):
         assert f"ok {words}" in result.stdout, result.stdout
@@ -791,7 +791,7 @@ def test_the_cause_of_a_hub_that_ends_again_and_again_is_its_own_last_words(
     assert "not-to-be-shown" not in told.stdout
     unknown = stack.cli("status", "--stack", "nope", check=False)
     assert unknown.returncode == 2
-    assert f"There is no deployment 'nope' on this swarm: there is {stack.name}" in unknown.stderr
+    assert f"There is no deployment 'nope' on this swarm: it has {stack.name}" in unknown.stderr
     stack.up()
 
 

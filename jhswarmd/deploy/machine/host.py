@@ -1,4 +1,4 @@
-"""Programs on the host that a deployment runs: shown while they run, explained when they fail."""
+"""Programs that a deployment runs on the host, with their output shown and failures explained."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TAIL_LINES = 15
 
 
 def is_root() -> bool:
-    """Tell whether this process may install packages and start an engine."""
+    """Return whether this process may install packages and start an engine."""
     return os.geteuid() == 0
 
 
 def os_release() -> dict[str, str]:
-    """Return what the system says it is; empty where it says nothing."""
+    """Return the system's os-release data; empty if there is none."""
     try:
         return platform.freedesktop_os_release()
     except OSError:
@@ -30,14 +30,14 @@ def os_release() -> dict[str, str]:
 
 
 def has_apt() -> bool:
-    """Tell whether this is Debian or one of its kin."""
+    """Return whether this is Debian or a derivative."""
     return shutil.which("apt-get") is not None
 
 
 def run_shown(
     command: Sequence[str], step: Step, *, remedy: str, env: dict[str, str] | None = None
 ) -> None:
-    """Run a program to its end, each line of its output shown as the step's newest detail.
+    """Run a program to its end, showing each line of its output as the step's latest detail.
 
     ``env`` is added to the environment. Raises JhswarmdError with the last lines and ``remedy``.
     """
@@ -68,22 +68,22 @@ def run_shown(
 
 
 def apt_update(step: Step) -> None:
-    """Read the package lists anew."""
+    """Refresh the package lists."""
     run_shown(
         ["apt-get", "update"],
         step,
-        remedy="See that 'apt-get update' works on this machine, then run this again.",
+        remedy="Make 'apt-get update' work on this machine, then run this again.",
         env={"DEBIAN_FRONTEND": "noninteractive"},
     )
 
 
 def apt_install(packages: Sequence[str], progress: Progress, *, what_for: str) -> None:
-    """Install Debian packages. Raises JhswarmdError where that is not possible."""
+    """Install Debian packages. Raises JhswarmdError if that is not possible."""
     names = " ".join(packages)
-    by_hand = f"Install {names} as this machine does it, then run this again."
+    manually = f"Install {names} with this machine's package manager, then run this again."
     if not has_apt():
         raise JhswarmdError(
-            f"{what_for} needs {names}", why="this machine has no apt-get", remedy=by_hand
+            f"{what_for} needs {names}", why="this machine has no apt-get", remedy=manually
         )
     if not is_root():
         raise JhswarmdError(
@@ -99,12 +99,12 @@ def apt_install(packages: Sequence[str], progress: Progress, *, what_for: str) -
                 "install",
                 "--yes",
                 "--no-install-recommends",
-                # Another apt that is at work is waited for, instead of giving up at once.
+                # Wait for another running apt instead of failing immediately.
                 "-o",
                 "DPkg::Lock::Timeout=120",
                 *packages,
             ],
             step,
-            remedy=by_hand,
+            remedy=manually,
             env={"DEBIAN_FRONTEND": "noninteractive"},
         )

@@ -1,10 +1,11 @@
-"""The engine on this machine: found, or installed and started; put into swarm mode.
+"""The engine on this machine: find it, or install and start it, and put it into swarm mode.
 
-A running engine is used as it is, an existing swarm too: neither is restarted, configured or left.
-An engine of ours is a plain ``dockerd`` on the standard socket, so that every ``docker`` command
-just works. It outlives the shell that started it; log and record are in a state directory.
+A running engine is used as it is, and so is an existing swarm: jhswarmd never restarts, configures
+or leaves it. An engine started by us is a plain ``dockerd`` on the standard socket, so that every
+``docker`` command just works. It outlives the shell that started it; its log and record are in a
+state directory.
 
-Every step looks first, so that an interrupted run is finished by the next one.
+Every step checks first, so that the next run completes an interrupted one.
 """
 
 from __future__ import annotations
@@ -32,30 +33,30 @@ from jhswarmd.errors import JhswarmdError
 
 STATE_DIR_VARIABLE = "JHSWARMD_STATE_DIR"
 DEFAULT_STATE_DIR = "/var/lib/jhswarmd"
-#: Seconds between a node's signs of life in a swarm that we make; after three without one Swarm
-#: ends the node's tasks, notebooks among them. With its own 5 s an engine that stood still for 30 s
-#: did so in two tries of five (measured), and so did machines that were only busy. This outlasts
-#: two minutes.
+#: Seconds between a node's heartbeats in a swarm that we create; after three missed ones, Swarm
+#: ends the node's tasks, including notebooks. With Swarm's default of 5 s that happened in two of
+#: five tries with an engine paused for 30 s (measured), and on machines that were only busy. This
+#: value tolerates two minutes.
 HEARTBEAT_S = 45
 ADVERTISE_VARIABLE = "JHSWARMD_ADVERTISE_ADDR"
 
-#: Seconds the engine has for one answer.
+#: Timeout of a request to the engine, in seconds.
 CALL_TIMEOUT_S = 60
-#: Seconds a new engine has to answer.
-START_S = 60.0
-#: Seconds an engine has to stop: it gives its containers ten, and some more where there are many.
-STOP_S = 90.0
+#: Seconds for a new engine to answer.
+START_TIMEOUT_S = 60.0
+#: Seconds for an engine to stop: it gives its containers ten, and more if there are many.
+STOP_TIMEOUT_S = 90.0
 
 _POLL_S = 0.1
 _SYSTEMD = Path("/run/systemd/system")
 _IPVS = Path("/proc/net/ip_vs")
 _VXLAN = Path("/sys/module/vxlan")
-#: Where Debian has dockerd and modprobe; missing in the PATH of a root made by plain ``su``.
+#: Debian's directories of dockerd and modprobe; missing in root's PATH after a plain ``su``.
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def connect() -> docker.DockerClient:
-    """Return a client of the engine that DOCKER_HOST names, else of the standard socket.
+    """Return a client of the engine at DOCKER_HOST, else at the standard socket.
 
     Raises JhswarmdError if none answers. Changes nothing.
     """
@@ -65,11 +66,11 @@ def connect() -> docker.DockerClient:
     except (DockerException, requests.RequestException, OSError) as exc:
         named = os.environ.get("DOCKER_HOST", "")
         if named:
-            remedy = "Start that engine, or unset DOCKER_HOST to use the one of this machine."
+            remedy = "Start that engine, or unset DOCKER_HOST to use this machine's engine."
         elif "Permission denied" in str(exc):
             remedy = "Run this as root, or as a member of the group 'docker'."
         else:
-            remedy = "Start it ('systemctl start docker'), or run 'make up' as root: it does."
+            remedy = "Start it ('systemctl start docker'), or let 'make up' start it, as root."
         raise JhswarmdError(
             f"No Docker Engine answers{f' at {named}' if named else ''}",
             why=str(exc),
@@ -79,15 +80,15 @@ def connect() -> docker.DockerClient:
 
 
 def ensure_engine(progress: Progress) -> docker.DockerClient:
-    """Return a client of an engine that answers, installing and starting one where none does.
+    """Return a client of a running engine, installing and starting one if necessary.
 
-    Raises JhswarmdError, also where that would take root.
+    Raises JhswarmdError, also if that would require root.
     """
     with progress.step("Docker Engine") as step:
         try:
             client = connect()
         except JhswarmdError:
-            # An engine that somebody named is theirs to start.
+            # An engine named by DOCKER_HOST is not ours to start.
             if os.environ.get("DOCKER_HOST") or not host.is_root():
                 raise
             step.done("none answers")
@@ -102,7 +103,7 @@ def ensure_engine(progress: Progress) -> docker.DockerClient:
 
 
 def stop_engine(progress: Progress) -> None:
-    """Stop the engine that ``ensure_engine`` started; any other one is left alone.
+    """Stop the engine that ``ensure_engine`` started; ignore any other one.
 
     Raises JhswarmdError if it does not end.
     """
@@ -110,26 +111,30 @@ def stop_engine(progress: Progress) -> None:
     pid = state.read_alive()
     if pid is None:
         state.record.unlink(missing_ok=True)
-        progress.note("No engine that 'jhswarmd up' started is running; any other one is not ours.")
+        progress.note(
+            "No engine started by 'jhswarmd up' is running; other engines are not stopped."
+        )
         return
     with progress.step("Stopping the Docker Engine") as step:
         os.kill(pid, signal.SIGTERM)
-        if not _wait(lambda: state.read_alive() is None, STOP_S, step, "containers are stopping"):
+        if not _wait(
+            lambda: state.read_alive() is None, STOP_TIMEOUT_S, step, "containers are stopping"
+        ):
             raise JhswarmdError(
                 "The Docker Engine does not stop",
                 output=state.read_log_tail(),
-                remedy=f"Its process is {pid}, its log {state.log}. Run this again, or end it with "
-                f"'kill -9 {pid}'.",
+                remedy=f"Its process is {pid}, its log is {state.log}. Run this again, or end it "
+                f"with 'kill -9 {pid}'.",
             )
         state.record.unlink(missing_ok=True)
 
 
 def ensure_swarm(client: docker.DockerClient, progress: Progress) -> None:
-    """See that the engine is a manager of a swarm; one that exists is used as it is.
+    """Ensure that the engine is a manager of a swarm; an existing swarm is used as it is.
 
     Raises JhswarmdError.
     """
-    with progress.step("Swarm") as step, engine_errors("asking for the swarm"):
+    with progress.step("Swarm") as step, engine_errors("inspect the swarm"):
         swarm = client.info()["Swarm"]
         state = swarm.get("LocalNodeState", "")
         if state == "active" and swarm.get("ControlAvailable"):
@@ -143,32 +148,31 @@ def ensure_swarm(client: docker.DockerClient, progress: Progress) -> None:
                 advertise_addr=address, dispatcher_heartbeat_period=HEARTBEAT_S * 10**9
             )
         except APIError as exc:
-            # Another run at the same time was faster.
+            # A concurrent run was faster.
             if not client.info()["Swarm"].get("ControlAvailable"):
                 raise JhswarmdError(
                     "The engine cannot be put into swarm mode",
                     why=str(exc.explanation),
                     remedy=compatibility.FIREWALL_REMEDY
                     if "nftables" in str(exc.explanation)
-                    else f"Name the address that other nodes reach this one at: "
+                    else f"Set the address at which other nodes reach this one: "
                     f"{ADVERTISE_VARIABLE}=ADDRESS.",
                 ) from exc
-        step.done(f"made, this node is at {address}")
+        step.done(f"created, this node is at {address}")
 
 
 def require_manager(client: docker.DockerClient) -> None:
     """Raise JhswarmdError unless this engine is a manager of a swarm. Changes nothing."""
-    with engine_errors("asking for the swarm"):
+    with engine_errors("inspect the swarm"):
         swarm = client.info()["Swarm"]
     state = swarm.get("LocalNodeState", "")
     if state == "active" and swarm.get("ControlAvailable"):
         return
     if state == "inactive":
         raise JhswarmdError(
-            "This machine is in no swarm",
-            why="there is no deployment without one",
-            remedy="Run this on a manager of the deployment's swarm, or make a deployment here: "
-            "'make up'.",
+            "This machine is not in a swarm",
+            why="a deployment needs one",
+            remedy="Run this on a manager of the deployment's swarm, or deploy here: 'make up'.",
         )
     raise _unusable_swarm(state, swarm)
 
@@ -176,13 +180,13 @@ def require_manager(client: docker.DockerClient) -> None:
 def advertise_address() -> str:
     """Return the address at which other nodes will reach this one.
 
-    That of the default route's interface: a swarm keeps the address it was made with, and one made
-    with 127.0.0.1 could never take in a second node. Without a route there is nobody to reach.
+    This is the address of the default route's interface: a swarm keeps its initial address, and
+    with 127.0.0.1 no second node could ever join. Without a route there is no other node.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            # Sends nothing: the kernel only chooses the source address. The target is an
-            # address for documentation (RFC 5737).
+            # Sends nothing: the kernel only chooses the source address. The target is a
+            # documentation address (RFC 5737).
             probe.connect(("192.0.2.1", 9))
         except OSError:
             return "127.0.0.1"
@@ -190,10 +194,9 @@ def advertise_address() -> str:
 
 
 def has_ipvs() -> bool:
-    """Tell whether this machine's kernel has IPVS: virtual addresses and the mesh need it.
+    """Return whether this machine's kernel has IPVS, which virtual addresses and the mesh need.
 
-    The engine loads it at need, so that it may be absent from the list of modules and still be
-    had: hence the attempt.
+    The engine loads it on demand, so it may be available without being listed: hence the attempt.
     """
     if _IPVS.exists():
         return True
@@ -205,20 +208,20 @@ def has_ipvs() -> bool:
 
 
 def has_vxlan() -> bool:
-    """Tell whether this machine's kernel has VXLAN, or a module for it: overlays are made of it."""
+    """Return whether this machine's kernel has VXLAN, or a module for it; overlays need it."""
     modprobe = _which("modprobe")
     if _VXLAN.exists() or modprobe is None:
         return _VXLAN.exists()
-    look = [modprobe, "--dry-run", "--quiet", "vxlan"]
-    return subprocess.run(look, capture_output=True, check=False).returncode == 0
+    command = [modprobe, "--dry-run", "--quiet", "vxlan"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-# -- an engine of ours ---------------------------------------------------------------------------
+# -- our own engine -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _State:
-    """The folder that knows about an engine of ours."""
+    """The state directory of our own engine."""
 
     folder: Path
 
@@ -232,7 +235,7 @@ class _State:
 
     @property
     def record(self) -> Path:
-        """Holds ``PID STARTED``: by both a process is known, for numbers are used again."""
+        """Holds ``PID STARTED``: both identify a process, because process ids are reused."""
         return self.folder / "dockerd.pid"
 
     def write(self, pid: int) -> None:
@@ -256,12 +259,12 @@ class _State:
 
 
 def _started(pid: int) -> str:
-    """Return when a dockerd was started, in the kernel's ticks; empty for any other process."""
+    """Return a dockerd's start time in kernel ticks; empty for any other process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return ""
-    # PID (NAME) STATE ...: the name may hold anything, so count from its end.
+    # PID (NAME) STATE ...: the name may contain anything, so count from its end.
     name = stat[stat.index("(") + 1 : stat.rindex(")")]
     fields = stat[stat.rindex(")") + 2 :].split()
     is_ended = fields[0] in "ZX"
@@ -269,15 +272,15 @@ def _started(pid: int) -> str:
 
 
 def _install(progress: Progress) -> None:
-    lacking = []
+    missing = []
     if _which("dockerd") is None:
-        lacking.append("docker.io")
+        missing.append("docker.io")
     if _which("iptables") is None:
-        lacking.append("iptables")
-    if lacking:
-        host.apt_install(lacking, progress, what_for="A Docker Engine")
+        missing.append("iptables")
+    if missing:
+        host.apt_install(missing, progress, what_for="A Docker Engine")
     if _which("docker") is None:
-        # Debian 13 and later: the command is a package of its own.
+        # Debian 13 and later: the command is in a separate package.
         host.apt_install(["docker-cli"], progress, what_for="The docker command")
 
 
@@ -290,7 +293,7 @@ def _start(step: Step) -> docker.DockerClient:
         return bool(found)
 
     state = _State.default()
-    # Installing the package started it, or an interrupted run did.
+    # The package installation or an interrupted run has started it.
     if answers():
         return found[0]
     is_ours = not _SYSTEMD.is_dir()
@@ -300,18 +303,18 @@ def _start(step: Step) -> docker.DockerClient:
         host.run_shown(
             ["systemctl", "start", "docker"],
             step,
-            remedy="'journalctl -u docker' tells why the engine does not start.",
+            remedy="'journalctl -u docker' shows why the engine does not start.",
         )
     log = str(state.log) if is_ours else "journalctl -u docker"
 
-    def is_over() -> bool:
+    def is_finished() -> bool:
         return answers() or (is_ours and state.read_alive() is None)
 
-    if not _wait(is_over, START_S, step, f"log: {log}") or not found:
+    if not _wait(is_finished, START_TIMEOUT_S, step, f"log: {log}") or not found:
         raise JhswarmdError(
             "The Docker Engine does not start",
             output=state.read_log_tail(),
-            remedy=f"Its log tells why: {log}",
+            remedy=f"Its log shows why: {log}",
         )
     return found[0]
 
@@ -330,18 +333,18 @@ def _run_dockerd(state: _State) -> None:
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd="/",
-            # It looks for iptables, containerd and runc.
+            # dockerd needs iptables, containerd and runc in its PATH.
             env={**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}"},
-            # A session of its own: no hang-up and no Ctrl-C of the terminal reaches it.
+            # A new session: neither hang-up nor Ctrl-C of the terminal reaches it.
             start_new_session=True,
         )
     state.write(process.pid)
 
 
-def _wait(is_over: Callable[[], bool], limit_s: float, step: Step, detail: str) -> bool:
-    """Poll until ``is_over``; return whether it came true in time."""
-    deadline = time.monotonic() + limit_s
-    while not is_over():
+def _wait(is_finished: Callable[[], bool], timeout_s: float, step: Step, detail: str) -> bool:
+    """Poll until ``is_finished``; return whether it became true in time."""
+    deadline = time.monotonic() + timeout_s
+    while not is_finished():
         if time.monotonic() > deadline:
             return False
         step.update(detail)
@@ -354,7 +357,7 @@ def _which(program: str) -> str | None:
 
 
 def _version(client: docker.DockerClient) -> str:
-    with engine_errors("asking for the engine's version"):
+    with engine_errors("read the engine's version"):
         return f"version {client.info()['ServerVersion']}"
 
 
@@ -362,14 +365,14 @@ def _unusable_swarm(state: str, swarm: dict[str, object]) -> JhswarmdError:
     if state == "active":
         return JhswarmdError(
             "This node is a worker of its swarm",
-            why="a worker knows nothing of services",
-            remedy="Run this on a manager ('docker node ls' there lists them), or make this node "
-            "one: 'docker node promote' on a manager.",
+            why="a worker cannot access services",
+            remedy="Run this on a manager ('docker node ls' there lists them), or promote this "
+            "node: 'docker node promote' on a manager.",
         )
     remedy = {
         "locked": "Unlock it: 'docker swarm unlock'.",
-        "pending": "It is joining a swarm: run this again when it has.",
-    }.get(state, "See 'docker info'; a swarm is never left on its own account.")
+        "pending": "It is joining a swarm: run this again afterwards.",
+    }.get(state, "See 'docker info'; jhswarmd never leaves a swarm by itself.")
     return JhswarmdError(
         f"This node's swarm is in the state '{state}'",
         why=str(swarm.get("Error") or ""),

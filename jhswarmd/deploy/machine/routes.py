@@ -1,7 +1,7 @@
-"""Which addresses this machine reaches already: an overlay over them would cut notebooks off.
+"""Addresses that this machine already routes to: an overlay on them would cut notebooks off.
 
-A packet of a container goes to its overlay first, so that a network of the site, the machine's own
-or a virtual one, with the same addresses can no longer be reached from there. Nothing else says so.
+A container's packets go to its overlay first, so that a site, host or virtual network with the
+same addresses becomes unreachable from the container. No other component reports that.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from pathlib import Path
 from typing import Any
 
 _PROC = Path("/proc/net/route")
-#: Where ``ip`` is; missing in the PATH of ordinary users.
+#: The directories of ``ip``; missing in the PATH of ordinary users.
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
-#: Routes to more addresses than a /8 has lead to the rest of the world, as default routes do.
-_WORLD = 8
-#: Nobody is reached by these.
+#: Routes wider than a /8 lead to the internet, like default routes.
+_MIN_PREFIX = 8
+#: Route types that reach no host.
 _DEAD_ENDS = frozenset({"blackhole", "unreachable", "prohibit", "throw", "multicast", "anycast"})
-#: For addresses of one's own (RFC 1918), in the order in which they are suggested.
+#: Private address ranges (RFC 1918), in the order in which they are suggested.
 _PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
-_MOST_TRIED = 4096
+_MAX_TRIED = 4096
 
 
 @dataclass(frozen=True)
 class Taken:
-    """Addresses that somebody has, and who, as it stands in a message."""
+    """Addresses in use, and their user as a part of a message."""
 
     subnet: IPv4Network
     by: str
 
 
 def read() -> list[Taken]:
-    """Return what the routes of this machine lead to, those of all its tables.
+    """Return the destinations of this machine's routes, from all its tables.
 
-    Without ``ip`` (iproute2) those of the main table alone, which the kernel itself shows.
+    Without ``ip`` (iproute2), only those of the main table, which the kernel shows.
     """
     program = shutil.which("ip") or shutil.which("ip", path=_SYSTEM_PATH)
     if program:
@@ -55,7 +55,7 @@ def read() -> list[Taken]:
 
 
 def parse(found: Iterable[Mapping[str, Any]]) -> Iterator[Taken]:
-    """Read what ``ip -json route`` printed. Pure."""
+    """Parse the output of ``ip -json route``. Pure."""
     for route in found:
         if route.get("type") in _DEAD_ENDS or route.get("dst") in (None, "default"):
             continue
@@ -64,7 +64,7 @@ def parse(found: Iterable[Mapping[str, Any]]) -> Iterator[Taken]:
 
 
 def parse_proc(text: str) -> Iterator[Taken]:
-    """Read ``/proc/net/route``: addresses are numbers of this machine's byte order. Pure."""
+    """Parse ``/proc/net/route``, with addresses in this machine's byte order. Pure."""
     for line in text.splitlines()[1:]:
         device, destination, *_, mask, _mtu, _window, _irtt = line.split()
         address, netmask = (
@@ -74,14 +74,14 @@ def parse_proc(text: str) -> Iterator[Taken]:
 
 
 def _taken(subnet: Any, device: str) -> Iterator[Taken]:
-    if isinstance(subnet, IPv4Network) and subnet.prefixlen >= _WORLD and device != "lo":
+    if isinstance(subnet, IPv4Network) and subnet.prefixlen >= _MIN_PREFIX and device != "lo":
         through = f" through {device}" if device else ""
-        what = f"the address {subnet[0]}" if subnet.prefixlen == 32 else str(subnet)
-        yield Taken(subnet, f"this machine reaches {what}{through}")
+        destination = f"the address {subnet[0]}" if subnet.prefixlen == 32 else str(subnet)
+        yield Taken(subnet, f"this machine reaches {destination}{through}")
 
 
 def of_networks(networks: Iterable[Mapping[str, Any]]) -> Iterator[Taken]:
-    """Return what networks of this node's engine alone have, such as bridges. Pure."""
+    """Return the subnets of networks local to this node's engine, such as bridges. Pure."""
     for network in networks:
         if network.get("Scope") == "swarm":
             continue
@@ -92,22 +92,22 @@ def of_networks(networks: Iterable[Mapping[str, Any]]) -> Iterator[Taken]:
 
 
 def overlap(subnet: IPv4Network, taken: Iterable[Taken]) -> str:
-    """Return who has addresses of ``subnet`` already; empty: nobody. Pure."""
+    """Return the existing user of addresses in ``subnet``; empty: none. Pure."""
     return next((each.by for each in taken if each.subnet.overlaps(subnet)), "")
 
 
 def suggest(prefix: int, taken: Iterable[IPv4Network]) -> str:
-    """Return a private subnet of that size that nobody has; empty: none was found. Pure."""
+    """Return a free private subnet of that size; empty: none was found. Pure."""
     held = list(taken)
     for private in map(IPv4Network, _PRIVATE):
         if prefix < private.prefixlen or any(each.supernet_of(private) for each in held):
             continue
-        for subnet in islice(private.subnets(new_prefix=prefix), _MOST_TRIED):
+        for subnet in islice(private.subnets(new_prefix=prefix), _MAX_TRIED):
             if not any(each.overlaps(subnet) for each in held):
                 return str(subnet)
     return ""
 
 
 def is_of_this_machine(base_url: str) -> bool:
-    """Tell whether docker-py's address of an engine is a socket of this machine."""
+    """Return whether docker-py's address of an engine is a socket of this machine."""
     return base_url.startswith("http+docker:")

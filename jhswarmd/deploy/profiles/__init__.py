@@ -1,1 +1,1 @@
-"""Profiles: their files read, checked, and recorded with the deployment."""
+"""Profiles: reading and checking their files, and recording them with the deployment."""

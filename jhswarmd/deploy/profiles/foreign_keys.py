@@ -1,4 +1,4 @@
-"""Keys of other deployments' env files, and where the same is set here. Pure."""
+"""Keys of other deployments' env files, and their equivalents here. Pure."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping
 
 _IMAGE = "set SINGLE_USER_IMAGE"
 _DATABASE = "the hub's database is SQLite, in a volume of the stack (DATABASE_URL)"
-_DATA = "the hub's data are in the stack's own volume, and need no key"
+_DATA = "the hub's data is in the stack's own volume, and needs no key"
 _OAUTH_SECRET = "put its value into the profile's file oauth_client_secret"  # noqa: S105
 
-#: By key, as examples for Docker and compose, and older versions of this deployment, spell them.
-_TODAY: Mapping[str, str] = {
+#: By key, as named in examples for Docker and Compose, and in older versions of this deployment.
+_EQUIVALENTS: Mapping[str, str] = {
     "JUPYTERHUB_VERSION": "set HUB_BASE_IMAGE, to an image of that version",
     "HUB_IMAGE": "set HUB_BASE_IMAGE",
     "JUPYTERHUB_IMAGE": "set HUB_BASE_IMAGE",
-    "DOCKER_NETWORK_NAME": "networks are made with the stack; set NOTEBOOKS_SUBNET and "
+    "DOCKER_NETWORK_NAME": "networks are created with the stack; set NOTEBOOKS_SUBNET and "
     "CONTROL_SUBNET for their addresses",
     "DOCKER_NOTEBOOK_IMAGE": _IMAGE,
     "DOCKER_JUPYTER_IMAGE": _IMAGE,
@@ -48,10 +48,9 @@ _TODAY: Mapping[str, str] = {
     "OAUTH_CLIENT_SECRET": _OAUTH_SECRET,
     "GITHUB_CLIENT_SECRET": _OAUTH_SECRET,
     "GITHUB_ORGANIZATION_WHITELIST": "set GITHUB_ALLOWED_ORGANIZATIONS",
-    "CONFIGPROXY_AUTH_TOKEN": "it is generated; one of your own goes into the profile's file "
+    "CONFIGPROXY_AUTH_TOKEN": "it is generated; put your own into the profile's file "
     "proxy_auth_token",
-    "JPY_COOKIE_SECRET": "it is generated; one of your own goes into the profile's file "
-    "cookie_secret",
+    "JPY_COOKIE_SECRET": "it is generated; put your own into the profile's file cookie_secret",
     "JUPYTERHUB_CRYPT_KEY": "it is generated, and needs no key",
     "SSL_KEY": "put the file into the profile as ssl/key.pem",
     "SSL_CERT": "put the file into the profile as ssl/cert.pem",
@@ -62,16 +61,16 @@ _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CRYPT_KEY|API_KEY|PRIVATE_KE
 
 
 def hint(key: str) -> str:
-    """Return what to do instead of ``key``, to be put behind it; empty: not known."""
+    """Return what to do instead of using ``key``, as a suffix for a message; empty: unknown."""
     name = key.upper()
-    if name in _TODAY:
-        return f": {_TODAY[name]}"
+    if name in _EQUIVALENTS:
+        return f": {_EQUIVALENTS[name]}"
     if name.startswith(("POSTGRES_", "MYSQL_")):
         return f": {_DATABASE}"
     for ending in ("_CLIENT_SECRET", "_CLIENT_ID"):
         if name.endswith(ending):
-            today = _OAUTH_SECRET if ending == "_CLIENT_SECRET" else "set OAUTH_CLIENT_ID"
-            return f": {today}"
+            equivalent = _OAUTH_SECRET if ending == "_CLIENT_SECRET" else "set OAUTH_CLIENT_ID"
+            return f": {equivalent}"
     if _SECRET.search(name):
-        return ": no key holds a secret; those that there are have files (docs/configuration.md)"
+        return ": keys do not hold secrets; secrets have files (docs/configuration.md)"
     return ""

@@ -1,7 +1,7 @@
 """Profiles: ``env/default.env`` overlaid by ``env/NAME.env``, and the files in ``env/NAME/``.
 
-Reading one changes nothing. All faults are found in one go and reported together, each with its
-file and line; a fault never repeats the content of a secret file.
+Reading one changes nothing. All errors are reported at once, each with its file and line; an error
+never repeats the content of a secret file.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from jhswarmd.settings.settings import AuthenticatorType, Settings
 _OLDER_SWITCH = "DOCKER_JUPYTERHUB_LOCAL_ENV"
 
 DEFAULT = "default"
-#: Of the profiles that are tracked in git the one to try things out with.
+#: The demo profile among those tracked in git.
 LOCAL = "local"
-#: Names under which nobody but this machine's own users reach the hub.
+#: Host names under which only this machine's users reach the hub.
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 _MENTIONED = re.compile(r"\b[A-Z][A-Z0-9_]{3,}\b")
@@ -41,10 +41,10 @@ _MENTIONED = re.compile(r"\b[A-Z][A-Z0-9_]{3,}\b")
 _ENTRY_KEYS = frozenset(NotebookProfile.model_fields)
 _PROFILES = TypeAdapter(Annotated[list[NotebookProfile], Field(min_length=1)])
 
-#: What may lie in ``env/NAME/``; each becomes the Swarm secret of the same kind.
+#: Files in ``env/NAME/``; each becomes the Swarm secret of the same kind.
 USER_LIST = "user_list.txt"
 REGISTRY_CONFIG = "registry_config.json"
-#: What users may choose from; no secret, so it travels with the keys.
+#: The choices of users; not a secret, so it is deployed with the keys.
 NOTEBOOK_PROFILES = "notebook_profiles.yml"
 _PROFILES_KEY = "NOTEBOOK_PROFILES"
 SECRET_FILES = {
@@ -59,11 +59,11 @@ SECRET_FILES = {
 
 
 class ProfileError(UsageError):
-    """A profile has faults; ``faults`` are lines that each name file and line."""
+    """A profile has errors; each of ``faults`` names file and line."""
 
     def __init__(self, name: str, faults: list[str]) -> None:
         super().__init__(
-            f"Profile '{name}' has {len(faults)} fault{'s' if len(faults) > 1 else ''}",
+            f"Profile '{name}' has {len(faults)} error{'s' if len(faults) > 1 else ''}",
             remedy="Fix them and run the command again; nothing was changed.",
         )
         self.faults = faults
@@ -77,7 +77,7 @@ class Profile:
     """A checked profile.
 
     ``files`` maps a kind of secret (see ``SECRET_FILES``) to the content that the administrator
-    supplied; kinds without a file are absent. ``folder`` is where those files are.
+    supplied; kinds without a file are absent. ``folder`` holds those files.
     """
 
     name: str
@@ -87,14 +87,14 @@ class Profile:
 
     @property
     def user_list(self) -> Path:
-        """Where the list of users is, if there is one."""
+        """The path of the user list, if there is one."""
         return self.folder / USER_LIST
 
     @property
     def is_demo(self) -> bool:
-        """Whether accounts that everybody knows do no harm.
+        """Whether published accounts do no harm.
 
-        ``localhost`` is also what a profile says that says nothing, so its name counts too.
+        ``localhost`` is also the default of HOST, so the profile's name counts too.
         """
         return self.name == LOCAL and self.settings.host in LOCAL_HOSTS
 
@@ -112,9 +112,9 @@ class _Value:
 def selected_name(option: str | None, environ: Mapping[str, str]) -> str | None:
     """Return the profile's name: ``--env``, else ``JHSWARMD_ENV``, else the older switch.
 
-    None: nothing selects one. In the older deployment ``DOCKER_JUPYTERHUB_LOCAL_ENV=_NAME`` made a
-    site's own untracked file come into effect, so it never selects a profile of ours. Raises
-    UsageError when it would.
+    None: no profile is selected. In the older deployment, ``DOCKER_JUPYTERHUB_LOCAL_ENV=_NAME``
+    selected a site's own untracked file, so it never selects one of our profiles. Raises UsageError
+    if it would.
     """
     if option:
         return option
@@ -135,9 +135,9 @@ def selected_name(option: str | None, environ: Mapping[str, str]) -> str | None:
 
 
 def profile_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder that holds the site's profiles.
+    """Return the folder with the site's profiles.
 
-    ``JHSWARMD_ENV_DIR``, else ``env`` in the working directory, else the one we ship.
+    ``JHSWARMD_ENV_DIR``, else ``env`` in the working directory, else the one in this package.
     """
     if environ.get("JHSWARMD_ENV_DIR"):
         return Path(environ["JHSWARMD_ENV_DIR"])
@@ -148,11 +148,11 @@ def profile_dir(environ: Mapping[str, str] = os.environ) -> Path:
 def load(name: str, folder: Path | None = None, environ: Mapping[str, str] = os.environ) -> Profile:
     """Read and check the profile ``name``; ``environ`` is for variables in its values.
 
-    Raises ProfileError with all faults at once.
+    Raises ProfileError with all errors at once.
     """
     folder = folder or profile_dir()
     if not _NAME.match(name):
-        raise ProfileError(name, [f"'{name}' is no name for a profile"])
+        raise ProfileError(name, [f"'{name}' is not a valid profile name"])
     faults: list[str] = []
     values: dict[str, _Value] = {}
     for path in _env_files(name, folder, faults):
@@ -168,7 +168,7 @@ def load(name: str, folder: Path | None = None, environ: Mapping[str, str] = os.
 
 
 def _env_files(name: str, folder: Path, faults: list[str]) -> list[Path]:
-    """Return the files to read, weakest first; what we ship fills in for what a site has not."""
+    """Return the files to read, in ascending precedence; ours replace those that a site lacks."""
     paths = []
     for stem in dict.fromkeys((DEFAULT, name)):
         found = [path / f"{stem}.env" for path in (folder, assets.ENV)]
@@ -176,7 +176,7 @@ def _env_files(name: str, folder: Path, faults: list[str]) -> list[Path]:
         if existing:
             paths.append(existing[0])
         else:
-            faults.append(f"{found[0]}: there is no such file; copy env/local.env to begin with")
+            faults.append(f"{found[0]}: file not found; start from a copy of env/local.env")
     return paths
 
 
@@ -185,23 +185,23 @@ def _read_env_file(
 ) -> dict[str, _Value]:
     values: dict[str, _Value] = {}
     try:
-        entries, wrong = env_file.read(path, environ, earlier)
+        entries, errors = env_file.read(path, environ, earlier)
     except OSError as exc:
         faults.append(f"{path}: cannot be read: {exc.strerror}")
         return values
     except UndecodableError as exc:
         faults.append(f"{path}: cannot be read: {exc}")
         return values
-    found = [(fault.line, fault.words) for fault in wrong]
+    found = [(error.line, error.message) for error in errors]
     for key, entry in entries.items():
         if key == _PROFILES_KEY:
-            found.append((entry.line, f"{key} is the file {NOTEBOOK_PROFILES} of the profile"))
+            found.append((entry.line, f"{key} is set by the profile's file {NOTEBOOK_PROFILES}"))
         elif key not in Settings.all_keys():
             hint = foreign_keys.hint(key) or _did_you_mean(key.upper(), Settings.all_keys())
             found.append((entry.line, f"unknown key {key}{hint}"))
         else:
             values[key] = _Value(entry.value, f"{path}:{entry.line}")
-    faults.extend(f"{path}:{line}: {words}" for line, words in sorted(found))
+    faults.extend(f"{path}:{line}: {message}" for line, message in sorted(found))
     return values
 
 
@@ -220,7 +220,7 @@ def _check_keys(values: Mapping[str, _Value], faults: list[str]) -> Settings | N
             message = error["msg"].removeprefix("Value error, ")
             if error["loc"]:
                 key = str(error["loc"][0]).upper()
-            else:  # keys that do not fit together: the first one that the message names
+            else:  # keys that conflict: the first one in the message
                 named = [word for word in _MENTIONED.findall(message) if word in values]
                 key = named[0] if named else ""
             where = values[key].where if key in values else "profile"
@@ -229,7 +229,7 @@ def _check_keys(values: Mapping[str, _Value], faults: list[str]) -> Settings | N
 
 
 def _read_notebook_profiles(path: Path, faults: list[str]) -> dict[str, _Value]:
-    """Read and check the list of notebook profiles, if there is one."""
+    """Read and check the notebook profiles, if there are any."""
     if not path.exists():
         return {}
     try:
@@ -264,7 +264,7 @@ def _read_secret_files(folder: Path, faults: list[str]) -> dict[str, bytes]:
             continue
         if kind not in ("users", "registry_login"):
             if not content.strip():
-                faults.append(f"{path}: is empty; remove it and one is generated")
+                faults.append(f"{path}: is empty; remove it, and one is generated")
                 continue
             if kind not in ("tls_cert", "tls_key"):
                 content = content.strip()
@@ -272,7 +272,7 @@ def _read_secret_files(folder: Path, faults: list[str]) -> dict[str, bytes]:
     return files
 
 
-#: What the content of a file must be. A token is the second word of a header (RFC 9110).
+#: The required form of a file's content. A token is the second word of a header (RFC 9110).
 _FORMS = {
     "cookie_secret": (
         rb"(?:[0-9a-fA-F]{2}){32,}",
@@ -289,7 +289,7 @@ def _check_files(
     files: Mapping[str, bytes],
     faults: list[str],
 ) -> None:
-    """Find files that are missing or do not fit, whether or not the keys are right."""
+    """Check for missing or invalid files, whether or not the keys are valid."""
     type_ = values.get("AUTHENTICATOR_TYPE", _Value("pam", f"{folder / name}.env"))
     if type_.text != AuthenticatorType.pam and "oauth_client_secret" not in files:
         path = folder / name / SECRET_FILES["oauth_client_secret"]
@@ -300,14 +300,14 @@ def _check_files(
     for one, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
         if one in files and other not in files:
             path = folder / name / SECRET_FILES[other]
-            faults.append(f"{path}: is missing, but {SECRET_FILES[one]} is there")
+            faults.append(f"{path}: is missing, but {SECRET_FILES[one]} exists")
     for kind, (pattern, what) in _FORMS.items():
         if kind in files and not re.fullmatch(pattern, files[kind]):
             faults.append(f"{folder / name / SECRET_FILES[kind]}: must be {what}")
     if "registry_login" in files:
         path = folder / name / REGISTRY_CONFIG
-        wrong = registry_auth.faults(files["registry_login"])
-        faults.extend(f"{path}: {each}" for each in wrong)
+        errors = registry_auth.faults(files["registry_login"])
+        faults.extend(f"{path}: {each}" for each in errors)
     if "tls_cert" in files and "tls_key" in files:
         _check_tls_pair(folder / name, files, faults)
 
@@ -318,19 +318,17 @@ def _check_tls_pair(folder: Path, files: Mapping[str, bytes], faults: list[str])
             warnings.simplefilter("ignore")
             certificate = x509.load_pem_x509_certificate(files["tls_cert"])
     except ValueError:
-        faults.append(f"{folder / SECRET_FILES['tls_cert']}: is no certificate in PEM form")
+        faults.append(f"{folder / SECRET_FILES['tls_cert']}: is not a PEM certificate")
         return
     try:
         key = load_pem_private_key(files["tls_key"], password=None)
     except (ValueError, TypeError):
-        faults.append(
-            f"{folder / SECRET_FILES['tls_key']}: is no key in PEM form without a passphrase"
-        )
+        faults.append(f"{folder / SECRET_FILES['tls_key']}: is not a PEM key without a passphrase")
         return
     if certificate.public_key() != key.public_key():
         faults.append(
-            f"{folder / SECRET_FILES['tls_key']}: does not belong to the certificate; put there "
-            f"the key of the first one in {SECRET_FILES['tls_cert']}, which must be the hub's own"
+            f"{folder / SECRET_FILES['tls_key']}: does not match the certificate; it must be "
+            f"the key of the first one in {SECRET_FILES['tls_cert']}, the hub's own"
         )
         return
     why = _why_unusable(folder / SECRET_FILES["tls_cert"], folder / SECRET_FILES["tls_key"])

@@ -1,9 +1,9 @@
-"""Which profile a stack was deployed from: a Swarm config of its own, which no service mounts.
+"""The profile that a stack was deployed from, recorded in a Swarm config that no service mounts.
 
-It holds the profile's name, and a salted slow hash of its keys by which they are recognised; a key
-may hold what could be guessed, such as the password of a share. It outlives ``down`` and ``docker
-stack rm``, as the secrets do, and goes with ``down --purge``. A config cannot be changed: the
-newest generation counts, and older ones are removed when there is a newer one.
+The record holds the profile's name, and a salted slow hash to recognise its keys; a key may hold a
+value that could be guessed, such as the password of a share. It survives ``down`` and ``docker
+stack rm``, like the secrets, and is removed by ``down --purge``. A config is immutable: the newest
+generation counts, and older ones are removed once there is a newer one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _KIND = "profile"
 
 @dataclass(frozen=True)
 class Record:
-    """What a stack was deployed from; ``fingerprint`` is made by ``generations.source_label``."""
+    """What a stack was deployed from; ``fingerprint`` is a ``generations.source_label``."""
 
     id: str
     stack: str
@@ -36,11 +36,11 @@ class Record:
     number: int
 
     def is_of(self, profile: Profile) -> bool:
-        """Tell whether this profile was recorded, with the keys that it has now."""
+        """Return whether this profile was recorded, with its current keys."""
         return self.profile == profile.name and self.has_keys(profile.settings)
 
     def has_keys(self, settings: Settings) -> bool:
-        """Tell whether these keys were recorded."""
+        """Return whether these keys were recorded."""
         return generations.source_matches(self.fingerprint, [_keys(settings)])
 
 
@@ -49,7 +49,7 @@ def _keys(settings: Settings) -> bytes:
 
 
 def newest(found: Iterable[Mapping[str, Any]]) -> dict[str, Record]:
-    """Return the newest record of each stack, of configs as the engine shows them. Pure."""
+    """Return the newest record of each stack, from configs in the engine's format. Pure."""
     records: dict[str, Record] = {}
     for config in found:
         record = _read(config)
@@ -61,12 +61,12 @@ def newest(found: Iterable[Mapping[str, Any]]) -> dict[str, Record]:
 
 
 def _read(config: Mapping[str, Any]) -> Record | None:
-    marks = labels.of(config)
-    number, profile = marks.get(labels.GENERATION, ""), marks.get(labels.PROFILE)
-    stack = marks.get(labels.STACK)
-    if marks.get(labels.KIND) != _KIND or not number.isdecimal() or not profile or not stack:
+    found = labels.of(config)
+    number, profile = found.get(labels.GENERATION, ""), found.get(labels.PROFILE)
+    stack = found.get(labels.STACK)
+    if found.get(labels.KIND) != _KIND or not number.isdecimal() or not profile or not stack:
         return None
-    return Record(config["ID"], stack, profile, marks.get(labels.SOURCE, ""), int(number))
+    return Record(config["ID"], stack, profile, found.get(labels.SOURCE, ""), int(number))
 
 
 def read_all(client: docker.DockerClient) -> dict[str, Record]:
@@ -88,12 +88,12 @@ def _configs(client: docker.DockerClient) -> list[dict[str, Any]]:
 
 
 def write(client: docker.DockerClient, profile: Profile) -> None:
-    """Record what a stack is deployed from now; what is recorded already stays."""
+    """Record what a stack is deployed from, unless that is already recorded."""
     stack = profile.settings.stack_name
     current = read(client, stack)
     if current is None or not current.is_of(profile):
         number = current.number + 1 if current else 1
-        marks = {
+        record_labels = {
             labels.STACK: stack,
             labels.KIND: _KIND,
             labels.GENERATION: str(number),
@@ -103,14 +103,14 @@ def write(client: docker.DockerClient, profile: Profile) -> None:
         name = labels.secret_name(stack, _KIND, number)
         try:
             with engine_errors(f"create the config {name}"):
-                # Everything is in the labels, but the engine refuses an empty one.
-                client.api.create_config(name, b"see its labels\n", labels=marks)
+                # All data is in the labels, but the engine refuses an empty config.
+                client.api.create_config(name, b"see its labels\n", labels=record_labels)
         except EngineConflict as exc:
             raise EngineConflict(
-                f"The config {name} exists already",
-                why="another 'up' runs at this moment, or another program made it",
-                remedy="Run the command again; if it says so again, look at it with 'docker config "
-                f"inspect {name}'.",
+                f"The config {name} already exists",
+                why="another 'up' is running, or another program created it",
+                remedy="Run the command again. If the error persists, see 'docker config inspect "
+                f"{name}'.",
             ) from exc
     _remove_older(client, stack)
 

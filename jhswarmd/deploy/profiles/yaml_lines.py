@@ -1,7 +1,7 @@
-"""YAML files of which every fault can be named with its line.
+"""YAML files whose errors are all reported with their line.
 
-Only plain data is read. A key that is there twice is a fault, where YAML's reader would take the
-last one without a word.
+Only plain data is read. A duplicate key is an error; YAML's own loader would silently use the last
+one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import yaml
 
 
 class YamlError(Exception):
-    """A file cannot be read; ``faults`` are lines that name file and line."""
+    """A file cannot be parsed; each of ``faults`` names file and line."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
@@ -24,7 +24,7 @@ class YamlError(Exception):
 
 @dataclass(frozen=True)
 class Document:
-    """The content of a file, and where in it everything is."""
+    """The content of a file, and the position of each part."""
 
     path: Path
     data: Any
@@ -33,7 +33,7 @@ class Document:
     def where(self, place: Sequence[int | str]) -> str:
         """Return file, line and key of ``place``: keys and positions from the top down.
 
-        What is not there (a key that is missing) is where it should be.
+        A missing key is reported where it should be.
         """
         node, key = self._root, ""
         for step in place:
@@ -55,23 +55,23 @@ def read(path: Path) -> Document:
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
-        doubles = _doubles(root)
-        if doubles:
+        duplicates = _duplicates(root)
+        if duplicates:
             raise YamlError(
                 [
-                    f"{path}:{node.start_mark.line + 1}: {node.value} is there twice"
-                    for node in doubles
+                    f"{path}:{node.start_mark.line + 1}: duplicate key {node.value}"
+                    for node in duplicates
                 ]
             )
         data = loader.construct_document(root) if root is not None else None
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise YamlError([f"{path}{line}: is no YAML: {exc.problem}"]) from exc
+        raise YamlError([f"{path}{line}: is not valid YAML: {exc.problem}"]) from exc
     except RecursionError as exc:
-        raise YamlError([f"{path}: nests too deep, or holds itself"]) from exc
+        raise YamlError([f"{path}: is nested too deeply, or contains itself"]) from exc
     except (yaml.YAMLError, ValueError) as exc:
-        raise YamlError([f"{path}: is no YAML: {str(exc).splitlines()[0]}"]) from exc
+        raise YamlError([f"{path}: is not valid YAML: {str(exc).splitlines()[0]}"]) from exc
     return Document(path, data, root)
 
 
@@ -79,7 +79,7 @@ def _below(node: yaml.Node | None, step: int | str) -> yaml.Node | None:
     if isinstance(node, yaml.SequenceNode) and isinstance(step, int):
         return node.value[step] if step < len(node.value) else None
     if isinstance(node, yaml.MappingNode):
-        # The key's place: an unknown key is to be found, and its value may be on another line.
+        # The key's position: an unknown key must be found, and its value may be on another line.
         return next(
             (
                 value if isinstance(value, yaml.CollectionNode) else key
@@ -91,9 +91,9 @@ def _below(node: yaml.Node | None, step: int | str) -> yaml.Node | None:
     return None
 
 
-def _doubles(node: yaml.Node | None) -> list[yaml.ScalarNode]:
+def _duplicates(node: yaml.Node | None) -> list[yaml.ScalarNode]:
     if isinstance(node, yaml.SequenceNode):
-        return [each for item in node.value for each in _doubles(item)]
+        return [each for item in node.value for each in _duplicates(item)]
     if not isinstance(node, yaml.MappingNode):
         return []
     found, seen = [], set()
@@ -102,5 +102,5 @@ def _doubles(node: yaml.Node | None) -> list[yaml.ScalarNode]:
             if key.value in seen:
                 found.append(key)
             seen.add(key.value)
-        found += _doubles(value)
+        found += _duplicates(value)
     return found

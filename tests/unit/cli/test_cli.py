@@ -11,7 +11,7 @@ from jhswarmd.deploy.machine import local_engine
 from jhswarmd.errors import JhswarmdError, UsageError
 
 
-def test_help_names_every_command():
+def test_help_lists_every_command():
     result = CliRunner().invoke(cli.app, ["--help"])
     for command in ("up", "build", "render", "down", "status", "run", "reconcile", "orphans"):
         assert command in result.output
@@ -23,7 +23,7 @@ def test_the_version_is_printed():
 
 
 @pytest.mark.parametrize(("error", "code"), [(JhswarmdError, 1), (UsageError, 2)])
-def test_an_error_says_what_why_and_what_to_do_next(monkeypatch, capsys, error, code):
+def test_an_error_shows_what_why_and_what_to_do_next(monkeypatch, capsys, error, code):
     def fail(**_):
         raise error(
             "The thing failed",
@@ -42,7 +42,9 @@ def test_an_error_says_what_why_and_what_to_do_next(monkeypatch, capsys, error, 
     assert "  | line [1]\n  | line 2\n" in err
 
 
-def test_a_bad_profile_is_refused_before_the_engine_is_looked_for(monkeypatch, tmp_path, capsys):
+def test_an_invalid_profile_is_refused_before_contact_with_the_engine(
+    monkeypatch, tmp_path, capsys
+):
     (tmp_path / "bad.env").write_text("NOSUCH=1\n")
     monkeypatch.setenv("JHSWARMD_ENV_DIR", str(tmp_path))
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent")
@@ -53,7 +55,7 @@ def test_a_bad_profile_is_refused_before_the_engine_is_looked_for(monkeypatch, t
     assert "bad.env:1: unknown key NOSUCH" in capsys.readouterr().err
 
 
-def test_a_bad_environment_of_the_daemon_names_its_keys_and_not_their_values(monkeypatch, capsys):
+def test_an_invalid_environment_is_reported_by_key_without_values(monkeypatch, capsys):
     monkeypatch.setenv("HTTPS_PORT", "hunter2")
     monkeypatch.setattr(sys, "argv", ["jhswarmd", "run"])
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""What doctor makes of what it sees."""
+"""The findings of doctor."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def bad(findings):
     return [each.what for each in findings if each.grade is Grade.bad]
 
 
-def test_an_engine_that_is_too_old_is_named_with_the_oldest_that_will_do():
+def test_an_engine_that_is_too_old_is_reported_with_the_minimum():
     assert not bad(doctor.engine({"Version": "20.10.24", "ApiVersion": "1.41"}))
     assert not bad(doctor.engine({"Version": "29.0.0", "ApiVersion": "1.100"}))
     (finding,) = doctor.engine({"Version": "19.03", "ApiVersion": "1.40"})
@@ -63,18 +63,18 @@ def test_an_engine_that_is_too_old_is_named_with_the_oldest_that_will_do():
         ),
     ],
 )
-def test_nodes_that_will_make_trouble_are_named(nodes, words):
+def test_problematic_nodes_are_reported(nodes, words):
     found = bad(doctor.nodes(nodes))
     assert len(found) == len(words)
     for what, word in zip(found, words, strict=True):
         assert word in what
 
 
-def test_a_clock_is_judged_by_the_state_that_was_taken_down_soonest():
+def test_a_clock_is_checked_by_the_state_that_was_stored_soonest():
     nodes = [make_node("n1"), make_node("n2", "worker"), make_node("n3", "worker")]
     tasks = [
         make_task("n1"),
-        # Changed by the manager an hour later: says nothing of the clock.
+        # Changed by the manager an hour later: says nothing about the clock.
         make_task("n1", taken="2026-03-01T13:00:00Z"),
         make_task("n2", said="2026-03-01T13:00:00Z"),
         make_task("n2", said="2026-03-01T13:10:00Z", taken="2026-03-01T12:05:00Z"),
@@ -83,7 +83,7 @@ def test_a_clock_is_judged_by_the_state_that_was_taken_down_soonest():
     assert bad(doctor.clocks(nodes, tasks[:2])) == []
 
 
-def test_what_status_complains_of_and_a_certificates_end_are_findings():
+def test_problems_of_status_and_the_expiry_of_a_certificate_are_findings():
     in_days = time.time() + 10.5 * 86400
     unit = {
         "generation": 1,
@@ -98,11 +98,11 @@ def test_what_status_complains_of_and_a_certificates_end_are_findings():
     report = make_report(daemon=daemon, problems=["no good"], warnings=["no matter"])
     findings = doctor.deployment(report)
     assert bad(findings) == ["no good", "no matter"]
-    assert "ends in 10 days" in [each.what for each in findings]
+    assert "expires in 10 days" in [each.what for each in findings]
     assert not bad(doctor.deployment(make_report(daemon=daemon)))
 
 
-def test_a_daemon_of_another_version_is_named():
+def test_a_daemon_of_another_version_is_reported():
     (what,) = bad(doctor.deployment(make_report(daemon=make_daemon(version="0.0.1"))))
     assert "0.0.1" in what
     assert __version__ in what
@@ -121,14 +121,14 @@ def make_profile(name="mine", host="localhost", users=b"ann:$6$saltsalt$" + b"a"
         (make_profile("local"), True, 0),
         (make_profile(), True, 1),
         (make_profile(), False, 0),
-        (make_profile(users=PUBLISHED), False, 1),  # the next 'up' brings it
+        (make_profile(users=PUBLISHED), False, 1),  # the next 'up' deploys it
         (make_profile(users=PUBLISHED), True, 1),
         (make_profile(host="hub.example", users=PUBLISHED), True, 1),
         (make_profile("local", "hub.example", users=PUBLISHED), True, 1),
         (make_profile(users=b"testuser:another\n"), False, 0),
     ],
 )
-def test_the_published_password_is_for_the_profile_local_alone_and_told_once(
+def test_the_published_password_is_only_for_the_profile_local_and_reported_once(
     profile, is_published, bad_ones
 ):
     daemon = make_daemon(accounts={"has_published_password": is_published}, version=__version__)
@@ -139,21 +139,21 @@ def test_the_published_password_is_for_the_profile_local_alone_and_told_once(
     assert all("testuser" in each for each in found)
 
 
-def test_a_list_is_looked_at_before_anything_is_deployed():
+def test_a_list_is_checked_before_anything_is_deployed():
     (what,) = bad(doctor.accounts(None, make_profile(users=PUBLISHED)))
     assert "env/mine/user_list.txt" in what
     assert doctor.accounts(None, make_profile("local", users=PUBLISHED)) == []
 
 
-def test_plain_passwords_of_the_list_are_told_with_what_to_do_about_them():
+def test_plain_passwords_of_the_list_are_reported_with_a_remedy():
     (finding,) = doctor.accounts(None, make_profile(users=b"ann:a\nbea:b\n"))
     assert finding.grade is Grade.good
-    assert "2 of them" in finding.what
+    assert "2 plain-text passwords" in finding.what
     assert "users convert env/mine/user_list.txt" in finding.remedy
     assert doctor.accounts(None, make_profile()) == []
 
 
-def test_the_certificate_of_the_profile_is_judged_before_it_is_deployed():
+def test_the_certificate_of_the_profile_is_checked_before_it_is_deployed():
     good, wrong = (
         Profile("mine", Settings(host=host), {"tls_cert": certificate}, Path("env/mine"))
         for certificate, _ in [tls.self_signed("hub.example")]
@@ -168,7 +168,7 @@ def test_the_certificate_of_the_profile_is_judged_before_it_is_deployed():
 @pytest.mark.parametrize(
     ("heartbeat_s", "silence", "has_remedy"), [(5, "15 s", True), (60, "180 s", False)]
 )
-def test_for_how_long_a_node_may_be_silent_is_told(heartbeat_s, silence, has_remedy):
+def test_the_time_a_node_may_miss_heartbeats_is_reported(heartbeat_s, silence, has_remedy):
     finding = doctor.check_heartbeat(heartbeat_s)
     assert finding.grade is Grade.good
     assert silence in finding.what

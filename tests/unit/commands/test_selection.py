@@ -1,4 +1,4 @@
-"""Which profile ``up`` takes, and what it asks before it replaces another's deployment."""
+"""Which profile ``up`` uses, and the question before it replaces another one's deployment."""
 
 import io
 
@@ -103,7 +103,7 @@ def load(folder):
 
 
 def deploy(client, loaded, *, recorded=True):
-    """Leave what ``up`` of this profile leaves."""
+    """Create the record and secrets that ``up`` of this profile creates."""
     client.api.hub = loaded.settings
     if "users" in loaded.files:
         client.api.lists.append(loaded.files["users"])
@@ -130,12 +130,12 @@ def confirm(client, wanted, answer=False):
 
 
 @pytest.mark.parametrize("state", ["inactive", "active"])
-def test_a_new_swarm_gets_the_profile_for_new_ones(client, folder, state):
+def test_a_new_swarm_gets_the_profile_for_new_deployments(client, folder, state):
     client.api.state = state
     assert selection.select(client, "local", folder).name == "local"
 
 
-def test_without_a_name_it_is_the_one_that_was_deployed_while_it_runs_and_when_it_is_down(
+def test_without_a_name_the_recorded_profile_is_used_whether_it_runs_or_is_down(
     client, folder, load
 ):
     deploy(client, load("mine"))
@@ -144,18 +144,14 @@ def test_without_a_name_it_is_the_one_that_was_deployed_while_it_runs_and_when_i
     assert selection.select(client, "local", folder).name == "mine"
 
 
-def test_a_recorded_profile_whose_files_are_elsewhere_is_not_replaced_by_another(
-    client, folder, load
-):
+def test_a_recorded_profile_without_its_files_is_not_replaced_by_another(client, folder, load):
     deploy(client, load("mine"))
     (folder / "mine.env").unlink()
     with pytest.raises(UsageError, match="has the profile 'mine', which cannot be used"):
         selection.select(client, "local", folder)
 
 
-def test_a_deployment_without_a_record_is_taken_for_the_demo_only_when_it_is_the_same(
-    client, folder, load
-):
+def test_an_unrecorded_deployment_counts_as_the_demo_only_if_it_is_identical(client, folder, load):
     deploy(client, load("local"), recorded=False)
     assert selection.select(client, "local", folder).name == "local"
     client.api.hub = load("mine").settings
@@ -163,7 +159,7 @@ def test_a_deployment_without_a_record_is_taken_for_the_demo_only_when_it_is_the
         selection.select(client, "local", folder)
 
 
-def test_accounts_that_an_unrecorded_deployment_left_count_when_it_is_down(client, folder, load):
+def test_accounts_of_an_unrecorded_deployment_count_while_it_is_down(client, folder, load):
     deploy(client, load("mine"), recorded=False)
     client.api.hub = None
     with pytest.raises(UsageError, match="is unknown"):
@@ -177,7 +173,7 @@ def test_two_deployments_need_a_name(client, folder, load):
         selection.select(client, "local", folder)
 
 
-def test_an_engine_that_gives_no_answer_is_no_new_swarm(client, folder, monkeypatch):
+def test_an_engine_without_an_answer_is_not_a_new_swarm(client, folder, monkeypatch):
     def fail(**_):
         raise JhswarmdError("no manager")
 
@@ -186,15 +182,15 @@ def test_an_engine_that_gives_no_answer_is_no_new_swarm(client, folder, monkeypa
         selection.select(client, "local", folder)
 
 
-def test_a_named_profile_is_checked_before_the_engine_is_looked_for(monkeypatch, folder):
+def test_a_named_profile_is_checked_before_the_engine_is_contacted(monkeypatch, folder):
     monkeypatch.setenv("JHSWARMD_ENV_DIR", str(folder))
     assert selection.load("mine", "local", lambda: pytest.fail("asked")).name == "mine"
 
 
-# --- what is asked ---
+# --- confirmation ---
 
 
-def test_another_profile_says_what_would_change_and_needs_a_yes(client, load):
+def test_another_profile_shows_the_changes_and_needs_a_confirmation(client, load):
     deploy(client, load("mine"))
     done, text, asked = confirm(client, load("local"))
     assert (done, len(asked)) == (False, 1)
@@ -216,7 +212,7 @@ def test_another_profile_says_what_would_change_and_needs_a_yes(client, load):
     assert "accounts removed: ann, bob" in text
 
 
-def test_it_is_asked_too_when_the_deployment_is_down_or_its_daemon_silent(
+def test_a_deployment_that_is_down_or_without_a_daemon_needs_a_confirmation_too(
     client, load, monkeypatch
 ):
     deploy(client, load("mine"))
@@ -232,7 +228,7 @@ def test_it_is_asked_too_when_the_deployment_is_down_or_its_daemon_silent(
         assert "the list of 'local' replaces the one applied last (testuser)" in text
 
 
-def test_the_same_profile_is_not_asked_for_and_its_changes_are_told(client, folder, load):
+def test_the_same_profile_needs_no_confirmation_and_its_changes_are_shown(client, folder, load):
     deploy(client, load("mine"))
     assert confirm(client, load("mine")) == (True, "", [])
     (folder / "mine.env").write_text(MINE + "CPU_LIMIT=2\n")
@@ -241,11 +237,11 @@ def test_the_same_profile_is_not_asked_for_and_its_changes_are_told(client, fold
     assert "CPU_LIMIT: (default) -> 2.0" in text
 
 
-def test_a_new_deployment_is_not_asked_for(client, load):
+def test_a_new_deployment_needs_no_confirmation(client, load):
     assert confirm(client, load("mine")) == (True, "", [])
 
 
-def test_a_deployment_without_a_record_is_asked_for_only_when_something_changes(client, load):
+def test_an_unrecorded_deployment_needs_a_confirmation_only_for_changes(client, load):
     deploy(client, load("mine"), recorded=False)
     assert confirm(client, load("mine")) == (True, "", [])
     done, text, asked = confirm(client, load("local"))
@@ -253,7 +249,7 @@ def test_a_deployment_without_a_record_is_asked_for_only_when_something_changes(
     assert "is not recorded; 'local' changes it" in text
 
 
-def test_a_running_hub_whose_keys_cannot_be_read_is_not_replaced_without_a_word(client, load):
+def test_a_running_hub_with_unreadable_keys_needs_a_confirmation(client, load):
     deploy(client, load("local"), recorded=False)
     client.api.hub = Settings.model_construct(
         **{**Settings().__dict__, "http_port": 0, "stack_name": "jupyterhub"}
@@ -263,7 +259,7 @@ def test_a_running_hub_whose_keys_cannot_be_read_is_not_replaced_without_a_word(
     assert "cannot be read" in text
 
 
-def test_what_may_hold_a_login_is_not_shown():
+def test_values_that_may_contain_a_login_are_not_shown():
     before = Settings(volume_options={"o": "username=x,password=hidden"})
     after = Settings(oauth_token_url="https://me:hidden@x.example/")
     lines = selection.key_changes(before, after)
@@ -285,7 +281,7 @@ def test_the_record_has_the_name_and_no_key(client, load):
     assert not found.is_of(load("local"))
 
 
-def test_the_newest_record_counts_and_is_the_only_one_left(client, load):
+def test_the_newest_record_counts_and_older_ones_are_removed(client, load):
     record.write(client, load("mine"))
     record.write(client, load("mine"))
     assert list(client.api.held) == ["jupyterhub_profile_g1"]
@@ -298,7 +294,7 @@ def test_the_newest_record_counts_and_is_the_only_one_left(client, load):
     assert record.read(client, "jupyterhub") is None
 
 
-def test_secrets_of_the_profile_that_replace_what_is_in_use_are_named(client, folder, load):
+def test_secrets_of_the_profile_that_replace_those_in_use_are_listed(client, folder, load):
     deploy(client, load("mine"))
     (folder / "local" / "proxy_auth_token").write_text("t")
     _, text, _ = confirm(client, load("local"))

@@ -1,4 +1,4 @@
-"""What status makes of what it sees."""
+"""How status assesses what engine and daemon report."""
 
 import io
 import time
@@ -89,7 +89,7 @@ def services(**running):
         pytest.param(
             {"services": services(hub=0)}, Health.down, "hub does not run (boom)", id="no hub"
         ),
-        pytest.param({"services": []}, Health.down, "the service hub is not there", id="no stack"),
+        pytest.param({"services": []}, Health.down, "the service hub is missing", id="no stack"),
         pytest.param(
             {"daemon": None, "daemon_error": "silent"}, Health.down, "silent", id="no daemon"
         ),
@@ -109,24 +109,24 @@ def services(**running):
             {"daemon": make_daemon(unknown={"servers": "the hub is ill"})},
             Health.degraded,
             "the hub is ill",
-            id="an unknown answer",
+            id="a failed reconcile",
         ),
         pytest.param(
             {"daemon": make_daemon(unready="it gets no events from the engine")},
             Health.degraded,
             "it gets no events from the engine",
-            id="a deaf daemon",
+            id="a daemon without events",
         ),
         pytest.param(
             {"daemon": make_daemon(accounts={"refused": ["line 3: no colon"]})},
             Health.degraded,
             "line 3: no colon",
-            id="refused lines",
+            id="rejected lines",
         ),
         pytest.param(
             {"daemon": make_daemon(accounts={"delivered_to": []})},
             Health.degraded,
-            "the hub has not been given its accounts",
+            "the hub has not received its accounts",
             id="a hub without accounts",
         ),
         pytest.param(
@@ -134,7 +134,7 @@ def services(**running):
         ),
     ],
 )
-def test_health_is_what_the_worst_problem_makes_it(facts, health, problem):
+def test_the_worst_problem_decides_the_health(facts, health, problem):
     found, problems = assess(make_report(**facts))
     assert found is health
     assert any(problem in each for each in problems) or not problem
@@ -153,7 +153,7 @@ def test_the_report_shows_every_part(capsys):
 def test_servers_that_do_not_answer_are_named(capsys):
     report = make_report(health="healthy", daemon=make_daemon(servers={"silent": ["ann", "bob:x"]}))
     show(report, Console(width=200))
-    assert "running, do not answer: ann, bob:x" in capsys.readouterr().out
+    assert "running, but not answering: ann, bob:x" in capsys.readouterr().out
 
 
 def test_the_report_reads_back_from_its_json():
@@ -161,8 +161,8 @@ def test_the_report_reads_back_from_its_json():
     assert Report.model_validate_json(report.model_dump_json()) == report
 
 
-def test_files_on_several_nodes_are_warned_of_and_are_no_illness():
-    report = make_report(scattered_over=["n1", "n2"])
+def test_files_on_several_nodes_are_a_warning_and_do_not_degrade():
+    report = make_report(local_volume_nodes=["n1", "n2"])
     assert assess(report) == (Health.healthy, [])
     (warning,) = warn(report)
     assert "2 nodes (n1, n2)" in warning
@@ -196,18 +196,18 @@ def test_a_node_that_cannot_pull_degrades_and_is_named():
     assert "node n2 cannot pull r/x:1: No such image" in problems[0]
 
 
-def test_constraints_that_no_node_fulfils_degrade():
+def test_constraints_that_no_node_matches_degrade():
     view = {**make_daemon()["prepull"], "nodes": 0}
     health, problems = assess(make_report(daemon=make_daemon(prepull=view)))
     assert health is Health.degraded
     assert "none matches NOTEBOOK_CONSTRAINTS" in problems[0]
 
 
-def test_plain_passwords_in_swarm_are_warned_of_and_are_no_illness():
+def test_plain_passwords_in_swarm_are_a_warning_and_do_not_degrade():
     report = make_report(daemon=make_daemon(accounts={"plain": 3}))
     assert assess(report) == (Health.healthy, [])
     (warning,) = warn(report)
-    assert "3 passwords are kept as plain text" in warning
+    assert "3 passwords are stored as plain text" in warning
 
 
 @pytest.mark.parametrize(
@@ -219,9 +219,7 @@ def test_plain_passwords_in_swarm_are_warned_of_and_are_no_illness():
         ("hub.example.org", [], True),
     ],
 )
-def test_the_published_password_is_warned_of_where_others_reach_the_hub(
-    host, answering_at, is_warned
-):
+def test_the_published_password_is_a_warning_when_the_hub_is_exposed(host, answering_at, is_warned):
     facts = {"host": host, "answering_at": answering_at}
     daemon = make_daemon(accounts={"has_published_password": True})
     found = warn(make_report(daemon=daemon, **facts))
@@ -268,9 +266,9 @@ def test_each_secret_that_rotates_has_a_line_with_generation_age_next_rotation_a
     daemon = make_rotation(doing="waiting for hub", **units)
     show(make_report(daemon=daemon, health="healthy"), Console(width=200))
     shown = capsys.readouterr().out
-    assert "cookie g2, 3 d old, next rotation in 80 d, works" in shown
+    assert "cookie g2, 3 d old, next rotation in 80 d, in use" in shown
     assert "proxy g2, 3 d old, no automatic rotation, being rotated: waiting for hub" in shown
-    assert "tls g2, 3 d old, ends in 90 d, next rotation in 80 d, g3 was rolled back" in shown
+    assert "tls g2, 3 d old, expires in 90 d, next rotation in 80 d, g3 was rolled back" in shown
 
 
 def test_a_rotation_that_was_rolled_back_is_a_problem_with_its_reason():
@@ -281,9 +279,9 @@ def test_a_rotation_that_was_rolled_back_is_a_problem_with_its_reason():
     assert "jhswarmd rotate cookie" in problems[0]
 
 
-def test_a_certificate_is_warned_of_before_it_ends_and_a_problem_after():
+def test_a_certificate_is_a_warning_before_it_expires_and_a_problem_after():
     soon = make_rotation(tls=make_unit(expires_at_s=time.time() + 3 * 86400 + 60))
-    assert any("ends in 3 d" in each for each in warn(make_report(daemon=soon)))
+    assert any("expires in 3 d" in each for each in warn(make_report(daemon=soon)))
     assert assess(make_report(daemon=soon))[0] is Health.healthy
     over = make_rotation(tls=make_unit(expires_at_s=time.time() - 60))
     assert "has expired" in assess(make_report(daemon=over))[1][0]
@@ -291,16 +289,16 @@ def test_a_certificate_is_warned_of_before_it_ends_and_a_problem_after():
     assert warn(make_report(daemon=later)) == []
 
 
-def test_older_secrets_that_somebody_brought_back_are_told_of_for_a_week():
+def test_mounts_changed_from_outside_are_reported_for_a_week():
     what = "hub used older secrets or none"
     unit = make_unit(put_right=what, put_right_at_s=time.time() - 3 * 86400 - 60)
     (warning,) = warn(make_report(daemon=make_rotation(cookie=unit)))
-    assert warning.startswith(f"cookie: {what}, corrected 3 d ago")
+    assert warning.startswith(f"cookie: {what}, repaired 3 d ago")
     unit = make_unit(put_right=what, put_right_at_s=time.time() - 8 * 86400)
     assert warn(make_report(daemon=make_rotation(cookie=unit))) == []
 
 
-def test_watching_shows_each_look_and_goes_on_after_one_that_failed(monkeypatch):
+def test_watch_shows_every_refresh_and_continues_after_a_failed_one(monkeypatch):
     looks = [
         JhswarmdError("The engine is away", remedy="Wait."),
         make_report(health="healthy"),
@@ -319,7 +317,7 @@ def test_watching_shows_each_look_and_goes_on_after_one_that_failed(monkeypatch)
     out = io.StringIO()
     status.watch(look, Console(file=out, force_terminal=True, width=100))
     assert looks == []
-    assert waited == [status.WATCH_EVERY_S] * 2
+    assert waited == [status.WATCH_INTERVAL_S] * 2
     assert "The engine is away" in out.getvalue()
     assert "Wait." in out.getvalue()
     assert "healthy" in out.getvalue()
@@ -341,14 +339,14 @@ def make_client(services=(), secrets=(), hubs=(), networks=(), swarm=MANAGER):
 
 
 def test_the_one_stack_is_found_by_whatever_is_left_of_it():
-    # Hub and daemon go first when a stack is taken down, and that may be interrupted.
+    # 'down' removes hub and daemon first, and may be interrupted.
     assert status.find_stack(make_client(["a", "b"], hubs=["a"]), None) == "a"
     assert status.find_stack(make_client(["a", "a", ""]), None) == "a"
     assert status.find_stack(make_client([], ["a", "a"]), None, include_down=True) == "a"
     assert status.find_stack(make_client(["a"], ["b"]), None, include_down=True) == "a"
     assert status.find_stack(make_client(["mine", "a"]), "mine") == "mine"
     assert status.find_stack(make_client(["a"], ["mine"]), "mine", include_down=True) == "mine"
-    # 'down --purge' left a network to somebody's service.
+    # 'down --purge' kept a network that a foreign service uses.
     kept = make_client(networks=["mine_control"])
     assert status.find_stack(kept, "mine", include_down=True) == "mine"
     with pytest.raises(UsageError, match="2 deployments"):
@@ -359,15 +357,18 @@ def test_the_one_stack_is_found_by_whatever_is_left_of_it():
     ("client", "wanted", "words"),
     [
         pytest.param(make_client(), None, ["There is no deployment on"], id="none"),
-        pytest.param(make_client(), "nope", ["no deployment 'nope'", "none at all"], id="unknown"),
+        pytest.param(make_client(), "nope", ["no deployment 'nope'", "it has none"], id="unknown"),
         pytest.param(
-            make_client(["a", "b"]), "nope", ["no deployment 'nope'", "there is a, b"], id="others"
+            make_client(["a", "b"]),
+            "nope",
+            ["no deployment 'nope'", "it has a, b"],
+            id="others",
         ),
         pytest.param(make_client([], ["a"]), None, ["deployment a is down", "kept"], id="down"),
         pytest.param(make_client(["b"], ["a"]), "a", ["deployment a is down"], id="this one down"),
     ],
 )
-def test_a_stack_that_is_not_there_is_told_from_one_that_is_down(client, wanted, words):
+def test_a_missing_stack_is_distinguished_from_one_that_is_down(client, wanted, words):
     with pytest.raises(UsageError) as caught:
         status.find_stack(client, wanted)
     for word in words:
@@ -378,13 +379,16 @@ def test_a_stack_that_is_not_there_is_told_from_one_that_is_down(client, wanted,
 @pytest.mark.parametrize(
     ("swarm", "words"),
     [
-        ({"LocalNodeState": "inactive", "ControlAvailable": False}, "This machine is in no swarm"),
+        (
+            {"LocalNodeState": "inactive", "ControlAvailable": False},
+            "This machine is not in a swarm",
+        ),
         ({"LocalNodeState": "active", "ControlAvailable": False}, "worker of its swarm"),
         ({"LocalNodeState": "locked"}, "in the state 'locked'"),
     ],
 )
 @pytest.mark.parametrize("wanted", [None, "mine"])
-def test_a_machine_that_cannot_know_of_deployments_says_so_and_how_to_go_on(swarm, words, wanted):
+def test_a_node_that_cannot_list_deployments_says_so_with_a_remedy(swarm, words, wanted):
     with pytest.raises(JhswarmdError) as caught:
         status.find_stack(make_client(swarm=swarm), wanted)
     assert words in str(caught.value)
@@ -404,7 +408,7 @@ def crashing(**facts):
     return [ServiceState(**{**hub, **facts}), *services()[1:]]
 
 
-def test_a_hub_that_ends_again_and_again_is_explained_by_its_last_words_and_nothing_else():
+def test_a_hub_that_fails_repeatedly_is_explained_by_its_last_log_lines_only():
     daemon = make_daemon(unknown={"servers": "the hub is silent"}, unready="no hub answers")
     report = make_report(services=crashing(), daemon=daemon)
     health, problems = assess(report)
@@ -417,12 +421,12 @@ def test_a_hub_that_ends_again_and_again_is_explained_by_its_last_words_and_noth
     assert "| Traceback" in shown.getvalue()
 
 
-def test_a_hub_that_has_not_failed_is_on_its_way():
+def test_a_hub_that_has_not_failed_is_starting():
     report = make_report(services=crashing(error="", failures=0, last_words=[], state="starting"))
-    assert "hub does not run: its newest task is starting" in assess(report)[1][0]
+    assert "hub does not run: its newest task: starting" in assess(report)[1][0]
 
 
-def test_a_daemon_that_does_not_run_is_said_once():
+def test_a_daemon_that_does_not_run_is_reported_once():
     stopped = [*services()[:2], *services(jhswarmd=0)[2:]]
     _, problems = assess(make_report(services=stopped, daemon=None, daemon_error="no container"))
     assert len(problems) == 1
@@ -438,17 +442,17 @@ def ended(minute, *, state="failed", version=7):
     }
 
 
-def test_only_recent_failures_of_what_runs_now_count():
+def test_only_recent_failures_of_the_running_specification_count():
     running = {"SpecVersion": {"Index": 7}}
     late = [ended(55), ended(56, state="rejected"), ended(57)]
     others = [ended(40), ended(58, version=6), ended(59, state="shutdown")]
     assert status._recent_failures([*late, *others], running, NOW) == late
 
 
-def test_a_hub_that_runs_and_ends_again_and_again_is_degraded():
+def test_a_hub_that_runs_and_fails_repeatedly_is_degraded():
     health, (problem,) = assess(make_report(services=crashing(running=1)))
     assert health is Health.degraded
-    for words in ("ended 4 times in 10 min", "non-zero exit (1)", "'(' was never closed"):
+    for words in ("failed 4 times in 10 min", "non-zero exit (1)", "'(' was never closed"):
         assert words in problem
 
 

@@ -1,4 +1,4 @@
-"""What `up` says of a profile before it touches anything."""
+"""The warnings of `up` about a profile, before it changes anything."""
 
 import io
 from datetime import datetime, timedelta, timezone
@@ -53,9 +53,7 @@ def told(users, name="mine", **keys):
         pytest.param(PUBLISHED, "mine", GITHUB, [], id="not in use"),
     ],
 )
-def test_accounts_that_everybody_can_use_and_plain_passwords_are_warned_of(
-    users, name, keys, words
-):
+def test_published_and_plain_passwords_are_warned_of(users, name, keys, words):
     text = told(users, name, **keys)
     assert text.count("warning") == len(words)
     for word in words:
@@ -64,7 +62,7 @@ def test_accounts_that_everybody_can_use_and_plain_passwords_are_warned_of(
 
 
 def issued_by_a_ca():
-    """A certificate that another one vouches for."""
+    """A certificate signed by another one."""
     now = datetime.now(timezone.utc)
     key = ec.generate_private_key(ec.SECP256R1())
     subject, issuer = (
@@ -85,7 +83,7 @@ def issued_by_a_ca():
         pytest.param({"tls_cert": issued_by_a_ca()}, "sha256:x", False, id="a CA's"),
     ],
 )
-def test_only_a_self_signed_certificate_is_called_so(files, source, is_self_signed):
+def test_only_a_self_signed_certificate_counts_as_self_signed(files, source, is_self_signed):
     held = [SecretVersion(kind, kind, kind, 1, source) for kind in ("tls_cert", "tls_key")]
     profile = Profile("mine", Settings(), files, Path("env/mine"))
     assert up._is_self_signed(profile, held) is is_self_signed

@@ -1,4 +1,4 @@
-"""``jhswarmd users``: what is done on the administrator's machine, and what the daemon is asked."""
+"""``jhswarmd users``: on the administrator's machine, and in the daemon."""
 
 import json
 import stat
@@ -30,7 +30,7 @@ def run(*args, given=None):
 # --- on the administrator's machine ---
 
 
-def test_check_names_refused_lines_by_number_and_no_content(tmp_path):
+def test_check_reports_rejected_lines_by_number_without_content(tmp_path):
     path = tmp_path / "list.txt"
     path.write_text("alice:hunter2\nhunter2 without colon\nroot:hunter2\n")
     result = run("check", str(path))
@@ -41,14 +41,14 @@ def test_check_names_refused_lines_by_number_and_no_content(tmp_path):
     assert "hunter2" not in result.output
 
 
-def test_check_of_a_good_list_is_a_success(tmp_path):
+def test_check_of_a_valid_list_succeeds(tmp_path):
     path = tmp_path / "list.txt"
     path.write_text(f"alice:{HASH}\n")
     result = run("check", str(path))
     assert (result.exit_code, "convert" in result.output) == (0, False)
 
 
-def test_hash_reads_standard_input_and_prints_a_line_for_a_list():
+def test_hash_reads_standard_input_and_prints_a_list_line():
     result = run("hash", "alice", given=f"{PASSWORD}\n")
     found = user_list.parse(result.output.encode())
     assert found.entries["alice"].is_hashed
@@ -56,22 +56,22 @@ def test_hash_reads_standard_input_and_prints_a_line_for_a_list():
 
 
 @pytest.mark.parametrize("name", ["root", "Alice", "../x", "-x"])
-def test_a_name_that_cannot_be_is_refused_before_a_password_is_asked_for(name):
+def test_an_invalid_name_is_rejected_before_the_password_prompt(name):
     result = run("hash", "--", name)
     assert isinstance(result.exception, UsageError)
 
 
 @pytest.mark.parametrize("given", ["", "\n", "x" * 501 + "\n", "a\0b\n"])
-def test_a_password_that_cannot_be_is_refused(given):
+def test_an_invalid_password_is_rejected(given):
     assert isinstance(run("hash", given=given).exception, UsageError)
 
 
-def test_a_hash_in_its_full_form_is_taken_as_it_is():
+def test_a_complete_hash_is_kept_as_it_is():
     assert admin.hash_typed(HASH) == HASH
     assert admin.hash_typed("$6$no hash").startswith("$y$")
 
 
-def test_convert_hashes_plain_passwords_and_leaves_everything_else(tmp_path):
+def test_convert_hashes_plain_passwords_and_keeps_everything_else(tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes(
         b"\xef\xbb\xbf# note: x\r\nalice:hunter2\r\n\r\nbad line\r\nbob:" + HASH.encode()
@@ -99,12 +99,12 @@ def test_convert_keeps_the_encoding_of_a_file_and_its_line_ends(tmp_path, encodi
     assert ann.startswith("ann:$")
 
 
-def test_a_shadow_line_is_no_password_when_it_is_typed_either():
+def test_a_typed_shadow_line_is_not_a_password_either():
     with pytest.raises(UsageError, match="cannot be used"):
         admin.hash_typed("$6$saltsalt$" + "a" * 86 + ":19000:0:99999:7:::")
 
 
-def test_a_password_is_set_for_an_account_that_is_there_alone(monkeypatch):
+def test_a_password_is_set_only_for_an_existing_account(monkeypatch):
     asked = []
 
     def ask(client, stack, command, arguments=None):
@@ -172,13 +172,13 @@ def test_a_list_replaces_everything_and_a_dry_run_nothing(commands):
     answer = ask(commands, "set", list=f"dave:{HASH}\n", is_dry_run=True)
     assert (answer["comes"], answer["goes"]) == (("dave",), ("alice", "bob", "carol"))
     assert "carol" in listed(commands)
-    # Nobody but a restart reads the newer list: the held one is it.
+    # The newer list is read only after a restart, so this is the mounted one.
     commands._users._mounted = 2
     ask(commands, "set", list=f"dave:{HASH}\n")
     assert listed(commands) == {"dave": "list"}
 
 
-def test_a_merged_file_keeps_what_was_added_and_is_known_by_its_label(commands, engine):
+def test_a_merged_file_keeps_added_accounts_and_is_recognised_by_its_label(commands, engine):
     ask(commands, "add", name="carol", hash=HASH)
     ask(commands, "merge", list=f"alice:{HASH}\n", source="scrypt:c:d")
     assert listed(commands) == {"alice": "list", "carol": "added"}
@@ -196,7 +196,7 @@ def test_a_merged_file_keeps_what_was_added_and_is_known_by_its_label(commands, 
         ("set", {"list": "carol:hunter2\n"}, "plain password"),
     ],
 )
-def test_what_cannot_be_done_says_why_and_changes_nothing(commands, engine, action, arguments, why):
+def test_a_refused_change_says_why_and_changes_nothing(commands, engine, action, arguments, why):
     with pytest.raises(JhswarmdError) as caught:
         ask(commands, action, **arguments)
     assert why in str(caught.value)
@@ -204,7 +204,7 @@ def test_what_cannot_be_done_says_why_and_changes_nothing(commands, engine, acti
     assert len(engine.secrets) == 1
 
 
-def test_plain_passwords_become_hashes_with_the_first_change(engine, tmp_path, monkeypatch):
+def test_plain_passwords_are_hashed_with_the_first_change(engine, tmp_path, monkeypatch):
     monkeypatch.setattr(hashing, "hash_password", lambda password: HASH)
     (tmp_path / "users").write_bytes(b"alice:hunter2\n")
     users = UsersSecret(engine, "jupyterhub", threading.Event(), tmp_path)
@@ -231,7 +231,7 @@ def test_answers_are_json(commands):
     ("users", "stops", "again_s"),
     [([], False, None), (["bob"], False, KEPT_S), (["bob"], True, STOPPING_S)],
 )
-def test_servers_of_removed_users_are_looked_at_until_there_are_none(users, stops, again_s):
+def test_servers_of_removed_users_are_checked_until_there_are_none(users, stops, again_s):
     hub = FakeHub()
     hub.removed_users, hub.stops_removed = users, stops
     removed = RemovedUsers(hub)

@@ -1,4 +1,4 @@
-"""Engines are found before they are made, and only ours is ever stopped."""
+"""An existing engine is used before one is installed, and only ours is ever stopped."""
 
 import io
 import os
@@ -55,7 +55,7 @@ class FakeEngine:
 
 
 class FakeMachine:
-    """An engine answers once something started it."""
+    """An engine answers once it was started."""
 
     def __init__(self, monkeypatch, *, root=True, answers=False, programs=("dockerd", "iptables")):
         self.answers = answers
@@ -82,7 +82,7 @@ class FakeMachine:
 
 @pytest.fixture
 def dockerd(tmp_path, state_dir):
-    """A process that the kernel knows as dockerd, and that ends when told."""
+    """A process named dockerd, which ends on a signal."""
     program = tmp_path / "dockerd"
     shutil.copy(shutil.which("sleep"), program)
     process = subprocess.Popen([program, "60"])
@@ -102,7 +102,7 @@ def test_an_engine_that_answers_is_used_as_it_is(monkeypatch, progress, state_di
     assert not state_dir.exists()
 
 
-def test_without_root_an_engine_is_not_made(monkeypatch, progress):
+def test_without_root_no_engine_is_installed(monkeypatch, progress):
     machine = FakeMachine(monkeypatch, root=False)
     with pytest.raises(JhswarmdError) as raised:
         local_engine.ensure_engine(progress)
@@ -126,14 +126,14 @@ def test_an_engine_named_by_docker_host_is_never_replaced(monkeypatch, progress)
         (("dockerd", "iptables"), []),
     ],
 )
-def test_only_what_is_lacking_is_installed(monkeypatch, progress, programs, installed):
+def test_only_missing_programs_are_installed(monkeypatch, progress, programs, installed):
     machine = FakeMachine(monkeypatch, programs=programs)
     monkeypatch.setattr(local_engine, "_start", lambda _step: machine.engine)
     local_engine.ensure_engine(progress)
     assert machine.installed == installed
 
 
-def test_an_engine_that_its_package_started_is_not_started_again(monkeypatch, progress):
+def test_an_engine_started_by_its_package_is_not_started_again(monkeypatch, progress):
     machine = FakeMachine(monkeypatch)
     monkeypatch.setattr(
         local_engine, "_install", lambda _progress: setattr(machine, "answers", True)
@@ -142,7 +142,7 @@ def test_an_engine_that_its_package_started_is_not_started_again(monkeypatch, pr
     assert local_engine.ensure_engine(progress) is machine.engine
 
 
-def test_a_service_manager_is_asked_first(monkeypatch, progress, tmp_path):
+def test_a_service_manager_is_used_first(monkeypatch, progress, tmp_path):
     machine = FakeMachine(monkeypatch)
     monkeypatch.setattr(local_engine, "_SYSTEMD", tmp_path)
     ran = []
@@ -157,7 +157,7 @@ def test_a_service_manager_is_asked_first(monkeypatch, progress, tmp_path):
     assert ran == [["systemctl", "start", "docker"]]
 
 
-def test_an_engine_of_ours_has_a_session_a_log_and_a_record(
+def test_our_own_engine_has_a_session_a_log_and_a_record(
     monkeypatch, progress, tmp_path, state_dir
 ):
     machine = FakeMachine(monkeypatch)
@@ -169,7 +169,7 @@ def test_an_engine_of_ours_has_a_session_a_log_and_a_record(
     popen = subprocess.Popen
 
     def start(command, **options):
-        # Reads a pipe that nobody writes to, and so lives until it is told to end.
+        # Reads a pipe without a writer, and so lives until it is signalled.
         options["stdin"] = subprocess.PIPE
         started.append(popen(command, **options))
         machine.answers = True
@@ -184,7 +184,7 @@ def test_an_engine_of_ours_has_a_session_a_log_and_a_record(
         process.kill()
 
 
-def test_an_engine_that_ends_at_once_shows_the_end_of_its_log(
+def test_an_engine_that_exits_immediately_shows_the_end_of_its_log(
     monkeypatch, progress, tmp_path, state_dir
 ):
     FakeMachine(monkeypatch)
@@ -215,7 +215,7 @@ def test_an_engine_that_ends_at_once_shows_the_end_of_its_log(
         ("Connection refused", "tcp://elsewhere:2375", "DOCKER_HOST"),
     ],
 )
-def test_no_answer_says_what_to_do(monkeypatch, words, named, remedy):
+def test_an_engine_without_an_answer_is_reported_with_a_remedy(monkeypatch, words, named, remedy):
     def refuse(**_):
         raise docker.errors.DockerException(words)
 
@@ -231,7 +231,7 @@ def test_no_answer_says_what_to_do(monkeypatch, words, named, remedy):
 # -- stopping ------------------------------------------------------------------------------------
 
 
-def test_an_engine_of_ours_is_stopped_and_forgotten(progress, dockerd, state_dir):
+def test_our_own_engine_is_stopped_and_its_record_removed(progress, dockerd, state_dir):
     state = local_engine._State(state_dir)
     state.write(dockerd.pid)
     local_engine.stop_engine(progress)
@@ -239,7 +239,7 @@ def test_an_engine_of_ours_is_stopped_and_forgotten(progress, dockerd, state_dir
     assert not state.record.exists()
 
 
-def test_a_process_that_got_the_number_of_our_engine_is_left_alone(
+def test_a_process_that_reuses_the_pid_of_our_engine_is_ignored(
     progress, console, dockerd, state_dir
 ):
     state = local_engine._State(state_dir)
@@ -248,10 +248,10 @@ def test_a_process_that_got_the_number_of_our_engine_is_left_alone(
     state.record.write_text(f"{pid} {int(started) - 1}\n")
     local_engine.stop_engine(progress)
     assert dockerd.poll() is None
-    assert "not ours" in console.getvalue()
+    assert "other engines are not stopped" in console.getvalue()
 
 
-def test_a_process_that_is_no_dockerd_is_left_alone(progress, state_dir):
+def test_a_process_that_is_not_a_dockerd_is_ignored(progress, state_dir):
     with subprocess.Popen(["sleep", "60"]) as process:
         state_dir.mkdir()
         state = local_engine._State(state_dir)
@@ -261,23 +261,23 @@ def test_a_process_that_is_no_dockerd_is_left_alone(progress, state_dir):
         process.kill()
 
 
-def test_without_an_engine_of_ours_stopping_says_so(progress, console):
+def test_stopping_without_our_own_engine_says_so(progress, console):
     local_engine.stop_engine(progress)
-    assert "not ours" in console.getvalue()
+    assert "other engines are not stopped" in console.getvalue()
 
 
 def test_a_dead_child_is_not_alive(dockerd, state_dir):
     state = local_engine._State(state_dir)
     state.write(dockerd.pid)
     assert state.read_alive() == dockerd.pid
-    dockerd.kill()  # and not waited for: a zombie still has its number
+    dockerd.kill()  # without a wait: a zombie still has its pid
     wait_until(lambda: state.read_alive() is None, timeout_s=5)
 
 
 # -- swarm ---------------------------------------------------------------------------------------
 
 
-def test_a_manager_is_left_as_it_is(progress):
+def test_a_manager_is_used_as_it_is(progress):
     engine = FakeEngine({"LocalNodeState": "active", "ControlAvailable": True, "Nodes": 3})
     local_engine.ensure_swarm(engine, progress)
     assert engine.made_with == []
@@ -292,7 +292,7 @@ def test_a_manager_is_left_as_it_is(progress):
         ({"LocalNodeState": "error", "Error": "certificate has expired"}, "docker info"),
     ],
 )
-def test_a_swarm_that_cannot_be_used_is_not_replaced(progress, state, remedy):
+def test_an_unusable_swarm_is_not_replaced(progress, state, remedy):
     engine = FakeEngine(state)
     with pytest.raises(JhswarmdError) as raised:
         local_engine.ensure_swarm(engine, progress)
@@ -300,14 +300,14 @@ def test_a_swarm_that_cannot_be_used_is_not_replaced(progress, state, remedy):
     assert engine.made_with == []
 
 
-def test_a_new_swarm_advertises_what_it_is_told(monkeypatch, progress):
+def test_a_new_swarm_advertises_the_configured_address(monkeypatch, progress):
     monkeypatch.setenv(local_engine.ADVERTISE_VARIABLE, "192.0.2.7")
     engine = FakeEngine()
     local_engine.ensure_swarm(engine, progress)
     assert engine.made_with == [("192.0.2.7", local_engine.HEARTBEAT_S * 10**9)]
 
 
-def test_a_swarm_made_by_another_run_meanwhile_is_fine(monkeypatch, progress):
+def test_a_swarm_created_by_a_concurrent_run_is_used(monkeypatch, progress):
     monkeypatch.setenv(local_engine.ADVERTISE_VARIABLE, "192.0.2.7")
     engine = FakeEngine()
     response = requests.Response()
@@ -346,7 +346,7 @@ def test_without_a_route_a_swarm_is_this_machines_alone(monkeypatch):
     assert local_engine.advertise_address() == "127.0.0.1"
 
 
-def test_ipvs_is_tried_before_it_is_denied(monkeypatch, tmp_path):
+def test_ipvs_is_loaded_before_it_counts_as_missing(monkeypatch, tmp_path):
     table = tmp_path / "ip_vs"
     monkeypatch.setattr(local_engine, "_IPVS", table)
     monkeypatch.setattr(local_engine, "_which", lambda _name: "/sbin/modprobe")

@@ -1,4 +1,4 @@
-"""Env files: compose's rules, and words where compose would guess."""
+"""Env files: the rules of Compose, and an error where Compose would guess."""
 
 import pytest
 from hypothesis import given
@@ -10,8 +10,8 @@ ENVIRON = {"OUT": "outside", "EMPTY": "", "SAME": "same"}
 
 
 def value_of(text, environ=ENVIRON, earlier=None):
-    entries, faults = env_file.parse(text, environ, earlier or {})
-    assert faults == []
+    entries, errors = env_file.parse(text, environ, earlier or {})
+    assert errors == []
     return entries["KEY"].value
 
 
@@ -103,31 +103,31 @@ def test_a_value_is_as_in_compose_or_refused(text, value):
     if value is not None:
         assert value_of(text) == value
         return
-    entries, (fault,) = env_file.parse(text, ENVIRON, {})
+    entries, (error,) = env_file.parse(text, ENVIRON, {})
     assert "KEY" not in entries
-    assert fault.line == text.count("\n") + 1
+    assert error.line == text.count("\n") + 1
 
 
-def test_each_fault_has_its_line_and_what_is_behind_it_still_counts():
+def test_each_error_has_its_line_and_the_rest_of_the_file_still_counts():
     text = "A='x\ny'\nB=a#b\n\nC='unclosed\nD=1\nE=\"two\nlines\" x\nF=2\nnonsense\n"
-    entries, faults = env_file.parse(text, {}, {})
+    entries, errors = env_file.parse(text, {}, {})
     assert {key: (entry.value, entry.line) for key, entry in entries.items()} == {
         "A": ("x\ny", 1),
         "D": ("1", 6),
         "F": ("2", 9),
     }
-    assert [fault.line for fault in faults] == [3, 5, 7, 10]
+    assert [error.line for error in errors] == [3, 5, 7, 10]
 
 
 @given(st.text(alphabet="AB=:'\"\\$#{}-+? \n\rsecret"))
 def test_no_text_breaks_the_parser_and_an_unquoted_hash_is_in_no_value(text):
-    entries, faults = env_file.parse(text, {"A": "x"}, {})
+    entries, errors = env_file.parse(text, {"A": "x"}, {})
     if "'" not in text and '"' not in text:
         assert not any("#" in entry.value for entry in entries.values())
-    assert all("secret" not in fault.words for fault in faults)
+    assert all("secret" not in error.message for error in errors)
 
 
-def test_a_fault_repeats_no_value():
+def test_an_error_repeats_no_value():
     for text in ("A='hidden", "A=hidden#x", "A=$(hidden)", "A='x' hidden", "hidden"):
-        _, (fault,) = env_file.parse(text, {}, {})
-        assert "hidden" not in fault.words
+        _, (error,) = env_file.parse(text, {}, {})
+        assert "hidden" not in error.message

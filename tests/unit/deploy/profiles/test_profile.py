@@ -1,4 +1,4 @@
-"""Profiles: everything that is wrong is said at once, with file and line."""
+"""Profiles: all errors are reported at once, with file and line."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -43,7 +43,7 @@ def faults_of(name, folder):
 
 
 @pytest.mark.parametrize("name", ["default", "local"])
-def test_the_shipped_profiles_are_right(name):
+def test_the_shipped_profiles_are_valid(name):
     assert profile.load(name, assets.ENV).name == name
 
 
@@ -55,7 +55,7 @@ def test_a_profile_overlays_the_default_one(folder):
     assert loaded.files == {"users": b"alice:a\n"}
 
 
-def test_an_unknown_key_a_bad_number_and_a_missing_file_are_all_named_with_their_lines(folder):
+def test_an_unknown_key_a_bad_number_and_a_missing_file_are_all_reported_with_their_lines(folder):
     write(folder, "site", "# mine\nHTTPS_PROT=1\n\nMEM_LIMIT=lots\nAUTHENTICATOR_TYPE=pam\n")
     path = folder / "site.env"
     assert faults_of("site", folder) == [
@@ -65,7 +65,7 @@ def test_an_unknown_key_a_bad_number_and_a_missing_file_are_all_named_with_their
     ]
 
 
-def test_what_users_may_choose_comes_from_a_file_of_the_profile(folder):
+def test_notebook_profiles_come_from_a_file_of_the_profile(folder):
     listed = "- slug: big\n  title: Big\n  mem_limit: 8G\n  cpu_limit: 2\n"
     files = {"user_list.txt": "alice:a\n", "notebook_profiles.yml": listed}
     write(folder, "site", "MEM_LIMIT=1G\n", **files)
@@ -86,7 +86,7 @@ LISTED = """\
 """
 
 
-def test_each_fault_of_the_list_is_named_with_its_line_and_with_those_of_the_keys(folder):
+def test_each_error_of_the_list_is_reported_with_its_line_and_with_those_of_the_keys(folder):
     files = {"user_list.txt": "alice:a\n", "notebook_profiles.yml": LISTED}
     write(folder, "site", "HTTPS_PROT=1\n", **files)
     path = folder / "site" / "notebook_profiles.yml"
@@ -106,16 +106,16 @@ def test_each_fault_of_the_list_is_named_with_its_line_and_with_those_of_the_key
     [
         ("", 1, "valid list"),
         ("[]", 1, "at least 1 item"),
-        ("- slug: a\n  title: [\n", 3, "is no YAML"),
-        ("- slug: a\n  slug: b\n  title: A\n", 2, "slug is there twice"),
+        ("- slug: a\n  title: [\n", 3, "is not valid YAML"),
+        ("- slug: a\n  slug: b\n  title: A\n", 2, "duplicate key slug"),
         ("- {slug: a, title: A}\n- {slug: a, title: B}\n", 2, "slug: 'a' is there twice"),
-        ("- &a [*a]\n", None, "holds itself"),
-        ("- !!python/name:os.system\n", 1, "is no YAML"),
-        ("- slug: \0\n", None, "is no YAML"),
+        ("- &a [*a]\n", None, "contains itself"),
+        ("- !!python/name:os.system\n", 1, "is not valid YAML"),
+        ("- slug: \0\n", None, "is not valid YAML"),
         ("- {slug: a, title: A, mem_guarantee: 9G}\n", None, "for 'a' MEM_GUARANTEE is more"),
     ],
 )
-def test_a_list_that_cannot_be_used_is_refused(folder, listed, line, words):
+def test_an_unusable_list_is_refused(folder, listed, line, words):
     files = {"user_list.txt": "alice:a\n", "notebook_profiles.yml": listed}
     write(folder, "site", "MEM_LIMIT=1G\n", **files)
     (fault,) = faults_of("site", folder)
@@ -124,27 +124,27 @@ def test_a_list_that_cannot_be_used_is_refused(folder, listed, line, words):
     assert words in fault
 
 
-def test_the_list_is_no_key(folder):
+def test_the_list_is_not_a_key(folder):
     write(folder, "site", "NOTEBOOK_PROFILES=[]\n", **{"user_list.txt": "alice:a\n"})
     (fault,) = faults_of("site", folder)
-    assert fault.startswith(f"{folder / 'site.env'}:1: NOTEBOOK_PROFILES is the file")
+    assert fault.startswith(f"{folder / 'site.env'}:1: NOTEBOOK_PROFILES is set by")
 
 
-def test_a_line_without_an_equals_sign_is_named(folder):
+def test_a_line_without_an_equals_sign_is_reported(folder):
     write(folder, "site", "HOST\n", **{"user_list.txt": "alice:a\n"})
     assert faults_of("site", folder) == [f"{folder / 'site.env'}:1: not of the form KEY=value"]
 
 
-def test_a_profile_that_does_not_exist_is_named(folder):
+def test_a_missing_profile_is_reported(folder):
     (fault, *_) = faults_of("nosuch", folder)
-    assert fault.startswith(f"{folder / 'nosuch.env'}: there is no such file")
+    assert fault.startswith(f"{folder / 'nosuch.env'}: file not found")
 
 
 def test_a_name_that_leads_elsewhere_is_refused(folder):
-    assert faults_of("../other", folder) == ["'../other' is no name for a profile"]
+    assert faults_of("../other", folder) == ["'../other' is not a valid profile name"]
 
 
-def test_github_with_nobody_allowed_is_refused_with_the_reason(folder):
+def test_github_without_allowed_users_is_refused_with_the_reason(folder):
     text = "AUTHENTICATOR_TYPE=github\nOAUTH_CLIENT_ID=x\n"
     write(folder, "site", text, oauth_client_secret="s3cret")
     (fault,) = faults_of("site", folder)
@@ -179,7 +179,7 @@ def test_a_callback_that_does_not_lead_to_the_hub_is_refused(folder, url):
     assert "https://hub.example/hub/oauth_callback" in fault
 
 
-def test_everybody_at_github_is_too_many(folder):
+def test_all_users_of_github_are_too_many(folder):
     text = "AUTHENTICATOR_TYPE=github\nOAUTH_CLIENT_ID=x\nOAUTH_ALLOW_ALL=true\n"
     write(folder, "site", text, oauth_client_secret="s3cret")
     (fault,) = faults_of("site", folder)
@@ -203,7 +203,7 @@ def test_a_key_of_another_certificate_is_refused(folder):
         **{"user_list.txt": "a:a", "ssl__cert.pem": certificate, "ssl__key.pem": key},
     )
     (fault,) = faults_of("site", folder)
-    assert "does not belong to the certificate" in fault
+    assert "does not match the certificate" in fault
 
 
 def write_certificate(folder, *, key, chain=b""):
@@ -288,7 +288,7 @@ def test_an_empty_secret_file_is_refused_and_a_short_cookie_secret_too(folder):
         ("cookie_secret", "a" * 65, "an even number of hexadecimal digits"),
     ],
 )
-def test_a_secret_with_which_proxy_or_hub_would_not_start_is_refused(folder, file, content, words):
+def test_a_secret_that_proxy_or_hub_cannot_start_with_is_refused(folder, file, content, words):
     write(folder, "site", "", **{"user_list.txt": "a:a", file: content})
     (fault,) = faults_of("site", folder)
     assert words in fault
@@ -333,12 +333,12 @@ def test_a_profile_does_not_show_its_secrets(folder):
         (None, {}, None),
     ],
 )
-def test_the_option_beats_the_variable_beats_the_older_switch(option, environ, name):
+def test_the_option_precedes_the_variable_which_precedes_the_older_switch(option, environ, name):
     assert profile.selected_name(option, environ) == name
 
 
 @pytest.mark.parametrize("value", ["_local", "local", "_default"])
-def test_the_older_switch_selects_no_profile_of_ours_and_no_demo_account(value):
+def test_the_older_switch_selects_neither_our_profiles_nor_a_demo_account(value):
     with pytest.raises(UsageError, match="does not select a profile here") as caught:
         profile.selected_name(None, {"DOCKER_JUPYTERHUB_LOCAL_ENV": value})
     assert "--env mine" in caught.value.remedy
@@ -402,9 +402,7 @@ NOTEBOOK_DIR=/home/jovyan/work
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_files_that_people_have_mean_what_they_say_and_a_comment_never_gets_into_a_value(
-    folder, case
-):
+def test_real_world_files_keep_their_meaning_and_a_comment_never_gets_into_a_value(folder, case):
     text, expected = CASES[case]
     write(folder, "mine", text, **{"user_list.txt": "ann:a\n", "oauth_client_secret": "s"})
     settings = profile.load("mine", folder, {}).settings
@@ -426,7 +424,7 @@ AUTHENTICATOR_TYPE=github
     assert profile.load("mine", folder, {}).settings.host == "192.168.99.101"
 
 
-def test_keys_of_the_compose_example_are_named_with_their_counterparts(folder):
+def test_keys_of_the_compose_example_are_reported_with_their_equivalents(folder):
     keys = {
         "JUPYTERHUB_VERSION=1.0.0": "HUB_BASE_IMAGE",
         "DOCKER_NETWORK_NAME=jupyterhub-network": "NOTEBOOKS_SUBNET",
@@ -446,7 +444,7 @@ def test_keys_of_the_compose_example_are_named_with_their_counterparts(folder):
         assert today in fault.partition(": unknown key")[2]
 
 
-def test_a_secret_in_the_file_is_named_and_never_repeated(folder):
+def test_a_secret_in_the_file_is_reported_and_never_repeated(folder):
     text = """\
 AUTHENTICATOR_TYPE=gitlab
 OAUTH_CALLBACK_URL='http://localhost:8888/hub/oauth_callback'
@@ -461,7 +459,7 @@ COOKIE_SECRET="do-not-repeat-this
     assert any(
         "OAUTH_CLIENT_SECRET" in each and "file oauth_client_secret" in each for each in faults
     )
-    assert any("MY_TOKEN" in each and "no key holds a secret" in each for each in faults)
+    assert any("MY_TOKEN" in each and "keys do not hold secrets" in each for each in faults)
     assert any("OAUTH_CALLBACK_URL must be https://localhost" in each for each in faults)
     assert any("COOKIE_SECRET" in each and "not closed" in each for each in faults)
 
@@ -496,7 +494,7 @@ def test_blanks_comments_and_line_ends_never_become_part_of_a_name_or_a_path(fol
     assert fault.startswith(f"{folder / 'mine.env'}:1: ")
 
 
-def test_values_of_the_default_profile_fill_variables_too(folder):
+def test_values_of_the_default_profile_expand_variables_too(folder):
     (folder / "default.env").write_text("HOST=hub.example\n")
     write(folder, "mine", "STACK_NAME=${SITE}\nREGISTRY=$HOST:5000\n", **{"user_list.txt": "a:a"})
     settings = profile.load("mine", folder, {"SITE": "lab"}).settings
@@ -511,14 +509,14 @@ def test_a_file_in_another_encoding_means_the_same(folder, encoding):
     assert (settings.host, settings.https_port) == ("hub.example", 8443)
 
 
-def test_an_8_bit_encoding_is_named(folder):
+def test_an_8_bit_encoding_is_reported(folder):
     write(folder, "mine", "", **{"user_list.txt": "a:a"})
     (folder / "mine.env").write_bytes("# f\u00fcr alle\nHOST=hub.example".encode("latin-1"))
     (fault,) = faults_of("mine", folder)
     assert "Latin-1 or Windows-1252" in fault
 
 
-def test_settings_survive_the_way_through_the_environment():
+def test_settings_survive_a_round_trip_through_the_environment():
     settings = Settings.from_environ(
         {
             "MEM_LIMIT": "2G",
@@ -554,7 +552,7 @@ def test_values_that_cannot_work_are_refused(environ):
         Settings.from_environ(environ)
 
 
-def test_what_is_wrong_with_the_logins_of_registries_is_named_without_them(folder):
+def test_errors_in_registry_logins_are_reported_without_the_logins(folder):
     files = {
         "user_list.txt": "alice:a\n",
         "registry_config.json": '{"auths": {"r": {"auth": "x"}}}',

@@ -1,8 +1,8 @@
-"""The stack's networks when it is taken down, and what else is attached to them.
+"""Removal of the stack's networks, and their foreign users.
 
 An administrator may attach services of their own, as docs/operations.md suggests for Prometheus.
-The engine keeps a network that anything is attached to. Nothing of theirs is changed or removed:
-such a network stays, is named together with what uses it, and the next deployment uses it again.
+The engine does not remove a network in use. Foreign services are never changed or removed: such a
+network is kept and reported with its users, and the next deployment uses it again.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ OURS = ("control", "notebooks")
 
 @dataclass(frozen=True)
 class User:
-    """Something that is not ours, and is attached to a network of ours."""
+    """A foreign service or container that is attached to one of our networks."""
 
     name: str
-    """As messages name it: ``the service prometheus``."""
+    """Its name in messages: ``the service prometheus``."""
     detach: str
-    """The command that detaches it; the network's name is filled in at ``{network}``."""
+    """The command that detaches it; ``{network}`` stands for the network's name."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A network that stays, and why."""
+    """A network that is kept, and its users."""
 
     network: str
     users: tuple[User, ...]
@@ -46,14 +46,14 @@ class Kept:
             for command in dict.fromkeys(u.detach.format(network=self.network) for u in self.users)
         )
         return (
-            f"The network {self.network} stays: it is used by {names}, which 'down' leaves alone. "
-            f"The next 'up' uses it again. To remove it, detach them ({commands}) and run "
+            f"The network {self.network} is kept: it is used by {names}, which 'down' does not "
+            f"remove. The next 'up' uses it again. To remove it, detach them ({commands}) and run "
             "'jhswarmd down' again"
         )
 
 
 def is_ours(service: Mapping[str, Any], stack: str) -> bool:
-    """Tell whether a service belongs to the deployment, by its label alone."""
+    """Return whether a service belongs to the deployment, based only on its label."""
     return labels.of(service).get(labels.STACK) == stack
 
 
@@ -64,10 +64,10 @@ def users_of(
     tasks: Iterable[Mapping[str, Any]],
     containers: Mapping[str, Mapping[str, str]],
 ) -> tuple[User, ...]:
-    """Return what is attached to ``network`` and not ours. Pure.
+    """Return the foreign users of ``network``. Pure.
 
-    ``containers`` are the labels of this node's containers by name. What other nodes attached by
-    hand shows only as a task without a service.
+    ``containers`` are the labels of this node's containers by name. A container attached manually
+    on another node is only visible as a task without a service.
     """
     found = []
     for service in services:
@@ -80,12 +80,12 @@ def users_of(
         for endpoint in (network.get("Containers") or {}).values()
         if not str(endpoint.get("Name") or "").endswith("-endpoint")  # the engine's own
     ]
-    by_hand = [
+    manual = [
         name for name in here if name in containers and labels.SERVICE_ID not in containers[name]
     ]
     found += [
         User(f"the container {name}", f"docker network disconnect {{network}} {name}")
-        for name in by_hand
+        for name in manual
     ]
     elsewhere = [
         task
@@ -94,10 +94,10 @@ def users_of(
         and task["Status"]["State"] not in ENDED_STATES
         and any(each["Network"]["ID"] == network["Id"] for each in _attachments(task))
     ]
-    if len(elsewhere) > len(by_hand):
+    if len(elsewhere) > len(manual):
         found.append(
             User(
-                f"{len(elsewhere) - len(by_hand)} containers on other nodes",
+                f"{len(elsewhere) - len(manual)} containers on other nodes",
                 "docker network disconnect {network} CONTAINER",
             )
         )
@@ -110,16 +110,16 @@ def _attachments(task: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
 
 def _is_attached(service: Mapping[str, Any], network: Mapping[str, Any]) -> bool:
     spec = service["Spec"]
-    # Where older clients put them, too.
-    named = [*(spec["TaskTemplate"].get("Networks") or ()), *(spec.get("Networks") or ())]
-    return any(each.get("Target") in (network["Id"], network["Name"]) for each in named)
+    # Older clients use the second field.
+    targets = [*(spec["TaskTemplate"].get("Networks") or ()), *(spec.get("Networks") or ())]
+    return any(each.get("Target") in (network["Id"], network["Name"]) for each in targets)
 
 
 def remove(client: docker.DockerClient, stack: str) -> tuple[list[str], list[Kept]]:
-    """Remove the stack's networks as far as nothing uses them.
+    """Remove the stack's networks that are not in use.
 
-    Returns the names of those that something of ours still uses, for a moment, and those that
-    stay because something else does. Raises EngineError.
+    Returns the names of those still briefly in use by our own tasks, and those that are kept
+    because of foreign users. Raises EngineError.
     """
     busy: list[str] = []
     kept: list[Kept] = []
@@ -132,8 +132,8 @@ def remove(client: docker.DockerClient, stack: str) -> tuple[list[str], list[Kep
         except EngineNotFound:
             continue
         except EngineError:
-            # Whatever the engine says to it, which differs by version: who uses it decides.
-            users = _ask_users(client, network, stack)
+            # The engine's error differs by version, so only the users of the network decide.
+            users = _read_users(client, network, stack)
             if users:
                 kept.append(Kept(name, users))
             else:
@@ -142,19 +142,19 @@ def remove(client: docker.DockerClient, stack: str) -> tuple[list[str], list[Kep
 
 
 def list_networks(client: docker.DockerClient, stack: str) -> list[dict[str, Any]]:
-    """Return the stack's own networks that exist."""
+    """Return the existing networks of the stack."""
     names = {labels.network_name(stack, each) for each in OURS}
     with engine_errors("list the networks"):
         found = client.api.networks(filters={"label": f"{labels.STACK_NAMESPACE}={stack}"})
     return [network for network in found if network["Name"] in names]
 
 
-def _ask_users(
+def _read_users(
     client: docker.DockerClient, network: Mapping[str, Any], stack: str
 ) -> tuple[User, ...]:
     api = client.api
     try:
-        with engine_errors(f"look at the network {network['Name']}"):
+        with engine_errors(f"inspect the network {network['Name']}"):
             return users_of(
                 api.inspect_network(network["Id"]),
                 stack,
@@ -166,5 +166,5 @@ def _ask_users(
                     for name in each.get("Names") or ()
                 },
             )
-    except EngineNotFound:  # it is gone by now
+    except EngineNotFound:  # already removed
         return ()

@@ -1,7 +1,7 @@
-"""What must be free on machine and swarm, and what must be right, said before anything is deployed.
+"""Checks before a deployment: free ports and subnets, and a valid certificate.
 
-Swarm itself says nothing: the tasks of a service whose network cannot get its addresses stay 'new'
-for ever (moby#43052; measured on 20.10.24).
+Swarm itself reports nothing: the tasks of a service whose network cannot get its addresses stay
+'new' forever (moby#43052; measured on 20.10.24).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ SET_HOST = "Set HOST in the profile to the name by which people reach the hub."
 
 
 def check_ports(client: docker.DockerClient, settings: Settings) -> None:
-    """Raise JhswarmdError when a port that the proxy needs is taken, unless by our own proxy."""
+    """Raise JhswarmdError if a port for the proxy is in use, except by our own proxy."""
     name = labels.service_name(settings.stack_name, "proxy")
     ours: set[int] = set()
     try:
-        with engine_errors(f"look at the service {name}"):
+        with engine_errors(f"inspect the service {name}"):
             spec = client.api.inspect_service(name)["Spec"]
         ours = {port["PublishedPort"] for port in spec["EndpointSpec"].get("Ports", [])}
     except EngineNotFound:
@@ -42,33 +42,33 @@ def check_ports(client: docker.DockerClient, settings: Settings) -> None:
         if port in ours:
             continue
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            # As servers do: a connection that lingers is no listener.
+            # As servers do: a lingering connection is not a listener.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("", port))
             except PermissionError:
-                continue  # not root, who alone may try: the engine will tell
+                continue  # only root may try this port: the engine will report it
             except OSError as exc:
                 raise JhswarmdError(
                     f"Port {port} is in use",
                     why=exc.strerror or str(exc),
-                    remedy=f"See who listens ('ss -ltnp sport = :{port}') and stop it, or set "
+                    remedy=f"Find the listener ('ss -ltnp sport = :{port}') and stop it, or set "
                     f"{key} in the profile to a free port. Nothing was deployed.",
                 ) from exc
 
 
 def check_subnets(client: docker.DockerClient, settings: Settings) -> list[JhswarmdError]:
-    """Raise JhswarmdError when the stack's networks cannot get, or do not have, their addresses.
+    """Raise JhswarmdError if the stack's networks cannot have, or do not have, their subnets.
 
-    Also when this machine reaches somebody else at these addresses, whom notebooks could then not
-    reach. Returns that as warnings where the networks exist already.
+    Also if this machine reaches other hosts at these addresses, which notebooks could then not
+    reach. If the networks already exist, that is returned as warnings.
     """
     with engine_errors("list the networks"):
         networks = client.api.networks()
     taken = list(routes.of_networks(networks))
-    # Another machine's routes are not known here.
+    # The routes of another machine are unknown here.
     taken += routes.read() if routes.is_of_this_machine(client.api.base_url) else []
-    wanted = {
+    requested = {
         "CONTROL_SUBNET": (
             labels.network_name(settings.stack_name, "control"),
             IPv4Network(settings.control_subnet),
@@ -78,7 +78,7 @@ def check_subnets(client: docker.DockerClient, settings: Settings) -> list[Jhswa
             IPv4Network(settings.notebooks_subnet),
         ),
     }
-    own = [subnet for _, subnet in wanted.values()]
+    own = [subnet for _, subnet in requested.values()]
     warnings: list[JhswarmdError] = []
     for key, (name, subnet) in wanted.items():
         exists = any(each["Name"] == name for each in networks)
@@ -99,8 +99,8 @@ def check_subnets(client: docker.DockerClient, settings: Settings) -> list[Jhswa
         if not why and exists:
             warnings.append(
                 JhswarmdError(
-                    f"{key}={subnet} is in the way",
-                    why=f"{lost}; {cost}",
+                    f"{key}={subnet} conflicts with another network",
+                    why=f"{overlap}; {impact}",
                     remedy=f"Set {key} in the profile to {choice}, then run 'jhswarmd down' and "
                     "'jhswarmd up'.",
                 )
@@ -108,9 +108,9 @@ def check_subnets(client: docker.DockerClient, settings: Settings) -> list[Jhswa
             continue
         raise JhswarmdError(
             f"{key}={subnet} cannot be used",
-            why=why or f"{lost}; {cost}",
-            remedy=f"Set {key} in the profile to {choice}, or, if the stack's own network is to "
-            "change, run 'jhswarmd down' first. Nothing was deployed.",
+            why=why or f"{overlap}; {impact}",
+            remedy=f"Set {key} in the profile to {choice}; to change the subnet of an existing "
+            "network, run 'jhswarmd down' first. Nothing was deployed.",
         )
     return warnings
 
@@ -126,27 +126,27 @@ def _pools(networks: Iterable[Mapping[str, Any]]) -> Iterator[IPv4Network]:
 def conflict(name: str, subnet: IPv4Network, networks: Iterable[Mapping[str, Any]]) -> str:
     """Return why the overlay network ``name`` cannot have ``subnet``; empty: it can. Pure.
 
-    Only overlays of the swarm count: the engine itself does not let two of them overlap.
+    Only overlays of the swarm count: the engine refuses two that overlap.
     """
     for network in networks:
         if network.get("Scope") != "swarm":
             continue
         for pool in (network.get("IPAM") or {}).get("Config") or ():
-            held = ip_network(pool.get("Subnet") or "::", strict=False)
+            existing = ip_network(pool.get("Subnet") or "::", strict=False)
             if network["Name"] == name:
-                if held != subnet:
-                    return f"the network {name} has {held} already, which 'up' cannot change"
-            elif held.overlaps(subnet):
-                return f"the network {network['Name']} of this swarm has {held}"
+                if existing != subnet:
+                    return f"the network {name} already has {existing}, which 'up' cannot change"
+            elif existing.overlaps(subnet):
+                return f"the network {network['Name']} of this swarm has {existing}"
     return ""
 
 
 def check_certificate(profile: Profile, now: datetime | None = None) -> str:
-    """Raise UsageError when browsers would refuse the profile's own certificate.
+    """Raise UsageError if browsers would reject the profile's own certificate.
 
-    Returns what to warn of, with ``SET_HOST``; empty: nothing. That its key belongs to it is known
-    since the profile was read. A HOST that is an address, or that nobody set, says little of how
-    people reach the hub, so that a certificate for something else is no fault then.
+    Returns a warning, to be shown with ``SET_HOST``; empty: none. Reading the profile has already
+    checked the key. If HOST is an address, or unset, it does not show how users reach the hub, so
+    a certificate for another name is not an error then.
     """
     if "tls_cert" not in profile.files:
         return ""
@@ -155,9 +155,9 @@ def check_certificate(profile: Profile, now: datetime | None = None) -> str:
     ends, begins = tls.expires_at(certificate), tls.begins_at(certificate)
     names = tls.names_of(certificate)
     if ends <= now:
-        what, why = "has expired", f"it ended at {generations.format_utc(ends)}"
+        what, why = "has expired", f"it expired at {generations.format_utc(ends)}"
     elif begins > now:
-        what, why = "is not valid yet", f"it begins at {generations.format_utc(begins)}"
+        what, why = "is not valid yet", f"it is valid from {generations.format_utc(begins)}"
     elif not tls.is_for(host, names):
         what, why = f"is not for {host}", f"it is for {', '.join(names) or 'no name at all'}"
         if host == "localhost" or _is_address(host):
@@ -167,8 +167,8 @@ def check_certificate(profile: Profile, now: datetime | None = None) -> str:
     raise UsageError(
         f"The certificate {path} {what}",
         why=why,
-        remedy=f"Put one that is valid for HOST={host}, and its key, into {path.parent}. Without "
-        "the two files the certificate in use stays, or a self-signed one is made. Nothing was "
+        remedy=f"Put a certificate for HOST={host}, and its key, into {path.parent}. Without the "
+        "two files, the live certificate is kept, or a self-signed one is generated. Nothing was "
         "changed.",
     )
 

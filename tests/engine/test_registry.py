@@ -180,7 +180,7 @@ while True:
 
 @pytest.mark.parametrize(
     ("kind", "why"),
-    [("silent", "does not speak HTTP"), ("http", "something that is not a registry answers")],
+    [("silent", "does not speak HTTP"), ("http", "the listener is not a registry")],
 )
 def test_something_else_at_the_port_is_named_at_once_with_the_key(
     stack: Stack, kind: str, why: str
@@ -196,7 +196,7 @@ def test_something_else_at_the_port_is_named_at_once_with_the_key(
         stack.write_keys()
         stack.lab.end(listener)
     assert result.returncode == 1
-    assert "There is no room for a registry at localhost:5099" in result.stderr
+    assert "The registry's port is taken: localhost:5099" in result.stderr
     assert why in result.stderr
     assert "REGISTRY=" in result.stderr
 

@@ -755,7 +755,7 @@ def test_a_service_of_somebody_else_on_our_network_stays_with_it_and_down_comple
     wait_until(lambda: stack.containers(prometheus), 30, what="prometheus runs")
     (before,) = stack.containers(prometheus)
     told = stack.cli("down", "--env", stack.profile, timeout_s=240).stderr
-    assert f"The network {network} stays: it is used by the service prometheus" in told
+    assert f"The network {network} is kept: it is used by the service prometheus" in told
     assert f"docker service update --network-rm {network} prometheus" in told
     assert _left_of(stack).keys() <= {"networks", "containers"}  # ended ones go a moment later
     assert _left_of(stack)["networks"] == [network]

@@ -1,8 +1,8 @@
-"""What our images start from: the community's images, else a Debian made on this machine.
+"""Base images: the community's images, else a Debian base made on this machine.
 
-The Debian comes from this machine's own package mirror, so that a site with nothing but mirrors
-works too. What ``BASE_IMAGES=auto`` once chose stays chosen as long as the engine, or the registry
-(``images.build``), holds what was made of it; there is nothing else to remember.
+The Debian base comes from this machine's own package mirror, so that a site with only mirrors works
+too. A choice of ``BASE_IMAGES=auto`` is kept as long as the engine, or the registry
+(``publish.build``), has the images built from it; there is no other state.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from jhswarmd.engine.errors import engine_errors, translate
 from jhswarmd.errors import JhswarmdError
 from jhswarmd.settings.settings import BaseImages, Settings
 
-#: Extra certificates of this machine, as update-ca-certificates finds them.
+#: This machine's extra certificates, where update-ca-certificates reads them.
 CA_CERTIFICATES = Path("/usr/local/share/ca-certificates")
-#: Python is in the base: three of the four images need it, and share it that way.
+#: Python is in the base, to be shared by the three of four images that need it.
 DEBIAN_PACKAGES = ("ca-certificates", "python3", "python3-venv")
-#: Seconds a registry of base images has for its first answer before it counts as out of reach.
+#: Seconds for the first answer of a base image registry before it counts as unreachable.
 BASE_ANSWER_S = 20.0
 
 _MMDEBSTRAP_OPTIONS = (
     "--variant=minbase",
     f"--include={','.join(DEBIAN_PACKAGES)}",
-    # Manuals and translations nobody reads in a container; apt keeps to it later, too.
+    # Manuals and translations are not needed in a container; apt applies this later, too.
     "--dpkgopt=path-exclude=/usr/share/man/*",
     "--dpkgopt=path-exclude=/usr/share/locale/*",
     "--dpkgopt=path-exclude=/usr/share/doc/*",
@@ -57,7 +57,7 @@ _MMDEBSTRAP_OPTIONS = (
 
 @dataclass(frozen=True)
 class Debian:
-    """The base that this machine's package mirror gives."""
+    """A base built from this machine's package mirror."""
 
     codename: str
     sources: tuple[str, ...]
@@ -71,7 +71,7 @@ class Debian:
 
 @dataclass(frozen=True)
 class Bases:
-    """What the images start from; ``debian`` is None for the community's."""
+    """The bases of our images; ``debian`` is None for the community's images."""
 
     hub: str
     singleuser: str
@@ -80,13 +80,13 @@ class Bases:
 
     @property
     def description(self) -> str:
-        """Return what the administrator reads."""
+        """Return the description for the administrator."""
         if self.debian is not None:
-            return f"Debian {self.debian.codename}, made from this machine's package mirror"
+            return f"Debian {self.debian.codename}, built from this machine's package mirror"
         return " and ".join(dict.fromkeys((self.hub, self.singleuser)))
 
     def with_certificates(self, base: str) -> Recipe | None:
-        """Return the recipe that adds this machine's certificates; None without any."""
+        """Return the recipe that adds this machine's certificates; None if there are none."""
         if not self.certificates:
             return None
         context = read_files(assets.DOCKERFILES / "base")
@@ -94,20 +94,20 @@ class Bases:
         return Recipe("base", base, context)
 
     def start(self, base: str) -> str:
-        """Return what a Dockerfile's FROM names for ``base``."""
+        """Return the image for a Dockerfile's FROM, given ``base``."""
         recipe = self.with_certificates(base)
         return recipe.reference() if recipe else base
 
     @property
     def required_images(self) -> tuple[str, ...]:
-        """Return everything that must be on the engine before an image is built."""
+        """Return the images that must be on the engine before a build."""
         return tuple(dict.fromkeys((self.start(self.hub), self.start(self.singleuser))))
 
 
 def candidates(settings: Settings, progress: Progress | None) -> list[Bases]:
-    """Return the bases that the profile allows; what this machine can always make comes first.
+    """Return the bases that the profile allows, starting with the one that this machine can build.
 
-    Never empty. Without ``progress`` nothing on this machine is changed.
+    Never empty. Without ``progress``, nothing on this machine is changed.
     """
     certificates = _certificates()
     found = []
@@ -117,12 +117,12 @@ def candidates(settings: Settings, progress: Progress | None) -> list[Bases]:
             found.append(Bases(debian.reference, debian.reference, debian, certificates))
         elif settings.base_images is BaseImages.debian:
             raise JhswarmdError(
-                "A Debian base cannot be made",
+                "A Debian base cannot be built",
                 why="this machine has no apt sources of Debian or Ubuntu",
                 remedy="Run this on a Debian machine, or set BASE_IMAGES=community.",
             )
     if settings.base_images is not BaseImages.debian:
-        # Without a notebook image of ours its base is of no use, and may be gigabytes.
+        # With a foreign notebook image, our notebook base is unused, and may be gigabytes.
         singleuser = settings.singleuser_base_image
         if settings.single_user_image:
             singleuser = settings.hub_base_image
@@ -131,7 +131,7 @@ def candidates(settings: Settings, progress: Progress | None) -> list[Bases]:
 
 
 def ensure(client: docker.DockerClient, settings: Settings, progress: Progress) -> Bases:
-    """See that the bases are on the engine, and return them. Raises JhswarmdError."""
+    """Ensure that the bases are on the engine, and return them. Raises JhswarmdError."""
     found = candidates(settings, progress)
     for bases in found:
         if all(is_on_engine(client, reference) for reference in bases.required_images):
@@ -144,7 +144,7 @@ def ensure(client: docker.DockerClient, settings: Settings, progress: Progress) 
             chosen = found[0]
             if chosen.debian is None:
                 raise
-            progress.note(f"The community's images are out of reach ({exc.why})")
+            progress.note(f"The community's images are unreachable ({exc.why})")
     if chosen.debian is not None:
         _make_debian(client, chosen.debian, progress)
     _add_certificates(client, chosen, progress)
@@ -158,34 +158,34 @@ def _pull(client: docker.DockerClient, bases: Bases, progress: Progress) -> None
             continue
         with progress.step(f"Pulling {reference}", is_attempt=True) as step:
             try:
-                _ask_quickly(lambda name=reference: client.api.inspect_distribution(name))  # type: ignore[misc]
+                _call_with_timeout(lambda name=reference: client.api.inspect_distribution(name))  # type: ignore[misc]
                 repository, _, tag = reference.rpartition(":")
                 lines = client.api.pull(repository, tag=tag, stream=True, decode=True)
                 for line in stream(lines, f"{reference} cannot be pulled"):
                     step.update(line)
             except (JhswarmdError, DockerException, requests.RequestException, OSError) as exc:
-                doing = f"pulling {reference}"
-                problem = exc if isinstance(exc, JhswarmdError) else translate(exc, doing)
+                action = f"pull {reference}"
+                problem = exc if isinstance(exc, JhswarmdError) else translate(exc, action)
                 problem.remedy = (
-                    "See that the engine can pull it ('docker pull'), or run this on a Debian "
-                    "machine with BASE_IMAGES=debian: it makes a base from its package mirror."
+                    "Make 'docker pull' of it work on this engine, or run this on a Debian machine "
+                    "with BASE_IMAGES=debian, which builds a base from its package mirror."
                 )
                 raise problem from exc
 
 
-def _ask_quickly(ask: Callable[[], object]) -> None:
-    """Call ``ask`` in a thread; raise its exception, or JhswarmdError after BASE_ANSWER_S.
+def _call_with_timeout(function: Callable[[], object]) -> None:
+    """Call ``function`` in a thread; raise its exception, or JhswarmdError after BASE_ANSWER_S.
 
-    A firewall that drops packets keeps the engine trying for minutes, and its interface takes no
-    time limit. The thread is a daemon, so that it does not hold up our end.
+    A firewall that drops packets keeps the engine trying for minutes, and its API has no timeout.
+    The thread is a daemon thread, so that it does not delay our exit.
     """
     outcome: list[BaseException | None] = []
 
     def run() -> None:
         try:
-            ask()
+            function()
             outcome.append(None)
-        except BaseException as exc:  # noqa: BLE001 - handed over, not swallowed
+        except BaseException as exc:  # noqa: BLE001 - passed on, not swallowed
             outcome.append(exc)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -214,33 +214,33 @@ def _make_debian(client: docker.DockerClient, debian: Debian, progress: Progress
     if is_on_engine(client, debian.reference):
         return
     if shutil.which("mmdebstrap") is None:
-        host.apt_install(["mmdebstrap"], progress, what_for="Making a Debian base")
-    title = f"Making a Debian {debian.codename} base"
-    # /var/tmp: 200 MB may be too much where /tmp is memory.
+        host.apt_install(["mmdebstrap"], progress, what_for="Building a Debian base")
+    title = f"Building a Debian {debian.codename} base"
+    # /var/tmp: 200 MB may be too much if /tmp is in memory.
     with progress.step(title) as step, tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         archive = Path(folder, "base.tar")
         host.run_shown(
             ["mmdebstrap", *_MMDEBSTRAP_OPTIONS, debian.codename, str(archive), *debian.sources],
             step,
-            remedy="See that 'apt-get update' works on this machine, then run this again.",
+            remedy="Make 'apt-get update' work on this machine, then run this again.",
         )
         step.update("importing it into the engine")
         repository, _, tag = debian.reference.rpartition(":")
-        with engine_errors("importing the Debian base"):
+        with engine_errors("import the Debian base"):
             answer = client.api.import_image_from_file(str(archive), repository=repository, tag=tag)
-            streams.raise_failure(answer, "importing the Debian base")
+            streams.raise_failure(answer, "import the Debian base")
         step.done("; ".join(debian.sources))
 
 
 def _read_host_debian(progress: Progress | None) -> Debian | None:
-    """Return what this machine's apt sources give; None where it is neither Debian nor Ubuntu."""
+    """Return the base of this machine's apt sources; None if it is neither Debian nor Ubuntu."""
     system = host.os_release()
     codename = system.get("VERSION_CODENAME", "")
     if not codename or not host.has_apt():
         return None
     sources = _apt_sources(system.get("ID", ""), codename)
     if sources is None and progress is not None:
-        # Who a source's publisher is stands in its lists, and they are not there yet.
+        # The publisher of a source is in its package lists, which are still missing.
         with progress.step("Reading this machine's package lists") as step:
             host.apt_update(step)
         sources = _apt_sources(system.get("ID", ""), codename)
@@ -248,10 +248,10 @@ def _read_host_debian(progress: Progress | None) -> Debian | None:
 
 
 def _apt_sources(system: str, codename: str) -> tuple[str, ...] | None:
-    """Return the system's own sources as apt lines; None where apt has no lists to tell by.
+    """Return the system's own sources as apt lines; None if apt has no package lists yet.
 
-    Apt itself is asked: it knows both formats, all folders and every option. Sources of third
-    parties may need keys and certificates that a base has no use for.
+    Queries apt itself, which handles both formats, all folders and every option. Third-party
+    sources may need keys and certificates that a base does not have.
     """
     fields = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(ORIGIN)"
     command = ["apt-get", "indextargets", "--format", fields, "Created-By: Packages"]
@@ -275,5 +275,5 @@ def _apt_sources(system: str, codename: str) -> tuple[str, ...] | None:
 def _certificates() -> dict[str, bytes]:
     if not CA_CERTIFICATES.is_dir():
         return {}
-    # update-ca-certificates takes no other ending.
+    # update-ca-certificates ignores other suffixes.
     return {name: pem for name, pem in read_files(CA_CERTIFICATES).items() if name.endswith(".crt")}

@@ -1,8 +1,8 @@
-"""How an image is built: by BuildKit through the ``docker`` command, else by the classic builder.
+"""Image builders: BuildKit through the ``docker`` command, else the classic builder.
 
-BuildKit is asked for where both sides have it, for the classic builder is deprecated and will be
-removed. Both get the same context and arguments, and bases that the engine holds already, so that
-neither needs a registry's login. ``DOCKER_BUILDKIT=0`` asks for the classic builder, as it does of
+BuildKit is used if both engine and command have it, because the classic builder is deprecated and
+will be removed. Both get the same context and arguments, and bases that are already on the engine,
+so that neither needs a registry login. ``DOCKER_BUILDKIT=0`` selects the classic builder, as with
 ``docker`` itself.
 """
 
@@ -24,11 +24,11 @@ from jhswarmd.deploy.machine import host
 from jhswarmd.engine.errors import engine_errors, translate
 from jhswarmd.errors import JhswarmdError
 
-#: What an engine says whose own builder is BuildKit (23 and later, unless it is switched off).
+#: The builder version of an engine that uses BuildKit (23 and later, unless disabled).
 _BUILDKIT = "2"
-#: Before each line of BuildKit's plain output: the step's number, and seconds from its start.
+#: The prefix of each line of BuildKit's plain output: step number, and seconds from its start.
 _STEP = re.compile(r"^#\d+ (?:\d+\.\d+ )?")
-#: After this line it repeats what failed, and shows the part of the Dockerfile.
+#: After this line, BuildKit repeats the error, and shows the part of the Dockerfile.
 _RULE = "------"
 
 #: Shows one line of a build's output.
@@ -36,10 +36,10 @@ Show = Callable[[str], None]
 
 
 def uses_buildkit(client: docker.DockerClient) -> bool:
-    """Tell whether builds of this engine go through the ``docker`` command. Raises EngineError."""
+    """Return whether builds on this engine use the ``docker`` command. Raises EngineError."""
     if os.environ.get("DOCKER_BUILDKIT") == "0" or not _has_buildx():
         return False
-    with engine_errors("ask which builder the engine has"):
+    with engine_errors("read the engine's builder version"):
         ping = client.api.get(f"{client.api.base_url}/_ping", timeout=client.api.timeout)
     return bool(ping.headers.get("Builder-Version") == _BUILDKIT)
 
@@ -56,12 +56,12 @@ def _has_buildx() -> bool:
 def build_by_command(
     context: io.BytesIO, reference: str, arguments: Mapping[str, str], what: str, show: Show
 ) -> None:
-    """Build by BuildKit. Raises JhswarmdError with the last lines that the failed step wrote."""
+    """Build with BuildKit. Raises JhswarmdError with the last output of the failed step."""
     with tempfile.TemporaryFile() as file:
         file.write(context.getbuffer())
         file.seek(0)
         lines: deque[str] = deque(maxlen=host.TAIL_LINES)
-        why, is_over = "", False
+        why, is_finished = "", False
         with subprocess.Popen(
             _command(reference, arguments),
             stdin=file,
@@ -73,32 +73,32 @@ def build_by_command(
         ) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                is_over = is_over or line.rstrip() == _RULE
+                is_finished = is_finished or line.rstrip() == _RULE
                 if line.startswith("ERROR:"):
                     why = line.removeprefix("ERROR:").strip()
                 text = _STEP.sub("", line).strip()
-                if text and not is_over:
+                if text and not is_finished:
                     lines.append(text)
                     show(text)
     if process.returncode != 0:
-        raise failed(what, why or f"'docker buildx' ended with {process.returncode}", lines)
+        raise failed(what, why or f"'docker buildx' exited with code {process.returncode}", lines)
 
 
 def _command(reference: str, arguments: Mapping[str, str]) -> list[str]:
     command = ["docker", "buildx", "build", "--progress", "plain", "--tag", reference]
-    # The engine's own builder: the images of others do not land in the engine.
+    # The engine's own builder: others do not store images in the engine.
     command += ["--builder", "default", "--load"]
-    # A plain image, as the classic builder makes it.
+    # A plain image, like the classic builder's.
     command += ["--provenance=false", "--sbom=false"]
     for name in sorted(arguments):
-        # Without its value, which comes from the environment: other users see no environment.
+        # Without the value, which comes from the environment: other users cannot read that.
         command += ["--build-arg", name]
     return [*command, "-"]
 
 
 def _environment(environ: Mapping[str, str], arguments: Mapping[str, str]) -> dict[str, str]:
-    # The engine that DOCKER_HOST or the standard socket leads to, as for every other request, also
-    # where the command has another context.
+    # Use the engine at DOCKER_HOST or the standard socket, as for every other request, even if the
+    # command has another context.
     return {**environ, **arguments, "DOCKER_CONTEXT": "default"}
 
 
@@ -110,15 +110,17 @@ def classic_is_gone(exc: Exception) -> bool:
     """
     if not isinstance(exc, APIError) or exc.response is None:
         return False
-    words = str(exc.explanation or "").lower()
-    is_about_it = re.search(r"buildkit|buildx|(?:classic|legacy) builder|builder version", words)
-    return bool(is_about_it or exc.response.status_code in (404, 405, 410, 501))
+    message = str(exc.explanation or "").lower()
+    names_builder = re.search(
+        r"buildkit|buildx|(?:classic|legacy) builder|builder version", message
+    )
+    return bool(names_builder or exc.response.status_code in (404, 405, 410, 501))
 
 
-def refused(exc: Exception, what: str, doing: str) -> JhswarmdError:
-    """Return the error for a build that the engine refused before it began."""
+def refused(exc: Exception, what: str, action: str) -> JhswarmdError:
+    """Return the error for a build that the engine refused to start."""
     if not classic_is_gone(exc):
-        return translate(exc, doing)
+        return translate(exc, action)
     return JhswarmdError(
         what,
         why=f"this engine has no classic builder ({getattr(exc, 'explanation', exc)})",
@@ -128,11 +130,11 @@ def refused(exc: Exception, what: str, doing: str) -> JhswarmdError:
 
 
 def failed(what: str, why: str, lines: Sequence[str] | deque[str]) -> JhswarmdError:
-    """Return the error for a build, a push or a pull that failed under way."""
+    """Return the error for a build, a push or a pull that failed in progress."""
     return JhswarmdError(
         what,
         why=why,
         output=lines,
-        remedy="Run this again: what is finished is kept. A mirror or a registry that did not "
-        "answer is the usual reason.",
+        remedy="Run this again: completed steps are kept. The usual cause is a mirror or a "
+        "registry that did not answer.",
     )

@@ -1,9 +1,8 @@
-"""Build our images and push them to the registry, once for each content.
+"""Build our images and push them to the registry, once per content.
 
-What is deployed is named by digest. A tag in a registry says nothing: whoever can write there can
-move it. Which digest is ours follows from what this engine built, or from what Swarm was given
-before; of the registry it is only asked whether it holds that, so a run with nothing to do asks
-three questions and ends.
+Images are deployed by digest. A tag in a registry cannot be trusted: anyone with write access can
+move it. Our digests are known from this engine's builds, or from what Swarm already runs; the
+registry is only asked whether it has them, so a run with nothing to do makes three requests.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ from jhswarmd.engine.errors import engine_errors
 from jhswarmd.errors import EngineError, EngineNotFound, EngineUnavailable, JhswarmdError
 from jhswarmd.settings.settings import Settings
 
-#: Seconds a registry has to list what it holds.
+#: Seconds for a registry to list its content.
 CATALOG_TIMEOUT_S = 10.0
 
-#: What an image takes from the folder of locks.
+#: The lock files of each image.
 _LOCKS = {
     "hub": ("runtime.txt", "install", "installer.txt"),
     "proxy": ("proxy.txt",),
@@ -45,14 +44,14 @@ _LOCKS = {
 
 @dataclass(frozen=True)
 class Images:
-    """References to deploy, ours as ``repository:tag@digest``, and what they were made from."""
+    """References to deploy, ours as ``repository:tag@digest``, and their bases."""
 
     hub: str
     """Image of the hub and of the daemon."""
     proxy: str
     singleuser: str
     base: str
-    """The bases, in words for the administrator."""
+    """Description of the bases for the administrator."""
     built: tuple[str, ...] = ()
     """Names of the images that were not in the registry before."""
 
@@ -63,14 +62,14 @@ def build(
     progress: Progress,
     deployed: Collection[str] = (),
 ) -> Images:
-    """See that the registry holds our images, building and pushing what it lacks.
+    """Ensure that the registry has our images, building and pushing missing ones.
 
-    ``deployed`` are references in use (``list_deployed``): what another manager built. Raises
-    JhswarmdError.
+    ``deployed`` are the references in use (``list_deployed``), maybe built on another manager.
+    Raises JhswarmdError.
     """
     candidates = bases_.candidates(settings, progress)
     with progress.step("Images") as step:
-        step.update("asking the registry")
+        step.update("querying the registry")
         for bases in candidates:
             recipes = _recipes(bases, settings)
             found = _find(client, recipes, settings, deployed)
@@ -83,7 +82,7 @@ def build(
     with progress.step("Building and pushing images") as step:
         found = _find(client, recipes, settings, deployed)
         missing = [it for it in recipes if it.name not in found]
-        # Downloads and unpacking take turns well, also on two cores.
+        # Downloading and unpacking overlap well, even on two cores.
         with ThreadPoolExecutor(max_workers=max(1, len(missing))) as pool:
             jobs = [pool.submit(_build_and_push, client, it, settings, step) for it in missing]
         found |= {it.name: job.result()[0] for it, job in zip(missing, jobs, strict=True)}
@@ -94,9 +93,9 @@ def build(
 def build_local(
     client: docker.DockerClient, settings: Settings, progress: Progress, name: str
 ) -> str:
-    """Build ``dockerfiles/<name>`` for this engine alone and return the image's id.
+    """Build ``dockerfiles/<name>`` for this engine only and return the image's id.
 
-    For the registry itself, which cannot be pulled from itself. An id, unlike a name, is never
+    For the registry, which cannot be pulled from itself. An id, unlike a name, is never
     looked up in a registry. Raises JhswarmdError.
     """
     bases = bases_.ensure(client, settings, progress)
@@ -104,15 +103,15 @@ def build_local(
     if not is_on_engine(client, recipe.reference()):
         with progress.step(f"Building the image {name}") as step:
             build_recipe(client, recipe, recipe.reference(), step)
-    with engine_errors(f"reading the image {name}"):
+    with engine_errors(f"inspect the image {name}"):
         return str(client.images.get(recipe.reference()).id)
 
 
 def plan(client: docker.DockerClient, settings: Settings, deployed: Collection[str] = ()) -> Images:
-    """Return the images that ``build`` would give, changing nothing. Raises JhswarmdError.
+    """Return the images that ``build`` would return, changing nothing. Raises JhswarmdError.
 
-    What is still to be built has no digest (``list_missing``). Where the choice of the bases is
-    still open, it is the one that ``build`` looks for first.
+    Images that are not built yet have no digest (``list_missing``). If the bases are not chosen
+    yet, they are those that ``build`` checks first.
     """
     planned = []
     for bases in bases_.candidates(settings, None):
@@ -129,16 +128,16 @@ def plan(client: docker.DockerClient, settings: Settings, deployed: Collection[s
 
 
 def list_missing(images: Images) -> list[str]:
-    """Return which of our images the registry lacks, and all if it does not answer. Pure.
+    """Return which of our images the registry lacks, all if it does not answer. Pure.
 
-    An image of the site's own (SINGLE_USER_IMAGE) is the nodes' to find.
+    The nodes pull a site's own image (SINGLE_USER_IMAGE) from elsewhere.
     """
     ours = [it for it in (images.hub, images.proxy, images.singleuser) if f"/{NAMESPACE}/" in it]
     return [it for it in ours if "@" not in it]
 
 
 def list_deployed(client: docker.DockerClient, stack: str) -> list[str]:
-    """Return the images of the stack's services and of its notebooks, as Swarm was given them."""
+    """Return the images of the stack's services and notebooks, as specified in Swarm."""
     with engine_errors("list the services"):
         found = client.api.services(filters={"label": f"{labels.STACK}={stack}"})
     containers = [
@@ -156,9 +155,9 @@ def list_deployed(client: docker.DockerClient, stack: str) -> list[str]:
 
 
 def pinned(client: docker.DockerClient, settings: Settings) -> Settings:
-    """Return the settings with the site's images by digest, where PIN_IMAGES asks for it.
+    """Return the settings with the site's images by digest, if PIN_IMAGES is set.
 
-    Swarm pulls a tag again for each task; a digest stays what it was. Raises JhswarmdError.
+    Swarm pulls a tag again for each task; a digest is immutable. Raises JhswarmdError.
     """
     if not settings.pin_images:
         return settings
@@ -180,69 +179,69 @@ def _pin(client: docker.DockerClient, image: str) -> str:
     if "@" in image:
         return image
     try:
-        with engine_errors(f"asking the registry for {image}"):
+        with engine_errors(f"query the registry for {image}"):
             answer = client.api.inspect_distribution(image)
     except EngineError as exc:
         raise JhswarmdError(
             f"The image {image} cannot be pinned",
             why=exc.why,
-            remedy="See that its registry answers this machine, and gives the image to the login "
-            "in registry_config.json, if it wants one; or write image@digest into the profile; or "
-            "set PIN_IMAGES=false.",
+            remedy="Check that its registry answers this machine, and serves the image with the "
+            "login in registry_config.json, if it requires one; or write image@digest into the "
+            "profile; or set PIN_IMAGES=false.",
         ) from exc
     return f"{image}@{answer['Descriptor']['digest']}"
 
 
 def list_registry(client: docker.DockerClient, settings: Settings) -> list[str]:
-    """Return ``repository:tag`` for each of our images that the registry holds, sorted.
+    """Return ``repository:tag`` of each of our images in the registry, sorted.
 
-    Asks with the login that ``docker login`` left for it, if any. Raises JhswarmdError, also for
-    a registry that does not let itself be listed.
+    Uses the login of ``docker login``, if any. Raises JhswarmdError, also for a registry that does
+    not support listing.
     """
     registry = settings.registry
-    with session(registry) as asking:
+    with session(registry) as http:
         login = client.api._auth_configs.resolve_authconfig(registry)
         if login:
-            asking.auth = (login.get("username", ""), login.get("password", ""))
+            http.auth = (login.get("username", ""), login.get("password", ""))
 
-        def ask(path: str) -> Any:
+        def get(path: str) -> Any:
             try:
-                answer = asking.get(f"{base_url(registry)}{path}", timeout=CATALOG_TIMEOUT_S)
+                answer = http.get(f"{base_url(registry)}{path}", timeout=CATALOG_TIMEOUT_S)
                 answer.raise_for_status()
                 return answer.json()
             except (requests.RequestException, ValueError) as exc:
                 raise JhswarmdError(
                     f"The registry {registry} cannot be listed",
                     why=str(exc),
-                    remedy="The images are there; only listing them failed. See that the registry "
-                    "answers this machine and lets its content be listed.",
+                    remedy="The images were pushed; only listing them failed. Check that the "
+                    "registry answers this machine and supports listing.",
                 ) from exc
 
-        # 1000 is the most that the registry's interface promises to give at once; we have three.
-        repositories = ask("/v2/_catalog?n=1000").get("repositories") or []
+        # 1000 is the maximum page size that the registry API guarantees; we have three.
+        repositories = get("/v2/_catalog?n=1000").get("repositories") or []
         return sorted(
             f"{repository}:{tag}"
             for repository in repositories
             if repository.startswith(f"{NAMESPACE}/")
-            for tag in ask(f"/v2/{repository}/tags/list").get("tags") or []
+            for tag in get(f"/v2/{repository}/tags/list").get("tags") or []
         )
 
 
 def base_url(registry: str) -> str:
-    """Return the address of a registry; like the engine, trust this machine without TLS."""
+    """Return the URL of a registry; like the engine, trust this machine without TLS."""
     name = registry.rsplit(":", 1)[0]
     return f"http://{registry}" if is_local(name) else f"https://{registry}"
 
 
 def session(registry: str) -> requests.Session:
-    """Return a session for a registry; one on this machine is never asked through a proxy."""
+    """Return a session for a registry; one on this machine is never accessed through a proxy."""
     made = requests.Session()
     made.trust_env = not is_local(registry.rsplit(":", 1)[0])
     return made
 
 
 def is_local(name: str) -> bool:
-    """Tell whether a registry's host name means the machine that asks."""
+    """Return whether a registry's host name refers to the local machine."""
     return name == "localhost" or name.startswith("127.")
 
 
@@ -280,7 +279,7 @@ def _find(
     settings: Settings,
     deployed: Collection[str],
 ) -> dict[str, str]:
-    """Return by name which images are known by digest, and in the registry."""
+    """Return, by name, the images that are known by digest and in the registry."""
     found = {}
     for recipe in recipes:
         reference = recipe.reference(settings.registry)
@@ -294,13 +293,13 @@ def _find(
 
 
 def _digests(client: docker.DockerClient, recipe: Recipe, reference: str) -> list[str]:
-    """Return the digests under which a repository has had the image that this engine built.
+    """Return the digests in a repository of the image that this engine built.
 
     The engine knows them from its own pushes and pulls, and a digest proves the content. The image
-    goes by a name without a registry: a name with one may have been pulled since.
+    is looked up by its name without a registry: one with a registry may have been pulled since.
     """
     try:
-        with engine_errors(f"looking for {recipe.reference()}"):
+        with engine_errors(f"inspect the image {recipe.reference()}"):
             image = client.images.get(recipe.reference())
     except EngineNotFound:
         return []
@@ -310,15 +309,15 @@ def _digests(client: docker.DockerClient, recipe: Recipe, reference: str) -> lis
 
 
 def _in_registry(client: docker.DockerClient, reference: str) -> bool:
-    """Ask through the engine: it knows how to reach the registry, and with which login."""
+    """Query through the engine, which knows how to reach the registry, and with which login."""
     try:
-        with engine_errors(f"asking the registry for {reference}"):
+        with engine_errors(f"query the registry for {reference}"):
             client.api.inspect_distribution(reference)
     except EngineNotFound:
         return False
     except EngineError as exc:
         exc.remedy = (
-            "See that the engine reaches the registry, and has a login if it wants one "
+            "Check that the engine reaches the registry, and has a login if it requires one "
             "('docker login'); REGISTRY in the profile names it."
         )
         raise
@@ -328,7 +327,7 @@ def _in_registry(client: docker.DockerClient, reference: str) -> bool:
 def _build_and_push(
     client: docker.DockerClient, recipe: Recipe, settings: Settings, step: Step
 ) -> tuple[str, str]:
-    """Return the image by digest, and how long it took, in words."""
+    """Return the image by digest, and a description of the time taken."""
     started = step.elapsed_s
     reference = recipe.reference(settings.registry)
     # Built but not pushed: an earlier run was interrupted.
@@ -337,29 +336,29 @@ def _build_and_push(
     built = step.elapsed_s
     what = f"{reference} cannot be pushed"
     pushed: list[str] = []
-    with engine_errors(f"pushing {reference}"):
+    with engine_errors(f"push {reference}"):
         repository, _, tag = reference.rpartition(":")
         client.api.tag(recipe.reference(), repository, tag, force=True)
         output = client.api.push(repository, tag, stream=True, decode=True)
-        for line in stream(_noting_digest(output, pushed), what):
+        for line in stream(_with_digest(output, pushed), what):
             step.update(f"{recipe.name}: {line}")
     if not pushed or pushed[-1] not in _digests(client, recipe, reference):
         raise JhswarmdError(
             what,
             why=f"the engine pushed {pushed[-1]}, which is not what it built"
             if pushed
-            else "the engine did not say what it has pushed",
-            remedy="Run this again. If it says so again, something else changes the image "
-            f"{reference} on this engine meanwhile.",
+            else "the engine did not report what it pushed",
+            remedy="Run this again. If the error persists, another process changes the image "
+            f"{reference} on this engine.",
         )
-    words = f"{recipe.name} {built - started:.0f} + {step.elapsed_s - built:.0f} s"
-    return f"{reference}@{pushed[-1]}", words
+    duration = f"{recipe.name} {built - started:.0f} + {step.elapsed_s - built:.0f} s"
+    return f"{reference}@{pushed[-1]}", duration
 
 
-def _noting_digest(
+def _with_digest(
     output: Iterable[Mapping[str, Any]], pushed: list[str]
 ) -> Iterator[Mapping[str, Any]]:
-    """Pass a push's answer on, and add the digest in it to ``pushed``."""
+    """Yield a push's output, and append the digest in it to ``pushed``."""
     for part in output:
         digest = (part.get("aux") or {}).get("Digest")
         if digest:

@@ -1,8 +1,8 @@
-"""One image to build: what goes in, the tag that follows from it, and the build itself.
+"""One image to build: its inputs, the tag derived from them, and the build itself.
 
-A tag is a hash of everything that goes into its image, so one that exists needs no build, and an
-edited file is never deployed under an old name. What a Dockerfile says is understood by every
-builder: no ``RUN --mount``, no heredocs (``builders``).
+A tag is a hash of all inputs of its image, so an existing one needs no build, and an edited file is
+never deployed under an old tag. The Dockerfiles work with every builder: no ``RUN --mount``, no
+heredocs (``builders``).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from jhswarmd.errors import EngineNotFound
 NAMESPACE = "jhswarmd"
 
 _DIGEST_LENGTH = 12
-#: The classic builder paints what went to stderr red.
+#: The classic builder colours stderr red.
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -48,11 +48,11 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Return the hash of all that goes in."""
+        """Return the hash of all inputs."""
         return digest_of(self.base.encode(), *_flat(self.context))
 
     def reference(self, registry: str = "") -> str:
-        """Return the image's full name; without a registry it stays on this engine."""
+        """Return the image's full name; without a registry, that of the image on this engine."""
         prefix = f"{registry}/" if registry else ""
         return f"{prefix}{NAMESPACE}/{self.name}:{self.digest}"
 
@@ -68,7 +68,7 @@ def build_recipe(client: docker.DockerClient, recipe: Recipe, reference: str, st
     if builders.uses_buildkit(client):
         builders.build_by_command(_tar(recipe.context), reference, arguments, what, show)
         return
-    doing = f"building the image {recipe.name}"
+    action = f"build the image {recipe.name}"
     try:
         output = client.api.build(
             fileobj=_tar(recipe.context),
@@ -80,16 +80,16 @@ def build_recipe(client: docker.DockerClient, recipe: Recipe, reference: str, st
             decode=True,
         )
     except (DockerException, requests.RequestException) as exc:
-        raise builders.refused(exc, what, doing) from exc
-    with engine_errors(doing):
+        raise builders.refused(exc, what, action) from exc
+    with engine_errors(action):
         for line in stream(output, what):
             show(line)
 
 
 def is_on_engine(client: docker.DockerClient, reference: str) -> bool:
-    """Tell whether the engine holds an image of this name or id."""
+    """Return whether the engine has an image of this name or id."""
     try:
-        with engine_errors(f"looking for {reference}"):
+        with engine_errors(f"inspect the image {reference}"):
             client.images.get(reference)
     except EngineNotFound:
         return False
@@ -97,10 +97,10 @@ def is_on_engine(client: docker.DockerClient, reference: str) -> bool:
 
 
 def stream(output: Iterable[Mapping[str, Any]], what: str) -> Iterable[str]:
-    """Yield the lines of a build, a pull or a push; raise what it reports as an error.
+    """Yield the output lines of a build, a pull or a push; raise the error that it reports.
 
-    The engine answers 200 before it begins: a failure is one more line in its answer, which is
-    read to its end all the same, so that its connection is closed in order.
+    The engine answers 200 before it starts, so a failure is a line of the response, which is still
+    read to its end, so that the connection is closed properly.
     """
     lines: deque[str] = deque(maxlen=host.TAIL_LINES)
     failure = ""
@@ -115,7 +115,7 @@ def stream(output: Iterable[Mapping[str, Any]], what: str) -> Iterable[str]:
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
-    """Return a folder's files by relative path, without what Python and an editor leave there."""
+    """Return a folder's files by relative path, without files of Python's cache and editors."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
@@ -132,7 +132,7 @@ def digest_of(*parts: bytes) -> str:
     """Return a short hash of these parts, in this order."""
     digest = hashlib.sha256()
     for part in parts:
-        # The length keeps two parts apart from one that reads the same.
+        # The length distinguishes two parts from their concatenation.
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
     return digest.hexdigest()[:_DIGEST_LENGTH]
@@ -145,13 +145,13 @@ def _flat(context: Mapping[str, bytes]) -> Iterable[bytes]:
 
 
 def _tar(context: Mapping[str, bytes]) -> io.BytesIO:
-    """Return the build context; the same content gives the same bytes, so the cache holds."""
+    """Return the build context; equal content gives equal bytes, so the cache is used."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name in sorted(context):
             info = tarfile.TarInfo(name)
             info.size = len(context[name])
-            # By content: the mode of a file does not survive every way to install a wheel.
+            # By content: not every way to install a wheel keeps file modes.
             info.mode = 0o755 if context[name].startswith(b"#!") else 0o644
             archive.addfile(info, io.BytesIO(context[name]))
     buffer.seek(0)
@@ -159,10 +159,10 @@ def _tar(context: Mapping[str, bytes]) -> io.BytesIO:
 
 
 def _site_arguments() -> dict[str, str]:
-    """Return this machine's proxies and package indexes: ways to the content, no part of it.
+    """Return this machine's proxies and package indexes, which do not affect the content.
 
-    Builders know the proxies' arguments without a declaration and keep them out of the image. An
-    index stands in the image's history, so one with a login in its address is not passed on.
+    Builders predefine the proxy arguments and keep them out of the image. An index is visible in
+    the image's history, so one with a login in its address is not passed on.
     """
     proxies = urllib.request.getproxies()
     found = {f"{key}_proxy": proxies[key] for key in ("http", "https", "no") if key in proxies}

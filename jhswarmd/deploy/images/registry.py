@@ -1,9 +1,9 @@
-"""A registry for sites that have none: a Swarm service of its own, outside the hub's stack.
+"""A registry for sites that have none: a separate Swarm service, outside the hub's stack.
 
-It outlives ``jhswarmd down``, so that the next ``up`` finds its images. Its port is open to every
-container in the cluster, so each read and write needs a login, which is generated here, straight
-into Swarm secrets, and nothing can be deleted. A registry that is not ours is used only where the
-profile names it.
+It survives ``jhswarmd down``, so that the next ``up`` finds its images. Its port is open to every
+container in the cluster, so each read and write requires a login, which is generated here, straight
+into Swarm secrets, and deletion is disabled. A foreign registry is used only if the profile names
+it.
 """
 
 from __future__ import annotations
@@ -44,22 +44,21 @@ from jhswarmd.settings.settings import SECRETS_DIR, Settings
 SERVICE = "jhswarmd-registry"
 VOLUME = "jhswarmd-registry"
 
-#: Port that the registry listens on in its container.
-_LISTENS = 5000
-#: Seconds a registry on this machine has for an answer.
-_ANSWER_S = 3.0
-#: Seconds our registry has to come up; its image is already here.
-_READY_S = 60.0
+#: Port of the registry in its container.
+_CONTAINER_PORT = 5000
+#: Seconds for a registry on this machine to answer.
+_ANSWER_TIMEOUT_S = 3.0
+#: Seconds for our registry to start; its image is already on this node.
+_READY_TIMEOUT_S = 60.0
 _POLL_S = 0.1
-#: Seconds in which a container has to print a file of its own.
-_READ_S = 30.0
+#: Seconds to read a file from a container.
+_READ_TIMEOUT_S = 30.0
 
 _USERNAME = "jhswarmd"
 #: Kinds of secrets, and the names of their files in the registry's container. The registry reads
-#: the hash; the login is there for the next ``up``, which cannot read a secret in another way.
+#: the hash; the login is for the next ``up``, which has no other way to read a secret.
 _HTPASSWD, _LOGIN = "htpasswd", "login"
-#: The registry's own spelling of its configuration: it holds for every image of ours, older ones
-#: included.
+#: The registry's configuration in its own syntax, valid for all our images, including older ones.
 _ENVIRONMENT = {
     "REGISTRY_AUTH": "htpasswd",
     "REGISTRY_AUTH_HTPASSWD_REALM": "jhswarmd",
@@ -70,24 +69,24 @@ _ENVIRONMENT = {
 
 class _Answer(enum.Enum):
     OPEN = "open"
-    """A registry that lets this request in."""
+    """A registry that accepts this request."""
     CLOSED = "closed"
-    """A registry that wants a login, or another one."""
+    """A registry that requires a login, or a different one."""
     OTHER = "other"
-    """An answer in HTTP that is not a registry's."""
+    """An HTTP response that is not from a registry."""
     SILENT = "silent"
-    """Something accepts connections, and does not answer in HTTP."""
+    """Connections are accepted, but there is no HTTP response."""
     NONE = "none"
 
 
 def ensure(
     client: docker.DockerClient, settings: Settings, progress: Progress, publish_mode: str
 ) -> Login | None:
-    """See that ``settings.registry`` answers, starting one of our own where it is ours to start.
+    """Ensure that ``settings.registry`` answers, starting our own registry if necessary.
 
-    Returns the login of our registry; None for one that is not ours. ``publish_mode`` is
-    ``ingress`` (every node reaches it as localhost) or ``host`` (this node alone). A registry
-    elsewhere is the engine's to reach and is left to ``images.build``. Raises JhswarmdError.
+    Returns the login of our registry; None for a foreign one. ``publish_mode`` is ``ingress``
+    (every node reaches it as localhost) or ``host`` (only this node does). A registry elsewhere is
+    reached by the engine, in ``publish.build``. Raises JhswarmdError.
     """
     registry = settings.registry
     name, _, port = registry.rpartition(":")
@@ -114,7 +113,7 @@ def ensure(
             _wait_ready(client, known, step)
             step.done("answers")
             return known
-        step.update("giving it a login")
+        step.update("creating a login")
         login, references = _create_login(client, registry)
         _set_login(client, service, references)
         _wait_ready(client, login, step)
@@ -124,10 +123,10 @@ def ensure(
 
 
 def known_login(client: docker.DockerClient, registry: str) -> Login | None:
-    """Return the login of our registry, as a container on this node holds it.
+    """Return the login of our registry, read from a container on this node.
 
-    It is the registry's container, or a daemon's, which every manager has. None: no container has
-    it, or the registry is not ours. Raises JhswarmdError.
+    That is the registry's container, or a daemon's, which every manager has. None: no container
+    has it, or the registry is not ours. Raises JhswarmdError.
     """
     name, _, port = registry.rpartition(":")
     service = _find(client) if publish.is_local(name) else None
@@ -136,7 +135,7 @@ def known_login(client: docker.DockerClient, registry: str) -> Login | None:
     for content in _read_files(client, service["ID"], f"{SECRETS_DIR}/{_LOGIN}"):
         username, _, password = content.decode().partition(":")
         return Login(registry, username, password)
-    with engine_errors("looking for the registry's login"):
+    with engine_errors("list the containers with the registry's login"):
         daemons = client.api.services(filters={"label": f"{ROLE}=jhswarmd"})
     for daemon in daemons:
         for content in _read_files(client, daemon["ID"], f"{SECRETS_DIR}/registry_login"):
@@ -151,18 +150,18 @@ def known_login(client: docker.DockerClient, registry: str) -> Login | None:
 
 def _read_files(client: docker.DockerClient, service_id: str, path: str) -> Iterator[bytes]:
     """Yield a file's content from each container of a service on this node that has it."""
-    with engine_errors("looking for the registry's login"):
-        wanted = {"label": f"{labels.SERVICE_ID}={service_id}"}
-        containers = client.api.containers(filters=wanted)
+    with engine_errors("list the containers with the registry's login"):
+        filters = {"label": f"{labels.SERVICE_ID}={service_id}"}
+        containers = client.api.containers(filters=filters)
     for container in containers:
         try:
-            with engine_errors("reading the registry's login"):
-                # No event shows what a command prints.
+            with engine_errors("read the registry's login"):
+                # Events do not contain a command's output.
                 content = streams.run(
-                    client.api, container["Id"], ["cat", path], b"", timeout_s=_READ_S
+                    client.api, container["Id"], ["cat", path], b"", timeout_s=_READ_TIMEOUT_S
                 )
         except (EngineNotFound, EngineConflict):
-            continue  # it has just ended
+            continue  # the container has just exited
         if content:
             yield content
 
@@ -172,7 +171,7 @@ def _ask(registry: str, login: Login | None = None) -> _Answer:
         with publish.session(registry) as session:
             answer = session.get(
                 f"{publish.base_url(registry)}/v2/",
-                timeout=_ANSWER_S,
+                timeout=_ANSWER_TIMEOUT_S,
                 auth=(login.username, login.password) if login else None,
                 allow_redirects=False,
             )
@@ -180,16 +179,16 @@ def _ask(registry: str, login: Login | None = None) -> _Answer:
         return _Answer.NONE
     except requests.RequestException as exc:
         return _Answer.NONE if "Connection refused" in str(exc) else _Answer.SILENT
-    # Every version sends this header, with a refusal too.
+    # Every version sends this header, even when it refuses.
     if "Docker-Distribution-Api-Version" not in answer.headers:
         return _Answer.OTHER
     return _Answer.OPEN if answer.ok else _Answer.CLOSED
 
 
 def _is_sites_own(registry: str, *, is_named: bool) -> bool:
-    """Tell whether a registry of the site's answers; False: nothing does, and the port is free.
+    """Return whether the site's own registry answers; False: the port is free.
 
-    ``is_named``: the profile says REGISTRY. Raises JhswarmdError for whatever else is there.
+    ``is_named``: the profile sets REGISTRY. Raises JhswarmdError for any other listener.
     """
     answer = _ask(registry)
     if answer is _Answer.NONE:
@@ -197,27 +196,25 @@ def _is_sites_own(registry: str, *, is_named: bool) -> bool:
     if answer is _Answer.OTHER:
         raise _port_taken(registry)
     if answer is _Answer.SILENT:
-        raise _port_taken(registry, "something that does not speak HTTP listens there")
+        raise _port_taken(registry, "the listener does not speak HTTP")
     if not is_named:
         raise JhswarmdError(
             f"The registry at {registry} is not ours",
-            why="no service of ours is published at that port, and whoever can write to that "
+            why="none of our services is published at that port, and others who can access that "
             "registry could see what is deployed",
-            remedy=f"If it is the site's own and is to hold our images, set REGISTRY={registry} in "
-            "the profile. Otherwise set REGISTRY to a free port, for a registry of our own "
+            remedy=f"If it is the site's own and should store our images, set REGISTRY={registry} "
+            "in the profile. Otherwise set REGISTRY to a free port, for our own registry "
             "(REGISTRY=localhost:5001).",
         )
     return True
 
 
-def _port_taken(
-    registry: str, why: str = "something that is not a registry answers there"
-) -> JhswarmdError:
+def _port_taken(registry: str, why: str = "the listener is not a registry") -> JhswarmdError:
     return JhswarmdError(
-        f"There is no room for a registry at {registry}",
+        f"The registry's port is taken: {registry}",
         why=why,
-        remedy="Stop it, or set REGISTRY to another port (REGISTRY=localhost:5001) or to a "
-        "registry that the nodes reach.",
+        remedy="Stop the listener, or set REGISTRY to another port (REGISTRY=localhost:5001) or to "
+        "a registry that the nodes can reach.",
     )
 
 
@@ -226,14 +223,14 @@ def _at_another_port(registry: str, published: int) -> JhswarmdError:
         f"The registry does not answer at {registry}",
         why=f"this swarm's registry is published on port {published}",
         remedy=f"Set REGISTRY=localhost:{published}, or remove it ('docker service rm "
-        f"{SERVICE}'; its images are on a volume and stay) and run this again.",
+        f"{SERVICE}'; its images are kept on a volume) and run this again.",
     )
 
 
 def _find(client: docker.DockerClient) -> Mapping[str, Any] | None:
     """Return the registry's service; None if there is none. Raises JhswarmdError."""
-    with engine_errors("looking for the registry's service"):
-        # The engine's filter is a prefix.
+    with engine_errors("list the registry's service"):
+        # The engine's filter matches prefixes.
         found = client.api.services(filters={"name": SERVICE})
     services: list[Mapping[str, Any]] = [it for it in found if it["Spec"]["Name"] == SERVICE]
     if not services:
@@ -242,7 +239,7 @@ def _find(client: docker.DockerClient) -> Mapping[str, Any] | None:
         raise JhswarmdError(
             f"The service {SERVICE} is not ours",
             why=f"it has no label {ROLE}={ROLE_REGISTRY}",
-            remedy="Rename it, or set REGISTRY to a registry that the nodes reach.",
+            remedy="Rename it, or set REGISTRY to a registry that the nodes can reach.",
         )
     return services[0]
 
@@ -253,7 +250,7 @@ def _published_port(service: Mapping[str, Any]) -> int:
 
 
 def _is_closed(service: Mapping[str, Any]) -> bool:
-    """Tell whether a registry's service asks for a login. Pure."""
+    """Return whether a registry's service requires a login. Pure."""
     container = service["Spec"]["TaskTemplate"]["ContainerSpec"]
     files = {each["File"]["Name"] for each in container.get("Secrets") or ()}
     return files >= {_HTPASSWD, _LOGIN} and set(container.get("Env") or ()) >= set(_env_list())
@@ -266,7 +263,7 @@ def _env_list() -> list[str]:
 def _create_login(
     client: docker.DockerClient, registry: str
 ) -> tuple[Login, list[SecretReference]]:
-    """Make a login; returns it, and what the registry's service is to mount."""
+    """Create a login; return it, and the secrets for the registry's service to mount."""
     login = Login(registry, _USERNAME, secrets.token_urlsafe(32))
     contents = {
         _HTPASSWD: f"{login.username}:{hash_for_registry(login.password)}\n",
@@ -278,14 +275,14 @@ def _create_login(
     references = []
     for kind, content in contents.items():
         name = labels.secret_name(SERVICE, kind, number)
-        marks = {ROLE: ROLE_REGISTRY, labels.KIND: kind, labels.GENERATION: str(number)}
-        id_ = engine.create_secret(name, content.encode(), marks)
+        secret_labels = {ROLE: ROLE_REGISTRY, labels.KIND: kind, labels.GENERATION: str(number)}
+        id_ = engine.create_secret(name, content.encode(), secret_labels)
         references.append(SecretReference(id_, name, filename=kind, mode=0o400))
     return login, references
 
 
 def _list_secrets(client: docker.DockerClient) -> list[dict[str, Any]]:
-    with engine_errors("listing the registry's secrets"):
+    with engine_errors("list the registry's secrets"):
         found: list[dict[str, Any]] = client.api.secrets(
             filters={"label": [f"{ROLE}={ROLE_REGISTRY}"]}
         )
@@ -297,7 +294,7 @@ def _generation(secret: Mapping[str, Any]) -> int:
 
 
 def _remove_unused(client: docker.DockerClient) -> None:
-    """Remove the secrets of earlier logins; the engine refuses to remove one that is in use."""
+    """Remove the secrets of earlier logins; the engine refuses to remove one in use."""
     found = _list_secrets(client)
     newest = max(map(_generation, found), default=0)
     for each in found:
@@ -305,13 +302,13 @@ def _remove_unused(client: docker.DockerClient) -> None:
             try:
                 Engine(client).remove_secret(each["ID"])
             except EngineError:
-                continue  # the next new login tries again
+                continue  # retried with the next new login
 
 
 def _set_login(
     client: docker.DockerClient, service: Mapping[str, Any], references: list[SecretReference]
 ) -> None:
-    """Let the registry take this login alone, whatever it took before."""
+    """Configure the registry to accept only this login."""
 
     def change(spec: Mapping[str, Any]) -> Mapping[str, Any]:
         template = spec["TaskTemplate"]
@@ -334,7 +331,7 @@ def _create(
     publish_mode: str,
     references: list[SecretReference],
 ) -> None:
-    with engine_errors("creating the registry's service"):
+    with engine_errors("create the registry's service"):
         node = client.info()["Swarm"]["NodeID"]
         container = ContainerSpec(
             image=image,
@@ -346,13 +343,13 @@ def _create(
         )
         template = TaskTemplate(
             container,
-            # Its image and its volume are on this node, and nowhere else.
+            # Its image and its volume exist only on this node.
             placement=Placement(constraints=[f"node.id == {node}"]),
             restart_policy=RestartPolicy(condition="any"),
         )
         ports = {
             "Protocol": "tcp",
-            "TargetPort": _LISTENS,
+            "TargetPort": _CONTAINER_PORT,
             "PublishedPort": port,
             "PublishMode": publish_mode,
         }
@@ -371,18 +368,18 @@ def _create(
                 raise
             raise EngineConflict(
                 "Another run has just created the registry's service",
-                remedy="Run this again when that one is done.",
+                remedy="Run this again once that run has finished.",
             ) from exc
 
 
 def _wait_ready(client: docker.DockerClient, login: Login, step: Step) -> None:
-    """Return once the registry lets this login in, and nobody without one. Raises JhswarmdError.
+    """Return once the registry accepts this login, and requires one. Raises JhswarmdError.
 
-    While it starts, the engine's proxy of the port may accept connections and close them: only an
-    answer in HTTP proves somebody else.
+    While it starts, the engine's port proxy may accept connections and close them: only an HTTP
+    response proves that the listener is another program.
     """
     registry = login.registry
-    deadline = time.monotonic() + _READY_S
+    deadline = time.monotonic() + _READY_TIMEOUT_S
     while True:
         answers = (_ask(registry, login), _ask(registry))
         if answers == (_Answer.OPEN, _Answer.CLOSED):
@@ -393,20 +390,20 @@ def _wait_ready(client: docker.DockerClient, login: Login, step: Step) -> None:
         step.update(detail)
         if time.monotonic() > deadline:
             raise JhswarmdError(
-                f"The registry does not answer at {registry} as it should",
+                f"The registry does not answer correctly at {registry}",
                 why=f"its task: {detail}; with the login: {answers[0].value}, without: "
                 f"{answers[1].value}",
                 remedy=f"See 'docker service ps --no-trunc {SERVICE}' and "
-                f"'docker service logs {SERVICE}'. If something else has the port, set REGISTRY to "
-                f"another one. 'docker service rm {SERVICE}' lets the next run create it again; "
-                "its images are on a volume and stay.",
+                f"'docker service logs {SERVICE}'. If another program uses the port, set REGISTRY "
+                f"to another one. After 'docker service rm {SERVICE}', the next run creates it "
+                "again; its images are kept on a volume.",
             )
         time.sleep(_POLL_S)
 
 
 def _newest_task(client: docker.DockerClient) -> str:
-    """Say how the registry's newest task is doing; an error of it is the reason to show."""
-    with engine_errors("reading the registry's tasks"):
+    """Return the state of the registry's newest task, or its error if it has one."""
+    with engine_errors("list the registry's tasks"):
         tasks = client.api.tasks(filters={"service": SERVICE})
     newest = newest_task(tasks)
     if newest is None:

@@ -1,4 +1,4 @@
-"""The hub's configuration is tried out before it is deployed."""
+"""The trial run of the hub's configuration before it is deployed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GOOD = {"faults": [], "warnings": [], "network": "lab_notebooks"}
 
 @pytest.fixture
 def client() -> Any:
-    """An engine on which the rehearsal finds nothing wrong."""
+    """An engine whose rehearsal reports no errors."""
     made = MagicMock()
     made.containers.list.return_value = []
     made.api.inspect_service.side_effect = NotFound(
@@ -53,14 +53,14 @@ def report(client: Any, answer: Any) -> None:
 
 
 def check(client: Any) -> str:
-    """Return what is shown."""
+    """Return the console output."""
     shown = io.StringIO()
     progress = Progress(Console(file=shown, soft_wrap=True))
     config_check.check(client, "lab", RENDERED, progress)
     return shown.getvalue()
 
 
-def test_it_runs_in_the_hubs_image_apart_from_everything(client: Any) -> None:
+def test_it_runs_isolated_in_the_hubs_image(client: Any) -> None:
     assert "ok" in check(client)
     (image,), options = client.containers.create.call_args
     assert image == "reg/hub:1"
@@ -93,7 +93,7 @@ def run_hub(client: Any, state: str = "running", **task: Any) -> None:
     ]
 
 
-def test_a_hub_that_runs_with_it_proves_it(client: Any) -> None:
+def test_a_running_hub_proves_its_own_configuration(client: Any) -> None:
     run_hub(client)
     assert "the hub runs with it" in check(client)
     client.containers.create.assert_not_called()
@@ -108,7 +108,7 @@ def test_a_hub_that_runs_with_it_proves_it(client: Any) -> None:
         ("running", {"Env": ["STACK_NAME=lab"]}),
     ],
 )
-def test_a_hub_that_runs_with_another_proves_nothing(
+def test_a_running_hub_proves_no_other_configuration(
     client: Any, state: str, task: dict[str, Any]
 ) -> None:
     run_hub(client, state, **task)
@@ -124,7 +124,7 @@ def test_a_hub_with_another_spec_proves_nothing(client: Any) -> None:
     client.containers.create.assert_called_once()
 
 
-def test_what_is_wrong_is_said_in_one_go_with_what_to_do(client: Any) -> None:
+def test_all_errors_are_reported_at_once_with_a_remedy(client: Any) -> None:
     report(client, {**GOOD, "faults": ["one", "two"], "network": "else"})
     with pytest.raises(JhswarmdError) as caught:
         check(client)
@@ -140,7 +140,7 @@ def test_warnings_are_shown(client: Any) -> None:
 
 
 @pytest.mark.parametrize("network", ["lab_notebooks", "lab_control", "physics", ""])
-def test_notebooks_may_be_where_the_hub_is(client: Any, network: str) -> None:
+def test_notebooks_may_use_a_network_of_the_hub(client: Any, network: str) -> None:
     report(client, {**GOOD, "network": network})
     check(client)
 
@@ -152,7 +152,7 @@ def test_notebooks_may_be_where_the_hub_is(client: Any, network: str) -> None:
         (requests.ConnectionError("timed out"), JhswarmdError, "does not finish loading"),
     ],
 )
-def test_one_that_does_not_end_is_ended(
+def test_a_trial_run_that_does_not_end_is_killed(
     client: Any, failure: Exception, error: type[Exception], words: str
 ) -> None:
     container = client.containers.create.return_value
@@ -164,26 +164,26 @@ def test_one_that_does_not_end_is_ended(
     container.remove.assert_called_once_with(force=True, v=True)
 
 
-def test_one_without_a_report_shows_its_last_words(client: Any) -> None:
+def test_a_trial_run_without_a_report_shows_its_last_output(client: Any) -> None:
     report(client, b"")
-    with pytest.raises(JhswarmdError, match="without a word"):
+    with pytest.raises(JhswarmdError, match="without an error message"):
         check(client)
 
 
-def test_an_engine_that_does_not_answer_is_said(client: Any) -> None:
+def test_an_engine_that_does_not_answer_is_reported(client: Any) -> None:
     client.containers.create.side_effect = requests.ConnectionError("gone")
     with pytest.raises(EngineUnavailable):
         check(client)
 
 
-def test_an_image_that_only_the_registry_has_is_pulled(client: Any) -> None:
+def test_an_image_that_is_only_in_the_registry_is_pulled(client: Any) -> None:
     container = client.containers.create.return_value
     client.containers.create.side_effect = [ImageNotFound("x"), container]
     check(client)
     client.images.pull.assert_called_once_with("reg/hub:1")
 
 
-def test_what_a_killed_run_left_is_removed(client: Any) -> None:
+def test_leftovers_of_a_killed_run_are_removed(client: Any) -> None:
     left = MagicMock()
     client.containers.list.return_value = [left]
     check(client)

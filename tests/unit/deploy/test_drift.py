@@ -1,4 +1,4 @@
-"""What a service runs is compared with what was deployed."""
+"""A service is compared with its deployment."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def task(image=OURS, desired="running"):
         pytest.param(service(OTHER, update="updating"), [], f"{OTHER} runs", id="update to it"),
     ],
 )
-def test_what_runs_is_compared_with_what_was_deployed(service, tasks, words):
+def test_running_images_are_compared_with_the_deployed_ones(service, tasks, words):
     said = drift.describe(service, tasks)
     assert words in said
     assert bool(said) == bool(words)

@@ -1,4 +1,4 @@
-"""Who reaches the hub: addresses that answer, the loopback ones aside."""
+"""Who can reach the hub: addresses that answer, apart from the loopback ones."""
 
 import ipaddress
 
@@ -35,7 +35,7 @@ def test_the_addresses_of_this_machine_are_addresses():
 
 
 @pytest.mark.parametrize("addresses", [[], ["192.0.2.7"], [f"192.0.2.{n}" for n in range(9)]])
-def test_the_warning_names_where_and_the_command(addresses):
+def test_the_warning_names_the_addresses_and_the_command(addresses):
     words = exposure.warning(8443, addresses)
     assert "jhswarmd users passwd testuser" in words
     assert "testpassword" not in words

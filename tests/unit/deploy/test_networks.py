@@ -1,4 +1,4 @@
-"""What is attached to the stack's networks and not ours is told from what is."""
+"""Foreign users of the stack's networks are distinguished from ours."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def users(*, services=(), tasks=(), containers=(), network=NETWORK):
 
 @pytest.mark.parametrize("target", ["net", "jupyterhub_control"])
 @pytest.mark.parametrize("older", [False, True])
-def test_a_service_of_somebody_else_is_named(target, older):
+def test_a_foreign_service_is_listed(target, older):
     found = users(services=[service("prometheus", target=target, older=older)])
     assert found == ["the service prometheus"]
 
@@ -40,18 +40,18 @@ def test_ours_and_those_on_other_networks_are_not():
     assert users(services=[own, other]) == []
 
 
-def test_a_stack_of_the_same_kind_and_another_name_is_somebody_else():
+def test_another_stack_of_ours_is_foreign():
     assert users(services=[service("x", stack="other")]) == ["the service x"]
 
 
-def test_containers_are_named_here_and_counted_elsewhere():
+def test_containers_are_listed_here_and_counted_on_other_nodes():
     here = {**NETWORK, "Containers": {"c1": {"Name": "probe"}, "c2": {"Name": "hub_hub.1.x"}}}
     tasks = [attachment(), attachment(), attachment("shutdown"), attachment(network="other")]
     found = users(network=here, containers=["probe"], tasks=tasks)
     assert found == ["the container probe", "1 containers on other nodes"]
 
 
-def test_what_stays_is_said_with_the_command_that_detaches_it():
+def test_a_kept_network_is_reported_with_the_command_that_detaches_its_users():
     user = networks.users_of(NETWORK, "hub", [service("prometheus")], [], {})
     said = str(networks.Kept("jupyterhub_control", user))
     assert "the service prometheus" in said

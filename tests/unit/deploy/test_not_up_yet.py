@@ -44,7 +44,7 @@ STARTING = 3
 
 
 class Starting(socketserver.BaseRequestHandler):
-    """Misbehaves at first, then answers whatever is asked."""
+    """Misbehaves at first, then answers every request."""
 
     def handle(self) -> None:
         server: Any = self.server
@@ -53,7 +53,7 @@ class Starting(socketserver.BaseRequestHandler):
         half = server.half
         if next(server.count) < STARTING:
             if half == 0:
-                # To close with a linger of no seconds is to reset.
+                # Closing with a linger of zero seconds resets the connection.
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             elif half is not None:
                 connection.sendall(half)
@@ -90,7 +90,7 @@ def engine_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("half", HALVES.values(), ids=HALVES)
-def test_the_engine_that_was_just_started_is_waited_for(
+def test_a_starting_engine_is_waited_for(
     half: bytes | int | None, engine_socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(local_engine.STATE_DIR_VARIABLE, str(tmp_path))
@@ -107,7 +107,7 @@ def test_the_daemon_waits_for_its_engine(half: bytes | int | None, engine_socket
 
 
 @pytest.mark.parametrize("half", HALVES.values(), ids=HALVES)
-def test_an_engine_that_only_starts_is_an_error_in_words(
+def test_an_engine_that_keeps_starting_is_a_readable_error(
     half: bytes | int | None, engine_socket: Path
 ) -> None:
     with (
@@ -118,7 +118,7 @@ def test_an_engine_that_only_starts_is_an_error_in_words(
 
 
 @pytest.mark.parametrize("half", [None, 0, b'{"result": ', b"\n", b"[1]\n", b"null\n"])
-def test_a_daemon_that_is_not_up_yet_may_be_asked_again(
+def test_a_daemon_that_is_not_up_yet_may_be_called_again(
     half: bytes | int | None, tmp_path: Path
 ) -> None:
     path = tmp_path / "control.sock"

@@ -1,4 +1,4 @@
-"""What cannot work is said before anything is deployed: taken subnets, bad certificates."""
+"""Problems found before a deployment: used subnets, invalid certificates."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def network(name, subnet, scope="swarm"):
         ),
     ],
 )
-def test_a_subnet_that_is_not_to_be_had_is_named(networks, word):
+def test_an_unavailable_subnet_is_reported(networks, word):
     why = preflight.conflict(OURS, WANTED, networks)
     assert word in why
     assert bool(why) == bool(word)
@@ -71,7 +71,7 @@ def check(monkeypatch, found, *networks, base_url="http+docker://localhost", **k
     return preflight.check_subnets(Engine(*networks, base_url=base_url), Settings(**keys))
 
 
-def test_notebooks_over_the_lan_are_refused_with_the_key_and_a_subnet_that_is_free(monkeypatch):
+def test_notebooks_over_the_lan_are_refused_with_the_key_and_a_free_subnet(monkeypatch):
     with pytest.raises(JhswarmdError) as caught:
         check(monkeypatch, LAN)
     assert str(caught.value).startswith("NOTEBOOKS_SUBNET=10.128.0.0/16 cannot be used")
@@ -80,7 +80,7 @@ def test_notebooks_over_the_lan_are_refused_with_the_key_and_a_subnet_that_is_fr
     check(monkeypatch, LAN, notebooks_subnet="10.0.0.0/16")
 
 
-def test_the_control_network_is_compared_too(monkeypatch):
+def test_the_control_network_is_checked_too(monkeypatch):
     with pytest.raises(JhswarmdError, match=r"CONTROL_SUBNET=10\.129\.0\.0/24"):
         check(monkeypatch, [{"dst": "10.129.0.0/16", "dev": "tun0"}])
 
@@ -104,7 +104,7 @@ def test_a_network_of_this_engine_alone_is_named(monkeypatch):
         check(monkeypatch, [], network("lab_default", "10.128.4.0/24", scope="local"))
 
 
-def test_where_it_is_deployed_already_it_is_a_warning(monkeypatch):
+def test_for_an_existing_deployment_it_is_a_warning(monkeypatch):
     own = network(OURS, "10.128.0.0/16"), network("jupyterhub_control", "10.129.0.0/24")
     (warning,) = check(monkeypatch, LAN, *own)
     assert "NOTEBOOKS_SUBNET" in str(warning)
@@ -112,7 +112,7 @@ def test_where_it_is_deployed_already_it_is_a_warning(monkeypatch):
     assert "jhswarmd down" in warning.remedy
 
 
-def test_what_a_running_stack_brings_is_no_conflict(monkeypatch):
+def test_the_routes_of_a_running_stack_are_not_a_conflict(monkeypatch):
     found = [
         {"dst": "default", "gateway": "192.0.2.1", "dev": "eth0"},
         {"dst": "172.17.0.0/16", "dev": "docker0"},
@@ -130,7 +130,7 @@ def test_what_a_running_stack_brings_is_no_conflict(monkeypatch):
     assert check(monkeypatch, found, *networks) == []
 
 
-def test_the_routes_of_another_machine_are_not_known_here(monkeypatch):
+def test_the_routes_of_another_machine_are_unknown_here(monkeypatch):
     assert check(monkeypatch, LAN, base_url="http://10.1.2.3:2375") == []
 
 
@@ -148,7 +148,7 @@ def test_the_routes_of_another_machine_are_not_known_here(monkeypatch):
         ({"type": "local", "dst": "10.128.0.1", "dev": "lo"}, False),
     ],
 )
-def test_a_route_that_leads_to_somebody_counts(route, is_taken):
+def test_a_route_that_reaches_other_hosts_counts(route, is_taken):
     assert bool(routes.overlap(WANTED, routes.parse([route]))) is is_taken
 
 
@@ -213,7 +213,7 @@ def test_a_certificate_is_for_its_names_and_an_asterisk_is_one_part(host, names,
     assert tls.is_for(host, names) is is_it
 
 
-def test_a_good_certificate_and_none_at_all_are_no_reason_to_say_anything():
+def test_a_valid_certificate_or_none_gives_no_warning():
     assert preflight.check_certificate(make_profile("hub.example", "hub.example"), NOW) == ""
     assert preflight.check_certificate(make_profile("hub.example", "*.example"), NOW) == ""
     assert preflight.check_certificate(make_profile("10.1.2.3", "10.1.2.3"), NOW) == ""
@@ -241,7 +241,7 @@ def test_a_good_certificate_and_none_at_all_are_no_reason_to_say_anything():
         ),
     ],
 )
-def test_a_certificate_that_browsers_refuse_is_refused_with_the_reason(profile, words):
+def test_a_certificate_that_browsers_reject_is_refused_with_the_reason(profile, words):
     with pytest.raises(UsageError) as caught:
         preflight.check_certificate(profile, NOW)
     for word in ("ssl/cert.pem", *words):
@@ -250,7 +250,7 @@ def test_a_certificate_that_browsers_refuse_is_refused_with_the_reason(profile, 
 
 
 @pytest.mark.parametrize("host", ["10.1.2.3", "localhost"])
-def test_a_host_that_is_no_name_is_worth_a_warning(host, monkeypatch):
+def test_a_host_that_is_not_a_name_gives_a_warning(host, monkeypatch):
     profile = make_profile(host, "hub.example")
     # The self-signed ones of these tests are for localhost too.
     monkeypatch.setattr(tls, "names_of", lambda certificate: ["hub.example"])
@@ -269,7 +269,7 @@ def test_a_certificate_names_hosts_and_addresses_and_an_older_one_none(monkeypat
     assert tls.names_of(certificate) == []
 
 
-def test_up_and_rotate_refuse_such_a_certificate_before_they_touch_anything():
+def test_up_and_rotate_refuse_such_a_certificate_before_they_change_anything():
     profile = make_profile("hub.example", "hub.example", NOW - timedelta(days=9000))
 
     def connect():

@@ -1,4 +1,4 @@
-"""Which secrets `up` creates: what is missing and what was changed, nothing else."""
+"""Which secrets `up` creates: missing and changed ones, nothing else."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,16 +39,16 @@ def planned(profile, held):
     return {each.kind.names: each.generation for each in secrets.plan(profile, held)}
 
 
-def test_a_new_swarm_gets_the_first_generation_of_everything_that_is_generated():
+def test_a_new_swarm_gets_the_first_generation_of_every_generated_secret():
     assert planned(make_profile(), []) == {kind.names: 1 for kind in KINDS if kind.generate}
 
 
-def test_nothing_is_created_when_everything_is_there():
+def test_nothing_is_created_when_all_secrets_exist():
     assert planned(make_profile(), everything()) == {}
 
 
 @pytest.mark.parametrize("guessable", [True, False])
-def test_a_label_knows_its_contents_again_and_no_others(guessable):
+def test_a_label_matches_its_contents_and_no_others(guessable):
     label = secrets.source_label([b"one", b"two"], guessable=guessable)
     assert secrets.source_matches(label, [b"one", b"two"])
     assert not secrets.source_matches(label, [b"one", b"other"])
@@ -72,7 +72,7 @@ def test_a_changed_file_becomes_the_next_generation():
     assert planned(make_profile(oauth_client_secret=b"b"), held) == {("oauth_client_secret",): 2}
 
 
-def test_a_changed_list_of_users_is_left_to_the_daemon_which_can_read_what_was_added():
+def test_a_changed_user_list_is_merged_by_the_daemon_which_can_read_added_accounts():
     label = secrets.source_label([b"alice:a"], guessable=True)
     held = everything(users=label)
     assert planned(make_profile(users=b"alice:b"), held) == {}
@@ -96,7 +96,7 @@ def test_a_supplied_secret_that_was_rolled_back_is_not_created_by_each_up():
     held = [*everything(), rejected("cookie_secret", 2, b"ab" * 32)]
     assert planned(profile, held) == {}
     assert secrets.rolled_back(profile, held) == {"cookie_secret": "hub does not start with it: 1"}
-    # Another content is tried, and the same one when somebody asks for just that.
+    # Other content is tried, and the same content on explicit request.
     other = make_profile(cookie_secret=b"cd" * 32)
     assert planned(other, held) == {("cookie_secret",): 3}
     assert secrets.rolled_back(other, held) == {}
@@ -116,7 +116,7 @@ def test_a_removed_file_changes_nothing():
     assert planned(make_profile(), everything(cookie_secret=label)) == {}
 
 
-def test_certificate_and_key_of_an_interrupted_run_are_made_anew_together():
+def test_certificate_and_key_of_an_interrupted_run_are_recreated_together():
     held = [each for each in everything() if each.kind != "tls_cert"]
     assert planned(make_profile(), held) == {("tls_cert", "tls_key"): 2}
     held += [existing("tls_cert", 2), existing("tls_key", 2)]
@@ -128,7 +128,7 @@ def test_the_live_generation_is_the_newest_one_by_number():
     assert secrets.live_names(held, "jupyterhub") == {"users": "jupyterhub_users_g10"}
 
 
-def test_no_label_gives_a_content_away():
+def test_no_label_reveals_content():
     for guessable in (True, False):
         assert "alice" not in secrets.source_label([b"alice:secret"], guessable=guessable)
 
@@ -138,14 +138,14 @@ def test_github_needs_its_client_secret_and_pam_does_not():
     assert "oauth_client_secret" not in secrets.required_names(uses_oauth=False)
 
 
-def test_logins_of_registries_are_no_must_and_known_again_by_a_slow_hash():
+def test_registry_logins_are_optional_and_recognised_by_a_slow_hash():
     for uses_oauth in (True, False):
         assert "registry_login" not in secrets.required_names(uses_oauth=uses_oauth)
     (creation,) = secrets.plan(make_profile(registry_login=b"{}"), everything())
     assert (creation.kind.names, creation.kind.guessable) == (("registry_login",), True)
 
 
-def test_only_what_is_older_than_the_live_generation_is_retired():
+def test_only_generations_older_than_the_live_one_are_removed():
     half_made = existing("daemon_token", 3)
     live = [existing(kind, 2) for kind in ("daemon_token", "culler_token", "crypt_key")]
     older = [existing("daemon_token", 1), existing("culler_token", 1)]

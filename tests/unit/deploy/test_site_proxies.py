@@ -16,7 +16,7 @@ from tests.unit.deploy.test_stack_file import rendered
 PROXY = "http://proxy.example:3128"
 
 
-def test_without_proxies_nothing_is_said_of_them():
+def test_without_proxies_no_key_is_set():
     assert Settings().proxy_environment == {}
     assert "NO_PROXY" not in rendered(Settings())["services"]["hub"]["environment"]
 
@@ -31,7 +31,7 @@ def test_the_stack_itself_is_never_reached_through_a_proxy():
     assert {"10.128.0.0/16", "10.129.0.0/24", ".example.org", "192.0.2.0/24"} <= {*spared}
 
 
-def test_hub_and_daemon_get_them_and_read_the_same_settings_from_them():
+def test_hub_and_daemon_get_them_and_read_back_the_same_settings():
     settings = Settings(http_proxy=PROXY, https_proxy=PROXY, no_proxy="a.example")
     environment = rendered(settings)["services"]["hub"]["environment"]
     again = Settings.from_environ(environment)
@@ -85,7 +85,7 @@ def fetch(monkeypatch, sent):
     return asyncio.run(ProxiedClient().fetch(request)), used
 
 
-def test_a_provider_is_asked_through_the_proxy(monkeypatch):
+def test_a_provider_is_reached_through_the_proxy(monkeypatch):
     response, used = fetch(monkeypatch, answer(200, b'{"login": "ann"}'))
     assert response.body == b'{"login": "ann"}'
     assert response.headers["X-Of"] == "provider"
@@ -95,7 +95,7 @@ def test_a_provider_is_asked_through_the_proxy(monkeypatch):
 @pytest.mark.parametrize(
     ("sent", "code"), [(answer(403), 403), (requests.ConnectTimeout("token=secret"), 599)]
 )
-def test_what_fails_is_what_it_would_be_without_a_proxy(monkeypatch, sent, code):
+def test_errors_are_the_same_as_without_a_proxy(monkeypatch, sent, code):
     with pytest.raises(HTTPClientError) as caught:
         fetch(monkeypatch, sent)
     assert caught.value.code == code

@@ -1,4 +1,4 @@
-"""stack.yml, rendered: what the requirements say about the services holds."""
+"""The rendered stack.yml meets the requirements for the services."""
 
 import dataclasses
 import json
@@ -45,13 +45,13 @@ def test_mounts_are_in_the_order_that_an_update_by_hand_leaves():
 @pytest.mark.parametrize(
     ("mode", "endpoint"), [(PublishMode.host, "dnsrr"), (PublishMode.ingress, "vip")]
 )
-def test_virtual_addresses_are_used_where_the_mesh_is(mode, endpoint):
+def test_virtual_addresses_are_used_with_the_mesh(mode, endpoint):
     services = rendered(mode=mode)["services"]
     assert {port["mode"] for port in services["proxy"]["ports"]} == {mode.value}
     assert {each["deploy"]["endpoint_mode"] for each in services.values()} == {endpoint}
 
 
-def test_what_users_may_choose_reaches_the_hub_word_for_word():
+def test_notebook_profiles_reach_the_hub_verbatim():
     title = "R & \"Julia\": $HOME, 'ü'\\ {x}"
     settings = Settings.from_environ(
         {"NOTEBOOK_PROFILES": json.dumps([{"slug": "r", "title": title, "mem_limit": "1G"}])}
@@ -98,7 +98,7 @@ ODD = [
 
 @pytest.mark.parametrize("odd", ODD)
 def test_a_value_is_never_read_as_yaml_nor_as_a_template(odd):
-    """Neither in the environment, nor where stack.yml names it."""
+    """Neither in the environment, nor where stack.yml refers to it."""
     settings = Settings.model_construct(
         **{**Settings().__dict__, "default_url": odd, "engine_socket": odd, "stack_name": odd}
     )
@@ -112,7 +112,7 @@ def test_a_value_is_never_read_as_yaml_nor_as_a_template(odd):
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_every_reader_of_yaml_takes_a_value_for_text(odd):
+def test_every_yaml_parser_reads_a_value_as_text(odd):
     settings = Settings.model_construct(**{**Settings().__dict__, "default_url": odd})
     lines = render(settings, placeholders()).splitlines()
     for line in lines:
@@ -120,14 +120,14 @@ def test_every_reader_of_yaml_takes_a_value_for_text(odd):
             assert line.partition(": ")[2].startswith('"')
 
 
-def test_ports_stay_numbers():
+def test_ports_remain_numbers():
     (https, http) = rendered(Settings(https_port=8443, http_port=8080))["services"]["proxy"][
         "ports"
     ]
     assert (https["published"], http["published"]) == (8443, 8080)
 
 
-def test_each_secret_is_external_its_live_generation_and_for_its_owner_alone():
+def test_each_secret_is_external_its_live_generation_and_readable_only_by_its_owner():
     document = rendered()
     for name, secret in document["secrets"].items():
         assert secret == {"external": True, "name": f"jupyterhub_{name}_g3"}
@@ -137,7 +137,7 @@ def test_each_secret_is_external_its_live_generation_and_for_its_owner_alone():
             assert reference["uid"] in ("0", "10001")
 
 
-def test_hub_and_proxy_stop_before_they_start_anew():
+def test_hub_and_proxy_stop_before_they_start_again():
     for role in ("hub", "proxy"):
         assert rendered()["services"][role]["deploy"]["update_config"]["order"] == "stop-first"
 
@@ -147,7 +147,7 @@ def test_the_hub_is_pinned_to_the_node_that_holds_its_volume():
     assert "node.labels.jhswarmd.jupyterhub.hub == true" in constraints
 
 
-def test_the_daemon_runs_on_every_manager_and_reaches_the_control_network_alone():
+def test_the_daemon_runs_on_every_manager_and_reaches_only_the_control_network():
     daemon = rendered()["services"]["jhswarmd"]
     assert daemon["deploy"]["mode"] == "global"
     assert daemon["deploy"]["placement"]["constraints"] == ["node.role == manager"]
@@ -163,7 +163,7 @@ def test_hub_and_daemon_get_the_keys_of_the_profile():
         assert environment["NOTEBOOK_ARGS"] == "'--x=$$HOME'"
 
 
-def test_the_client_secret_is_mounted_for_a_provider_alone():
+def test_the_client_secret_is_mounted_only_for_a_provider():
     github = Settings(
         authenticator_type="github",
         oauth_client_id="x",
@@ -173,7 +173,7 @@ def test_the_client_secret_is_mounted_for_a_provider_alone():
     assert "oauth_client_secret" not in rendered()["secrets"]
 
 
-def test_the_logins_of_registries_are_mounted_in_hub_and_daemon_where_there_are_any():
+def test_registry_logins_are_mounted_in_hub_and_daemon_if_there_are_any():
     mounts = {
         role: [each["target"] for each in service["secrets"]]
         for role, service in rendered()["services"].items()
@@ -190,7 +190,7 @@ def test_the_published_ports_are_those_of_the_profile():
     assert [(port["target"], port["published"]) for port in ports] == [(8000, 8443), (8080, 8080)]
 
 
-def test_a_missing_secret_is_named():
+def test_a_missing_secret_is_reported():
     values = Placeholders("h", "p", "s", PublishMode.host, {})
     with pytest.raises(JhswarmdError, match="SECRET_USERS"):
         render(Settings(), values)
@@ -202,7 +202,7 @@ def test_docker_reads_the_logins_from_memory(mocker):
     def run(command, env, pass_fds, **_):
         assert "--with-registry-auth" in command
         folders.append(Path(env["DOCKER_CONFIG"]))
-        # As the command itself would: in another process, and by that path.
+        # As the command would: in another process, and by that path.
         shown = subprocess.check_output(
             [sys.executable, "-c", f"print(open('{folders[0]}/config.json').read())"],
             pass_fds=pass_fds,
@@ -219,7 +219,7 @@ def test_docker_reads_the_logins_from_memory(mocker):
     assert not folders[0].exists()
 
 
-def test_the_proxy_knows_where_browsers_reach_the_hub_and_whom_to_believe():
+def test_the_proxy_knows_the_public_url_and_the_trusted_proxies():
     settings = Settings(
         public_url="https://hub.example.org", trusted_proxies="192.0.2.1 10.0.0.0/8"
     )

@@ -1,4 +1,4 @@
-"""What is said of a service that does not become healthy."""
+"""The reason why a service does not become healthy."""
 
 import pytest
 
@@ -52,7 +52,7 @@ FAILED = [
         pytest.param("", [], "waiting for a task", None, id="no task yet"),
     ],
 )
-def test_the_cause_is_said_also_while_the_service_is_being_updated(update, tasks, reason, culprit):
+def test_the_cause_is_reported_even_during_an_update(update, tasks, reason, culprit):
     rollout = stack._assess(service(update), tasks)
     assert rollout.reason == reason
     assert (rollout.culprit or {}).get("ID") == culprit

@@ -1,4 +1,4 @@
-"""Which builder an image is built by, and what each is asked and answers."""
+"""The choice of the builder, and its requests and answers."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def step() -> Step:
 
 @pytest.fixture
 def docker_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A docker command that has buildx; it keeps what it was given, and says FAILED if told to."""
+    """A docker command that has buildx; it records its input, and prints FAILED on request."""
     folder = tmp_path / "bin"
     folder.mkdir()
     command = folder / "docker"
@@ -102,18 +102,18 @@ def docker_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_buildkit_is_used_where_command_and_engine_have_it(docker_command: Path) -> None:
+def test_buildkit_is_used_if_command_and_engine_have_it(docker_command: Path) -> None:
     assert builders.uses_buildkit(client_of(FakeApi("2")))
 
 
 @pytest.mark.parametrize("version", ["1", None])
-def test_an_engine_without_buildkit_builds_as_ever(
+def test_an_engine_without_buildkit_uses_the_classic_builder(
     docker_command: Path, version: str | None
 ) -> None:
     assert not builders.uses_buildkit(client_of(FakeApi(version)))
 
 
-def test_who_asks_for_the_classic_builder_gets_it(
+def test_the_classic_builder_can_be_requested(
     docker_command: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_BUILDKIT", "0")
@@ -121,7 +121,7 @@ def test_who_asks_for_the_classic_builder_gets_it(
 
 
 @pytest.mark.parametrize("command", [None, "#!/bin/sh\nexit 1\n"])
-def test_a_command_without_buildx_or_none_at_all_leaves_the_classic_builder(
+def test_without_the_command_or_buildx_the_classic_builder_is_used(
     command: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step
 ) -> None:
     if command:
@@ -155,13 +155,13 @@ def test_both_builders_get_the_same(
     assert {name: given["env"][name] for name in named} == classic["buildargs"]
     assert argv[argv.index("--tag") + 1] == classic["tag"] == "jhswarmd/hub:1"
     assert given["length"] == len(classic["fileobj"].getvalue())
-    # An argument list shows in the process table.
+    # An argument list is visible in the process table.
     assert not [word for word in argv if "swordfish" in word]
-    # Of an index with a login not even the image's history is to tell.
+    # An index with a login must not even be in the image's history.
     assert "NPM_CONFIG_REGISTRY" not in named
 
 
-def test_the_command_builds_on_the_engine_that_everything_else_goes_to(
+def test_the_command_builds_on_the_same_engine_as_everything_else(
     docker_command: Path, monkeypatch: pytest.MonkeyPatch, step: Step
 ) -> None:
     monkeypatch.setenv("DOCKER_CONTEXT", "elsewhere")
@@ -173,7 +173,7 @@ def test_the_command_builds_on_the_engine_that_everything_else_goes_to(
     assert given["argv"][given["argv"].index("--builder") + 1] == "default"
 
 
-def test_a_failed_build_shows_what_its_step_wrote_last(docker_command: Path, step: Step) -> None:
+def test_a_failed_build_shows_the_last_output_of_its_step(docker_command: Path, step: Step) -> None:
     (docker_command / "said").write_text(FAILED)
     with pytest.raises(JhswarmdError) as caught:
         recipes.build_recipe(client_of(FakeApi()), RECIPE, "jhswarmd/hub:1", step)
@@ -183,9 +183,9 @@ def test_a_failed_build_shows_what_its_step_wrote_last(docker_command: Path, ste
     assert not [line for line in caught.value.output if "Dockerfile:3" in line]
 
 
-def test_a_build_that_ends_without_a_word_is_a_failure(docker_command: Path, step: Step) -> None:
+def test_a_build_that_exits_without_output_is_a_failure(docker_command: Path, step: Step) -> None:
     (docker_command / "said").write_text("")
-    with pytest.raises(JhswarmdError, match="'docker buildx' ended with 1"):
+    with pytest.raises(JhswarmdError, match="'docker buildx' exited with code 1"):
         recipes.build_recipe(client_of(FakeApi()), RECIPE, "jhswarmd/hub:1", step)
 
 
@@ -224,7 +224,7 @@ def test_an_engine_without_the_classic_builder_says_what_to_install(
         (requests.ConnectionError("refused"), EngineUnavailable),
     ],
 )
-def test_any_other_refusal_keeps_the_engines_words(
+def test_any_other_refusal_keeps_the_engines_message(
     refused: Exception, kind: type, monkeypatch: pytest.MonkeyPatch, step: Step
 ) -> None:
     monkeypatch.setenv("DOCKER_BUILDKIT", "0")

@@ -1,4 +1,4 @@
-"""What makes a tag, which bases are chosen, and what is built and pushed."""
+"""Tags, the choice of the bases, and building and pushing."""
 
 import hashlib
 import io
@@ -32,7 +32,7 @@ def digest_of(content):
 
 
 class FakeEngine:
-    """Holds images here and in a registry, by content; records what it was asked to make."""
+    """Holds images locally and in a registry, by content; records its requests."""
 
     def __init__(self):
         self.here = {}
@@ -108,7 +108,7 @@ class FakeEngine:
         return sorted(calls)
 
     def forget(self, *built):
-        """Lose what was built, here and in the registry."""
+        """Lose all built images, locally and in the registry."""
         for reference in built:
             name = reference.partition("@")[0]
             self.registry.pop(name.rpartition(":")[0], None)
@@ -128,7 +128,7 @@ def progress():
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch, tmp_path):
-    """A Debian machine without certificates of its own; mmdebstrap is there and works."""
+    """A Debian machine without certificates of its own; mmdebstrap is installed and works."""
     ran = []
     monkeypatch.setattr(bases, "CA_CERTIFICATES", tmp_path / "ca-certificates")
     monkeypatch.setattr(bases, "_read_host_debian", lambda _progress: DEBIAN)
@@ -137,7 +137,7 @@ def machine(monkeypatch, tmp_path):
     for name in ("http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL", "NPM_CONFIG_REGISTRY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.swapcase(), raising=False)
-    # Which builder does the work: test_builders.py.
+    # For the choice of the builder see test_builders.py.
     monkeypatch.setenv("DOCKER_BUILDKIT", "0")
     return ran
 
@@ -184,7 +184,7 @@ def test_a_tag_does_not_depend_on_the_order_of_files():
     assert one.reference("r:5000") == other.reference("r:5000")
 
 
-def test_a_context_gives_the_same_bytes_and_scripts_that_run():
+def test_a_context_is_reproducible_with_executable_scripts():
     context = {"entrypoint": b"#!/bin/sh\n", "a/file": b"text"}
     assert (
         recipes._tar(context).getvalue() == recipes._tar(dict(reversed(context.items()))).getvalue()
@@ -194,14 +194,14 @@ def test_a_context_gives_the_same_bytes_and_scripts_that_run():
     assert modes == {"a/file": "0o644", "entrypoint": "0o755"}
 
 
-def test_what_python_and_editors_leave_is_not_part_of_an_image(tmp_path):
+def test_leftovers_of_python_and_editors_are_not_part_of_an_image(tmp_path):
     for name in ("a.py", "__pycache__/a.pyc", ".a.swp", "_assets/env/x", "sub/b.py", "b.pyc"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text("x")
     assert set(recipes.read_files(tmp_path)) == {"a.py", "sub/b.py"}
 
 
-def test_our_dockerfiles_copy_only_what_their_context_holds():
+def test_our_dockerfiles_copy_only_files_of_their_context():
     same = bases.Bases("base:1", "base:1", None, {})
     for each in publish._recipes(same, Settings()):
         lines = each.context["Dockerfile"].decode().splitlines()
@@ -221,7 +221,7 @@ def test_our_dockerfiles_work_in_the_classic_builder():
 # -- bases ---------------------------------------------------------------------------------------
 
 
-def test_auto_takes_the_community_images_where_they_can_be_pulled(engine, progress, machine):
+def test_auto_uses_the_community_images_if_they_can_be_pulled(engine, progress, machine):
     community(engine)
     built = publish.build(engine, Settings(), progress)
     pulled = [("pull", Settings().hub_base_image), ("pull", Settings().singleuser_base_image)]
@@ -230,7 +230,7 @@ def test_auto_takes_the_community_images_where_they_can_be_pulled(engine, progre
     assert machine == []
 
 
-def test_auto_makes_a_debian_where_they_cannot(engine, progress, machine):
+def test_auto_builds_a_debian_if_they_cannot(engine, progress, machine):
     built = publish.build(engine, Settings(), progress)
     assert engine.made() == sorted([*BUILT_AND_PUSHED, ("import", "jhswarmd/debian")])
     assert "bookworm" in built.base
@@ -239,7 +239,7 @@ def test_auto_makes_a_debian_where_they_cannot(engine, progress, machine):
 
 
 @pytest.mark.parametrize("kind", ["debian", "community"])
-def test_auto_stays_with_what_it_chose(engine, progress, machine, kind):
+def test_auto_keeps_its_choice(engine, progress, machine, kind):
     if kind == "community":
         community(engine)
     first = publish.build(engine, Settings(), progress)
@@ -252,7 +252,7 @@ def test_auto_stays_with_what_it_chose(engine, progress, machine, kind):
     assert engine.made() == BUILT_AND_PUSHED
 
 
-def test_community_says_why_it_cannot(engine, progress):
+def test_community_without_a_pull_says_why(engine, progress):
     with pytest.raises(JhswarmdError) as raised:
         publish.build(engine, Settings(base_images="community"), progress)
     assert "no such host" in raised.value.why
@@ -268,7 +268,7 @@ def test_no_base_at_all_is_an_error_with_a_remedy(engine, progress, monkeypatch)
         publish.build(engine, Settings(base_images="debian"), progress)
 
 
-def test_a_base_registry_that_never_answers_is_given_up(engine, progress, monkeypatch):
+def test_a_base_registry_that_never_answers_times_out(engine, progress, monkeypatch):
     monkeypatch.setattr(bases, "BASE_ANSWER_S", 0.01)
     released = bases.threading.Event()
     ask = engine.inspect_distribution
@@ -293,7 +293,7 @@ def test_certificates_of_the_machine_go_into_the_base_and_its_tag(engine, progre
     assert inspected.hub != plain.hub
 
 
-def test_only_the_systems_own_apt_sources_are_taken(mocker):
+def test_only_the_systems_own_apt_sources_are_used(mocker):
     lines = (
         "http://m/debian/|bookworm|main|Debian",
         "http://m/debian/|bookworm|contrib|Debian",
@@ -340,7 +340,7 @@ def test_an_image_built_but_not_pushed_is_pushed(engine, progress):
     assert engine.made() == [("push", "proxy")]
 
 
-def test_what_is_deployed_is_named_by_tag_and_digest(engine, progress):
+def test_images_are_deployed_by_tag_and_digest(engine, progress):
     built = publish.build(engine, Settings(), progress)
     for reference in (built.hub, built.proxy, built.singleuser):
         tag, _, digest = reference.partition("@")
@@ -350,7 +350,7 @@ def test_what_is_deployed_is_named_by_tag_and_digest(engine, progress):
 def test_a_tag_that_others_have_moved_changes_nothing(engine, progress):
     first = publish.build(engine, Settings(), progress)
     engine.made()
-    # Pushed by somebody else, and pulled here since.
+    # Pushed by another machine, and pulled here since.
     for reference in (first.hub, first.proxy, first.singleuser):
         repository, _, tag = tag_of(reference).rpartition(":")
         engine.registry[repository][digest_of("evil")] = tag
@@ -360,7 +360,7 @@ def test_a_tag_that_others_have_moved_changes_nothing(engine, progress):
     assert (again.hub, again.proxy, again.singleuser) == (first.hub, first.proxy, first.singleuser)
 
 
-def test_a_tag_that_is_in_the_registry_already_is_not_taken_for_ours(engine, progress):
+def test_a_tag_that_is_already_in_the_registry_does_not_count_as_ours(engine, progress):
     planned = publish.plan(engine, Settings())
     repository, _, tag = planned.hub.rpartition(":")
     engine.registry[repository] = {digest_of("evil"): tag}
@@ -370,7 +370,7 @@ def test_a_tag_that_is_in_the_registry_already_is_not_taken_for_ours(engine, pro
     assert built.hub != f"{planned.hub}@{digest_of('evil')}"
 
 
-def test_a_push_of_something_else_than_what_was_built_is_refused(engine, progress, monkeypatch):
+def test_a_push_of_another_image_than_the_built_one_is_refused(engine, progress, monkeypatch):
     push = engine.push
 
     def moved(repository, tag, **options):
@@ -383,7 +383,7 @@ def test_a_push_of_something_else_than_what_was_built_is_refused(engine, progres
     assert "not what it built" in raised.value.why
 
 
-def test_another_manager_takes_what_is_deployed(engine, progress):
+def test_another_manager_uses_the_deployed_images(engine, progress):
     first = publish.build(engine, Settings(), progress)
     engine.made()
     engine.here.clear()
@@ -391,7 +391,7 @@ def test_another_manager_takes_what_is_deployed(engine, progress):
     again = publish.build(engine, Settings(), progress, deployed)
     assert engine.made() == []
     assert again.hub == first.hub
-    # The older deployment's tags are no proof.
+    # The older deployment's tags prove nothing.
     publish.build(engine, Settings(), progress, [tag_of(it) for it in deployed])
     assert ("build", "hub") in engine.made()
 
@@ -420,7 +420,7 @@ def test_a_refused_push_is_an_error(engine, progress):
     assert "no basic auth credentials" in raised.value.why
 
 
-def test_a_registry_out_of_reach_is_not_an_empty_one(engine, progress):
+def test_an_unreachable_registry_is_not_an_empty_one(engine, progress):
     publish.build(engine, Settings(), progress)
     engine.made()
     engine.registry_error = api_error(500, "connection refused")
@@ -430,7 +430,7 @@ def test_a_registry_out_of_reach_is_not_an_empty_one(engine, progress):
     assert engine.made() == []
 
 
-def test_a_plan_changes_nothing_and_names_what_is_missing(engine, progress):
+def test_a_plan_changes_nothing_and_lists_missing_images(engine, progress):
     planned = publish.plan(engine, Settings())
     assert publish.list_missing(planned) == [planned.hub, planned.proxy, planned.singleuser]
     assert engine.made() == []
@@ -461,12 +461,12 @@ def test_proxies_and_indexes_reach_the_build_but_no_login(engine, progress, monk
         ("registry.example:5000", "https://registry.example:5000"),
     ],
 )
-def test_only_a_registry_on_this_machine_is_asked_without_tls(registry, url):
+def test_only_a_registry_on_this_machine_is_used_without_tls(registry, url):
     assert publish.base_url(registry) == url
     assert publish.session(registry).trust_env == url.startswith("https")
 
 
-def test_images_of_the_site_are_pinned_where_the_profile_says_so(engine):
+def test_images_of_the_site_are_pinned_if_the_profile_says_so(engine):
     tags = ("site/lab:1", "site/r:4", "site/gpu:2")
     engine.tags = {tag: digest_of(tag) for tag in tags}
     keys = {
@@ -484,7 +484,7 @@ def test_images_of_the_site_are_pinned_where_the_profile_says_so(engine):
     assert publish.pinned(engine, Settings(**keys)) == Settings(**keys)
 
 
-def test_an_image_that_cannot_be_pinned_is_named(engine):
+def test_an_image_that_cannot_be_pinned_is_reported(engine):
     engine.registry_error = api_error(500, "no such host")
     with pytest.raises(JhswarmdError, match="site/lab:1 cannot be pinned") as raised:
         publish.pinned(engine, Settings(single_user_image="site/lab:1", pin_images=True))

@@ -113,13 +113,13 @@ def ensure(engine, settings=DEFAULT):
     [
         (DEFAULT, _Answer.OPEN, "is not ours"),
         (DEFAULT, _Answer.CLOSED, "is not ours"),
-        (DEFAULT, _Answer.OTHER, "There is no room"),
-        (DEFAULT, _Answer.SILENT, "There is no room"),
-        (NAMED, _Answer.OTHER, "There is no room"),
-        (NAMED, _Answer.SILENT, "There is no room"),
+        (DEFAULT, _Answer.OTHER, "The registry's port is taken"),
+        (DEFAULT, _Answer.SILENT, "The registry's port is taken"),
+        (NAMED, _Answer.OTHER, "The registry's port is taken"),
+        (NAMED, _Answer.SILENT, "The registry's port is taken"),
     ],
 )
-def test_whoever_has_the_port_before_us_is_named_with_the_key(answer, settings, said, words):
+def test_another_listener_on_the_port_is_reported_with_the_key(answer, settings, said, words):
     answer(said)
     engine = FakeEngine()
     with pytest.raises(JhswarmdError, match=words) as raised:
@@ -130,7 +130,7 @@ def test_whoever_has_the_port_before_us_is_named_with_the_key(answer, settings, 
 
 
 @pytest.mark.parametrize("said", [_Answer.OPEN, _Answer.CLOSED])
-def test_a_registry_that_the_profile_names_is_the_sites_own(answer, said):
+def test_a_registry_named_by_the_profile_is_the_sites_own(answer, said):
     answer(said)
     engine = FakeEngine()
     assert ensure(engine, NAMED) is None
@@ -161,7 +161,7 @@ def test_a_new_registry_starts_with_a_login(answer, monkeypatch):
     assert login.password not in repr(login)
 
 
-def test_an_open_registry_of_ours_is_closed(answer):
+def test_our_open_registry_gets_a_login(answer):
     answer(_Answer.CLOSED)
     engine = FakeEngine(service(closed=False))
     # A manager writes to the service as well.
@@ -205,19 +205,19 @@ def test_a_login_that_the_registry_refuses_is_replaced(answer, monkeypatch):
 
 
 @pytest.mark.parametrize("first", [_Answer.SILENT, _Answer.NONE])
-def test_while_ours_starts_only_an_answer_in_http_proves_somebody_else(monkeypatch, first):
+def test_while_ours_starts_only_an_http_response_proves_another_listener(monkeypatch, first):
     monkeypatch.setattr(registry, "known_login", lambda *_: LOGIN)
     answers = iter([first, first, first, _Answer.OPEN, _Answer.CLOSED])
     monkeypatch.setattr(registry, "_ask", lambda *_: next(answers))
     assert ensure(FakeEngine(service())) is LOGIN
     monkeypatch.setattr(registry, "_ask", lambda *_: _Answer.OTHER)
-    with pytest.raises(JhswarmdError, match="There is no room"):
+    with pytest.raises(JhswarmdError, match="The registry's port is taken"):
         ensure(FakeEngine(service()))
 
 
-def test_a_registry_that_stays_silent_is_given_up_with_the_key(monkeypatch):
+def test_a_registry_that_never_answers_is_an_error_with_the_key(monkeypatch):
     monkeypatch.setattr(registry, "known_login", lambda *_: LOGIN)
-    monkeypatch.setattr(registry, "_READY_S", 0)
+    monkeypatch.setattr(registry, "_READY_TIMEOUT_S", 0)
     monkeypatch.setattr(registry, "_ask", lambda *_: _Answer.SILENT)
     with pytest.raises(JhswarmdError, match="does not answer") as raised:
         ensure(FakeEngine(service()))
@@ -225,7 +225,7 @@ def test_a_registry_that_stays_silent_is_given_up_with_the_key(monkeypatch):
     assert "canary" not in str(raised.value) + raised.value.remedy
 
 
-def test_our_login_goes_to_no_other_registry():
+def test_our_login_is_sent_to_no_other_registry():
     for other in ("registry.example:5000", "localhost:5001", "registry.example"):
         assert registry.known_login(FakeEngine(service()), other) is None
 
@@ -272,7 +272,7 @@ OURS = {"Docker-Distribution-Api-Version": "registry/2.0"}
         (response(301, {"Location": "https://x/"}), _Answer.OTHER),
     ],
 )
-def test_what_an_answer_says(monkeypatch, outcome, expected):
+def test_answers_are_classified(monkeypatch, outcome, expected):
     def get(_url, **options):
         assert options["allow_redirects"] is False
         if isinstance(outcome, Exception):
@@ -318,7 +318,7 @@ class Containers(FakeEngine):
         ({}, None),
     ],
 )
-def test_the_login_is_read_where_this_node_has_it(monkeypatch, files, password):
+def test_the_login_is_read_from_a_container_on_this_node(monkeypatch, files, password):
     engine = Containers(files)
     monkeypatch.setattr(registry.streams, "run", lambda _api, container, *_, **__: files[container])
     login = registry.known_login(engine, "localhost:5000")

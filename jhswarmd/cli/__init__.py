@@ -1,4 +1,7 @@
-"""The command line: parse, call, print. The only place where errors become exit codes."""
+"""The command line: parse, call, print. The only place where errors become exit codes.
+
+Each family of commands has a module; here they are registered, in the order of the help.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,13 @@ import functools
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 
-from jhswarmd import __version__, log, outbound
-from jhswarmd.cli import users
-from jhswarmd.cli.options import DryRunOption, JsonOption, StackOption
-from jhswarmd.errors import JhswarmdError, UsageError
-from jhswarmd.settings.settings import Settings
-
-if TYPE_CHECKING:
-    from jhswarmd.deploy.profiles.profile import Profile
+from jhswarmd import __version__, outbound
+from jhswarmd.cli import daemon, deploy, operate, users
+from jhswarmd.errors import JhswarmdError
 
 app = typer.Typer(
     help="JupyterHub on Docker Swarm that runs itself.",
@@ -27,19 +23,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,  # locals may hold secrets
 )
-orphans_app = typer.Typer(help="Notebook services without a server in the hub.")
-app.add_typer(orphans_app, name="orphans", no_args_is_help=True)
-app.add_typer(users.app, name="users", no_args_is_help=True)
 
 #: Exit code for Ctrl-C, as in a shell.
 INTERRUPTED = 130
-
-EnvOption = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads annotations at run time, on Python 3.10 too
-    typer.Option(
-        "--env", metavar="NAME", help="Profile. Default: JHSWARMD_ENV, else the deployment's."
-    ),
-]
 
 
 def main() -> None:
@@ -366,3 +352,20 @@ def ctl() -> None:
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
+
+
+app.add_typer(operate.orphans, name="orphans", no_args_is_help=True)
+app.add_typer(users.app, name="users", no_args_is_help=True)
+app.command()(deploy.up)
+app.command()(deploy.build)
+app.command()(deploy.render)
+app.command()(deploy.down)
+app.command()(operate.status)
+app.command()(operate.doctor)
+app.command()(daemon.run)
+app.command()(operate.reconcile)
+app.command()(operate.prepull)
+app.command()(operate.rotate)
+app.command("engine-stop")(deploy.engine_stop)
+app.command(hidden=True)(daemon.ctl)
+app.command()(version)

@@ -1,5 +1,6 @@
 """The command line: errors become messages and exit codes in one place."""
 
+import subprocess
 import sys
 
 import pytest
@@ -16,6 +17,11 @@ def test_help_lists_every_command():
     for command in ("up", "build", "render", "down", "status", "run", "reconcile", "orphans"):
         assert command in result.output
     assert "ctl" not in result.output.split()
+
+
+def test_the_command_line_starts_without_heavy_imports():
+    code = "import sys, jhswarmd.cli; print({'docker', 'pydantic', 'yaml'} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
 
 
 def test_the_version_is_printed():

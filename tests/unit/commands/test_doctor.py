@@ -27,11 +27,11 @@ def make_node(id="n1", role="manager", state="ready", version="20.10.24"):
     }
 
 
-def make_task(node_id="n1", said="2026-03-01T12:00:00.5Z", taken="2026-03-01T12:00:00.7Z"):
+def make_task(node_id="n1", stamped="2026-03-01T12:00:00.5Z", taken="2026-03-01T12:00:00.7Z"):
     return {
         "NodeID": node_id,
         "UpdatedAt": taken,
-        "Status": {"State": "running", "Timestamp": said},
+        "Status": {"State": "running", "Timestamp": stamped},
     }
 
 
@@ -48,7 +48,7 @@ def test_an_engine_that_is_too_old_is_reported_with_the_minimum():
 
 
 @pytest.mark.parametrize(
-    ("nodes", "words"),
+    ("nodes", "expected"),
     [
         pytest.param([make_node()], [], id="one manager"),
         pytest.param([make_node(f"n{i}") for i in range(3)], [], id="three"),
@@ -63,11 +63,11 @@ def test_an_engine_that_is_too_old_is_reported_with_the_minimum():
         ),
     ],
 )
-def test_problematic_nodes_are_reported(nodes, words):
+def test_problematic_nodes_are_reported(nodes, expected):
     found = bad(doctor.nodes(nodes))
-    assert len(found) == len(words)
-    for what, word in zip(found, words, strict=True):
-        assert word in what
+    assert len(found) == len(expected)
+    for what, part in zip(found, expected, strict=True):
+        assert part in what
 
 
 def test_a_clock_is_checked_by_the_state_that_was_stored_soonest():
@@ -76,8 +76,8 @@ def test_a_clock_is_checked_by_the_state_that_was_stored_soonest():
         make_task("n1"),
         # Changed by the manager an hour later: says nothing about the clock.
         make_task("n1", taken="2026-03-01T13:00:00Z"),
-        make_task("n2", said="2026-03-01T13:00:00Z"),
-        make_task("n2", said="2026-03-01T13:10:00Z", taken="2026-03-01T12:05:00Z"),
+        make_task("n2", stamped="2026-03-01T13:00:00Z"),
+        make_task("n2", stamped="2026-03-01T13:10:00Z", taken="2026-03-01T12:05:00Z"),
     ]
     assert bad(doctor.clocks(nodes, tasks)) == ["host-n2 is 3600 s ahead"]
     assert bad(doctor.clocks(nodes, tasks[:2])) == []

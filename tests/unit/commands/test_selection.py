@@ -112,18 +112,18 @@ def deploy(client, loaded, *, recorded=True):
 
 
 def confirm(client, wanted, answer=False):
-    text, asked = io.StringIO(), []
+    text, questions = io.StringIO(), []
 
     def may_replace(question):
-        asked.append(question)
+        questions.append(question)
         return answer
 
     progress = Progress(Console(file=text, soft_wrap=True))
     try:
         selection.confirm(client, wanted, progress, may_replace)
     except UsageError as exc:
-        return False, text.getvalue() + str(exc) + exc.remedy, asked
-    return True, text.getvalue(), asked
+        return False, text.getvalue() + str(exc) + exc.remedy, questions
+    return True, text.getvalue(), questions
 
 
 # --- which profile ---
@@ -192,9 +192,9 @@ def test_a_named_profile_is_checked_before_the_engine_is_contacted(monkeypatch, 
 
 def test_another_profile_shows_the_changes_and_needs_a_confirmation(client, load):
     deploy(client, load("mine"))
-    done, text, asked = confirm(client, load("local"))
-    assert (done, len(asked)) == (False, 1)
-    for words in (
+    done, text, questions = confirm(client, load("local"))
+    assert (done, len(questions)) == (False, 1)
+    for part in (
         "has the profile 'mine', not 'local'",
         "accounts added: testuser (the password of testuser is published)",
         "accounts removed: ann, bob",
@@ -204,7 +204,7 @@ def test_another_profile_shows_the_changes_and_needs_a_confirmation(client, load
         "make up ENV=mine",
         "--env local --yes",
     ):
-        assert words in text
+        assert part in text
     assert "carol" not in text
     assert "SINGLE_USER_IMAGE" not in text
     done, text, _ = confirm(client, load("local"), answer=True)
@@ -232,8 +232,8 @@ def test_the_same_profile_needs_no_confirmation_and_its_changes_are_shown(client
     deploy(client, load("mine"))
     assert confirm(client, load("mine")) == (True, "", [])
     (folder / "mine.env").write_text(MINE + "CPU_LIMIT=2\n")
-    done, text, asked = confirm(client, load("mine"))
-    assert (done, asked) == (True, [])
+    done, text, questions = confirm(client, load("mine"))
+    assert (done, questions) == (True, [])
     assert "CPU_LIMIT: (default) -> 2.0" in text
 
 
@@ -244,8 +244,8 @@ def test_a_new_deployment_needs_no_confirmation(client, load):
 def test_an_unrecorded_deployment_needs_a_confirmation_only_for_changes(client, load):
     deploy(client, load("mine"), recorded=False)
     assert confirm(client, load("mine")) == (True, "", [])
-    done, text, asked = confirm(client, load("local"))
-    assert (done, len(asked)) == (False, 1)
+    done, text, questions = confirm(client, load("local"))
+    assert (done, len(questions)) == (False, 1)
     assert "is not recorded; 'local' changes it" in text
 
 

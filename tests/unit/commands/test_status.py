@@ -299,14 +299,14 @@ def test_mounts_changed_from_outside_are_reported_for_a_week():
 
 
 def test_watch_shows_every_refresh_and_continues_after_a_failed_one(monkeypatch):
-    looks = [
+    results = [
         JhswarmdError("The engine is away", remedy="Wait."),
         make_report(health="healthy"),
         KeyboardInterrupt(),
     ]
 
-    def look():
-        one = looks.pop(0)
+    def refresh():
+        one = results.pop(0)
         if isinstance(one, BaseException):
             raise one
         return one
@@ -315,8 +315,8 @@ def test_watch_shows_every_refresh_and_continues_after_a_failed_one(monkeypatch)
     monkeypatch.setattr(status.time, "sleep", waited.append)
     monkeypatch.setenv("TERM", "xterm")  # a dumb terminal is shown no updates
     out = io.StringIO()
-    status.watch(look, Console(file=out, force_terminal=True, width=100))
-    assert looks == []
+    status.watch(refresh, Console(file=out, force_terminal=True, width=100))
+    assert results == []
     assert waited == [status.WATCH_INTERVAL_S] * 2
     assert "The engine is away" in out.getvalue()
     assert "Wait." in out.getvalue()
@@ -354,7 +354,7 @@ def test_the_one_stack_is_found_by_whatever_is_left_of_it():
 
 
 @pytest.mark.parametrize(
-    ("client", "wanted", "words"),
+    ("client", "wanted", "expected"),
     [
         pytest.param(make_client(), None, ["There is no deployment on"], id="none"),
         pytest.param(make_client(), "nope", ["no deployment 'nope'", "it has none"], id="unknown"),
@@ -368,16 +368,16 @@ def test_the_one_stack_is_found_by_whatever_is_left_of_it():
         pytest.param(make_client(["b"], ["a"]), "a", ["deployment a is down"], id="this one down"),
     ],
 )
-def test_a_missing_stack_is_distinguished_from_one_that_is_down(client, wanted, words):
+def test_a_missing_stack_is_distinguished_from_one_that_is_down(client, wanted, expected):
     with pytest.raises(UsageError) as caught:
         status.find_stack(client, wanted)
-    for word in words:
-        assert word in str(caught.value)
+    for part in expected:
+        assert part in str(caught.value)
     assert "up" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
-    ("swarm", "words"),
+    ("swarm", "expected"),
     [
         (
             {"LocalNodeState": "inactive", "ControlAvailable": False},
@@ -388,10 +388,10 @@ def test_a_missing_stack_is_distinguished_from_one_that_is_down(client, wanted, 
     ],
 )
 @pytest.mark.parametrize("wanted", [None, "mine"])
-def test_a_node_that_cannot_list_deployments_says_so_with_a_remedy(swarm, words, wanted):
+def test_a_node_that_cannot_list_deployments_says_so_with_a_remedy(swarm, expected, wanted):
     with pytest.raises(JhswarmdError) as caught:
         status.find_stack(make_client(swarm=swarm), wanted)
-    assert words in str(caught.value)
+    assert expected in str(caught.value)
     assert caught.value.remedy
 
 
@@ -414,8 +414,8 @@ def test_a_hub_that_fails_repeatedly_is_explained_by_its_last_log_lines_only():
     health, problems = assess(report)
     assert health is Health.down
     (problem,) = problems
-    for words in ("non-zero exit (1), 4 times", "'(' was never closed", "'jhswarmd up'"):
-        assert words in problem
+    for part in ("non-zero exit (1), 4 times", "'(' was never closed", "'jhswarmd up'"):
+        assert part in problem
     shown = io.StringIO()
     show(report.model_copy(update={"health": "down", "problems": problems}), Console(file=shown))
     assert "| Traceback" in shown.getvalue()
@@ -452,8 +452,8 @@ def test_only_recent_failures_of_the_running_specification_count():
 def test_a_hub_that_runs_and_fails_repeatedly_is_degraded():
     health, (problem,) = assess(make_report(services=crashing(running=1)))
     assert health is Health.degraded
-    for words in ("failed 4 times in 10 min", "non-zero exit (1)", "'(' was never closed"):
-        assert words in problem
+    for part in ("failed 4 times in 10 min", "non-zero exit (1)", "'(' was never closed"):
+        assert part in problem
 
 
 def test_a_lost_name_is_named_with_the_command_that_repairs_it():

@@ -29,7 +29,7 @@ GITHUB = {
 }
 
 
-def told(users, name="mine", **keys):
+def warnings_for(users, name="mine", **keys):
     text = io.StringIO()
     profile = Profile(name, Settings(**keys), {"users": users.encode()}, Path("env") / name)
     up._warn_of_list(profile, Progress(Console(file=text, soft_wrap=True)))
@@ -37,7 +37,7 @@ def told(users, name="mine", **keys):
 
 
 @pytest.mark.parametrize(
-    ("users", "name", "keys", "words"),
+    ("users", "name", "keys", "expected"),
     [
         pytest.param(HASHED, "mine", {}, [], id="hashes"),
         pytest.param(HASHED + "bea:b\n", "mine", {}, ["1 plain-text passwords"], id="plain"),
@@ -53,11 +53,11 @@ def told(users, name="mine", **keys):
         pytest.param(PUBLISHED, "mine", GITHUB, [], id="not in use"),
     ],
 )
-def test_published_and_plain_passwords_are_warned_of(users, name, keys, words):
-    text = told(users, name, **keys)
-    assert text.count("warning") == len(words)
-    for word in words:
-        assert word in text
+def test_published_and_plain_passwords_are_warned_of(users, name, keys, expected):
+    text = warnings_for(users, name, **keys)
+    assert text.count("warning") == len(expected)
+    for part in expected:
+        assert part in text
     assert "testpassword" not in text
 
 

@@ -105,15 +105,15 @@ def test_a_typed_shadow_line_is_not_a_password_either():
 
 
 def test_a_password_is_set_only_for_an_existing_account(monkeypatch):
-    asked = []
+    calls = []
 
     def ask(client, stack, command, arguments=None):
-        asked.append((command, arguments))
+        calls.append((command, arguments))
         return {"accounts": [{"name": "ann"}]} if command == "users" else {"generation": 2}
 
     monkeypatch.setattr(admin.daemon_client, "call_with_retry", ask)
     admin.set_password(None, "jupyterhub", "ann", HASH)
-    (_, (command, arguments)) = asked
+    (_, (command, arguments)) = calls
     assert command == "users_change"
     assert arguments["action"] == "add"
     assert (arguments["name"], arguments["hash"], arguments["replace"]) == ("ann", HASH, True)

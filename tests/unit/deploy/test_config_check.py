@@ -146,19 +146,19 @@ def test_notebooks_may_use_a_network_of_the_hub(client: Any, network: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("failure", "error", "words"),
+    ("failure", "error", "expected"),
     [
         (requests.ReadTimeout(), JhswarmdError, "does not finish loading"),
         (requests.ConnectionError("timed out"), JhswarmdError, "does not finish loading"),
     ],
 )
 def test_a_trial_run_that_does_not_end_is_killed(
-    client: Any, failure: Exception, error: type[Exception], words: str
+    client: Any, failure: Exception, error: type[Exception], expected: str
 ) -> None:
     container = client.containers.create.return_value
     container.wait.side_effect = failure
     container.logs.return_value = b"last words\n"
-    with pytest.raises(error, match=words) as caught:
+    with pytest.raises(error, match=expected) as caught:
         check(client)
     assert "last words" in caught.value.output  # type: ignore[attr-defined]
     container.remove.assert_called_once_with(force=True, v=True)

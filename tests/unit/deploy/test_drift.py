@@ -24,7 +24,7 @@ def task(image=OURS, desired="running"):
 
 
 @pytest.mark.parametrize(
-    ("service", "tasks", "words"),
+    ("service", "tasks", "expected"),
     [
         pytest.param(service(), [task()], "", id="as deployed"),
         pytest.param(service(), [], "", id="nothing runs"),
@@ -38,7 +38,7 @@ def task(image=OURS, desired="running"):
         pytest.param(service(OTHER, update="updating"), [], f"{OTHER} runs", id="update to it"),
     ],
 )
-def test_running_images_are_compared_with_the_deployed_ones(service, tasks, words):
-    said = drift.describe(service, tasks)
-    assert words in said
-    assert bool(said) == bool(words)
+def test_running_images_are_compared_with_the_deployed_ones(service, tasks, expected):
+    message = drift.describe(service, tasks)
+    assert expected in message
+    assert bool(message) == bool(expected)

@@ -36,8 +36,8 @@ def test_the_addresses_of_this_machine_are_addresses():
 
 @pytest.mark.parametrize("addresses", [[], ["192.0.2.7"], [f"192.0.2.{n}" for n in range(9)]])
 def test_the_warning_names_the_addresses_and_the_command(addresses):
-    words = exposure.warning(8443, addresses)
-    assert "jhswarmd users passwd testuser" in words
-    assert "testpassword" not in words
-    assert ("8443" in words) is bool(addresses)
-    assert ("and 5 more" in words) is (len(addresses) == 9)
+    message = exposure.warning(8443, addresses)
+    assert "jhswarmd users passwd testuser" in message
+    assert "testpassword" not in message
+    assert ("8443" in message) is bool(addresses)
+    assert ("and 5 more" in message) is (len(addresses) == 9)

@@ -53,6 +53,6 @@ def test_containers_are_listed_here_and_counted_on_other_nodes():
 
 def test_a_kept_network_is_reported_with_the_command_that_detaches_its_users():
     user = networks.users_of(NETWORK, "hub", [service("prometheus")], [], {})
-    said = str(networks.Kept("jupyterhub_control", user))
-    assert "the service prometheus" in said
-    assert "docker service update --network-rm jupyterhub_control prometheus" in said
+    message = str(networks.Kept("jupyterhub_control", user))
+    assert "the service prometheus" in message
+    assert "docker service update --network-rm jupyterhub_control prometheus" in message

@@ -28,10 +28,10 @@ def network(name, subnet, scope="swarm"):
 
 
 @pytest.mark.parametrize(
-    ("networks", "word"),
+    ("networks", "part"),
     [
         pytest.param([], "", id="nothing is there"),
-        pytest.param([network(OURS, "10.128.0.0/16")], "", id="our own, as it is to be"),
+        pytest.param([network(OURS, "10.128.0.0/16")], "", id="our own, as requested"),
         pytest.param([network("ingress", "10.0.0.0/24")], "", id="another range"),
         pytest.param(
             [network("physics_notebooks", "10.128.0.0/16")], "physics_notebooks", id="another hub's"
@@ -45,10 +45,10 @@ def network(name, subnet, scope="swarm"):
         ),
     ],
 )
-def test_an_unavailable_subnet_is_reported(networks, word):
+def test_an_unavailable_subnet_is_reported(networks, part):
     why = preflight.conflict(OURS, WANTED, networks)
-    assert word in why
-    assert bool(why) == bool(word)
+    assert part in why
+    assert bool(why) == bool(part)
 
 
 class Engine:
@@ -222,7 +222,7 @@ def test_a_valid_certificate_or_none_gives_no_warning():
 
 
 @pytest.mark.parametrize(
-    ("profile", "words"),
+    ("profile", "expected"),
     [
         pytest.param(
             make_profile("hub.example", "hub.example", NOW - timedelta(days=400)),
@@ -241,11 +241,11 @@ def test_a_valid_certificate_or_none_gives_no_warning():
         ),
     ],
 )
-def test_a_certificate_that_browsers_reject_is_refused_with_the_reason(profile, words):
+def test_a_certificate_that_browsers_reject_is_refused_with_the_reason(profile, expected):
     with pytest.raises(UsageError) as caught:
         preflight.check_certificate(profile, NOW)
-    for word in ("ssl/cert.pem", *words):
-        assert word in str(caught.value)
+    for part in ("ssl/cert.pem", *expected):
+        assert part in str(caught.value)
     assert "HOST=hub.example" in caught.value.remedy
 
 

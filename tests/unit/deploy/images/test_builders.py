@@ -189,14 +189,14 @@ def test_a_build_that_exits_without_output_is_a_failure(docker_command: Path, st
         recipes.build_recipe(client_of(FakeApi()), RECIPE, "jhswarmd/hub:1", step)
 
 
-def refusal(status: int, words: str) -> APIError:
+def refusal(status: int, explanation: str) -> APIError:
     response = requests.Response()
     response.status_code = status
-    return APIError("refused", response=response, explanation=words)
+    return APIError("refused", response=response, explanation=explanation)
 
 
 @pytest.mark.parametrize(
-    ("status", "words"),
+    ("status", "explanation"),
     [
         (404, "page not found"),
         (501, "not implemented"),
@@ -205,15 +205,15 @@ def refusal(status: int, words: str) -> APIError:
     ],
 )
 def test_an_engine_without_the_classic_builder_says_what_to_install(
-    status: int, words: str, monkeypatch: pytest.MonkeyPatch, step: Step
+    status: int, explanation: str, monkeypatch: pytest.MonkeyPatch, step: Step
 ) -> None:
     monkeypatch.setenv("DOCKER_BUILDKIT", "0")
     api = FakeApi()
-    api.refusal = refusal(status, words)
+    api.refusal = refusal(status, explanation)
     with pytest.raises(JhswarmdError) as caught:
         recipes.build_recipe(client_of(api), RECIPE, "jhswarmd/hub:1", step)
     assert "docker-buildx" in caught.value.remedy
-    assert words in caught.value.why
+    assert explanation in caught.value.why
 
 
 @pytest.mark.parametrize(

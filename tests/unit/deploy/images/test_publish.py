@@ -21,10 +21,10 @@ from jhswarmd.settings.settings import Settings
 DEBIAN = bases.Debian("bookworm", ("deb http://mirror.example/debian bookworm main",))
 
 
-def api_error(status, words):
+def api_error(status, explanation):
     response = requests.Response()
     response.status_code = status
-    return docker.errors.APIError(words, response=response, explanation=words)
+    return docker.errors.APIError(explanation, response=response, explanation=explanation)
 
 
 def digest_of(content):
@@ -206,7 +206,9 @@ def test_our_dockerfiles_copy_only_files_of_their_context():
     for each in publish._recipes(same, Settings()):
         lines = each.context["Dockerfile"].decode().splitlines()
         copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ")]
-        sources = [it for words in copied if not words[0].startswith("--") for it in words]
+        sources = [
+            it for arguments in copied if not arguments[0].startswith("--") for it in arguments
+        ]
         for source in sources:
             assert any(name == source or name.startswith(source) for name in each.context), source
 

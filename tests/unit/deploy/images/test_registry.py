@@ -109,7 +109,7 @@ def ensure(engine, settings=DEFAULT):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said", "words"),
+    ("settings", "found", "messages"),
     [
         (DEFAULT, _Answer.OPEN, "is not ours"),
         (DEFAULT, _Answer.CLOSED, "is not ours"),
@@ -119,19 +119,19 @@ def ensure(engine, settings=DEFAULT):
         (NAMED, _Answer.SILENT, "The registry's port is taken"),
     ],
 )
-def test_another_listener_on_the_port_is_reported_with_the_key(answer, settings, said, words):
-    answer(said)
+def test_another_listener_on_the_port_is_reported_with_the_key(answer, settings, found, messages):
+    answer(found)
     engine = FakeEngine()
-    with pytest.raises(JhswarmdError, match=words) as raised:
+    with pytest.raises(JhswarmdError, match=messages) as raised:
         ensure(engine, settings)
     assert "REGISTRY=localhost:5001" in raised.value.remedy
     assert not engine.made
     assert engine.created is None
 
 
-@pytest.mark.parametrize("said", [_Answer.OPEN, _Answer.CLOSED])
-def test_a_registry_named_by_the_profile_is_the_sites_own(answer, said):
-    answer(said)
+@pytest.mark.parametrize("found", [_Answer.OPEN, _Answer.CLOSED])
+def test_a_registry_named_by_the_profile_is_the_sites_own(answer, found):
+    answer(found)
     engine = FakeEngine()
     assert ensure(engine, NAMED) is None
     assert not engine.made
@@ -230,8 +230,8 @@ def test_our_login_is_sent_to_no_other_registry():
         assert registry.known_login(FakeEngine(service()), other) is None
 
 
-def protocol_error(words, cause):
-    return requests.ConnectionError(urllib3.exceptions.ProtocolError(words, cause))
+def protocol_error(message, cause):
+    return requests.ConnectionError(urllib3.exceptions.ProtocolError(message, cause))
 
 
 def response(status, headers):

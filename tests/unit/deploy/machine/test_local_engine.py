@@ -208,16 +208,16 @@ def test_an_engine_that_exits_immediately_shows_the_end_of_its_log(
 
 
 @pytest.mark.parametrize(
-    ("words", "named", "remedy"),
+    ("cause", "named", "remedy"),
     [
         ("Connection refused", "", "make up"),
         ("Permission denied", "", "group 'docker'"),
         ("Connection refused", "tcp://elsewhere:2375", "DOCKER_HOST"),
     ],
 )
-def test_an_engine_without_an_answer_is_reported_with_a_remedy(monkeypatch, words, named, remedy):
+def test_an_engine_without_an_answer_is_an_error_with_a_remedy(monkeypatch, cause, named, remedy):
     def refuse(**_):
-        raise docker.errors.DockerException(words)
+        raise docker.errors.DockerException(cause)
 
     monkeypatch.setattr(local_engine.docker, "from_env", refuse)
     if named:
@@ -225,7 +225,7 @@ def test_an_engine_without_an_answer_is_reported_with_a_remedy(monkeypatch, word
     with pytest.raises(JhswarmdError) as raised:
         local_engine.connect()
     assert remedy in raised.value.remedy
-    assert words in raised.value.why
+    assert cause in raised.value.why
 
 
 # -- stopping ------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def test_each_error_of_the_list_is_reported_with_its_line_and_with_those_of_the_
 
 
 @pytest.mark.parametrize(
-    ("listed", "line", "words"),
+    ("listed", "line", "messages"),
     [
         ("", 1, "valid list"),
         ("[]", 1, "at least 1 item"),
@@ -115,13 +115,13 @@ def test_each_error_of_the_list_is_reported_with_its_line_and_with_those_of_the_
         ("- {slug: a, title: A, mem_guarantee: 9G}\n", None, "for 'a' MEM_GUARANTEE is more"),
     ],
 )
-def test_an_unusable_list_is_refused(folder, listed, line, words):
+def test_an_unusable_list_is_refused(folder, listed, line, messages):
     files = {"user_list.txt": "alice:a\n", "notebook_profiles.yml": listed}
     write(folder, "site", "MEM_LIMIT=1G\n", **files)
     (fault,) = faults_of("site", folder)
     path = folder / "site" / "notebook_profiles.yml"
     assert fault.startswith(f"{path}:{line}: " if line else f"{path}: ")
-    assert words in fault
+    assert messages in fault
 
 
 def test_the_list_is_not_a_key(folder):
@@ -281,17 +281,17 @@ def test_an_empty_secret_file_is_refused_and_a_short_cookie_secret_too(folder):
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "words"),
+    ("file", "content", "messages"),
     [
         ("proxy_auth_token", "two words", "ASCII without blanks"),
         ("proxy_auth_token", "t\u00f6ken", "ASCII without blanks"),
         ("cookie_secret", "a" * 65, "an even number of hexadecimal digits"),
     ],
 )
-def test_a_secret_that_proxy_or_hub_cannot_start_with_is_refused(folder, file, content, words):
+def test_a_secret_that_proxy_or_hub_cannot_start_with_is_refused(folder, file, content, messages):
     write(folder, "site", "", **{"user_list.txt": "a:a", file: content})
     (fault,) = faults_of("site", folder)
-    assert words in fault
+    assert messages in fault
     assert content not in fault
 
 

@@ -68,7 +68,7 @@ def check_subnets(client: docker.DockerClient, settings: Settings) -> list[Jhswa
     taken = list(routes.of_networks(networks))
     # The routes of another machine are unknown here.
     taken += routes.read() if routes.is_of_this_machine(client.api.base_url) else []
-    requested = {
+    wanted = {
         "CONTROL_SUBNET": (
             labels.network_name(settings.stack_name, "control"),
             IPv4Network(settings.control_subnet),
@@ -78,7 +78,7 @@ def check_subnets(client: docker.DockerClient, settings: Settings) -> list[Jhswa
             IPv4Network(settings.notebooks_subnet),
         ),
     }
-    own = [subnet for _, subnet in requested.values()]
+    own = [subnet for _, subnet in wanted.values()]
     warnings: list[JhswarmdError] = []
     for key, (name, subnet) in wanted.items():
         exists = any(each["Name"] == name for each in networks)
@@ -100,7 +100,7 @@ def check_subnets(client: docker.DockerClient, settings: Settings) -> list[Jhswa
             warnings.append(
                 JhswarmdError(
                     f"{key}={subnet} conflicts with another network",
-                    why=f"{overlap}; {impact}",
+                    why=f"{lost}; {cost}",
                     remedy=f"Set {key} in the profile to {choice}, then run 'jhswarmd down' and "
                     "'jhswarmd up'.",
                 )
@@ -108,7 +108,7 @@ def check_subnets(client: docker.DockerClient, settings: Settings) -> list[Jhswa
             continue
         raise JhswarmdError(
             f"{key}={subnet} cannot be used",
-            why=why or f"{overlap}; {impact}",
+            why=why or f"{lost}; {cost}",
             remedy=f"Set {key} in the profile to {choice}; to change the subnet of an existing "
             "network, run 'jhswarmd down' first. Nothing was deployed.",
         )

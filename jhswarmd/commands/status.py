@@ -265,7 +265,7 @@ def assess(report: Report) -> tuple[Health, list[str]]:
         elif service.failures:
             add(
                 Health.degraded,
-                f"{role} runs, but has failed {service.failures} times in "
+                f"{role} runs, and has ended {service.failures} times in "
                 f"{_ago(FAILURES_WINDOW_S)} ({service.error}). Its last log line: "
                 f"{' '.join(service.last_words[-1:]).strip()}",
             )
@@ -410,7 +410,7 @@ def _warn_of_secrets(report: Report) -> list[str]:
         ago_s = time.time() - unit["put_right_at_s"] if unit["put_right"] else REPAIR_SHOWN_S
         if ago_s < REPAIR_SHOWN_S:
             warnings.append(
-                f"{name}: {unit['put_right']}, repaired {_ago(ago_s)} ago. Was an older stack "
+                f"{name}: {unit['put_right']}, corrected {_ago(ago_s)} ago. Was an older stack "
                 "file deployed?"
             )
     return warnings

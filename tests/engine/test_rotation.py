@@ -274,7 +274,7 @@ def test_older_secrets_that_an_old_stack_file_brings_back_are_put_right_and_name
     assert is_logged_in(testuser)
     # The daemon that did it may have been replaced since.
     told = stack.cli("status", check=False).stdout
-    assert "hub used older secrets or none, repaired" in told
+    assert "hub used older secrets or none, corrected" in told
     assert "A service used older secrets" in stack.log("jhswarmd")
 
 

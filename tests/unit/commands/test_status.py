@@ -293,7 +293,7 @@ def test_mounts_changed_from_outside_are_reported_for_a_week():
     what = "hub used older secrets or none"
     unit = make_unit(put_right=what, put_right_at_s=time.time() - 3 * 86400 - 60)
     (warning,) = warn(make_report(daemon=make_rotation(cookie=unit)))
-    assert warning.startswith(f"cookie: {what}, repaired 3 d ago")
+    assert warning.startswith(f"cookie: {what}, corrected 3 d ago")
     unit = make_unit(put_right=what, put_right_at_s=time.time() - 8 * 86400)
     assert warn(make_report(daemon=make_rotation(cookie=unit))) == []
 
@@ -452,7 +452,7 @@ def test_only_recent_failures_of_the_running_specification_count():
 def test_a_hub_that_runs_and_fails_repeatedly_is_degraded():
     health, (problem,) = assess(make_report(services=crashing(running=1)))
     assert health is Health.degraded
-    for part in ("failed 4 times in 10 min", "non-zero exit (1)", "'(' was never closed"):
+    for part in ("ended 4 times in 10 min", "non-zero exit (1)", "'(' was never closed"):
         assert part in problem
 
 

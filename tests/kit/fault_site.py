@@ -331,7 +331,8 @@ class FaultSite:
         odd = [
             line
             for line in self.said()
-            if "exception" in line or "failed unexpectedly" in str(line)
+            if "exception" in line
+            or any(text in str(line) for text in ("failed unexpectedly", "Unexpected error"))
         ]
         assert odd == [], "the daemon met something unexpected"
         if before:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import secrets as random
 import time
 from collections.abc import Mapping, Sequence
+from secrets import token_hex
 from typing import Any
 
 import docker
@@ -105,7 +105,7 @@ def _request(
         "units": list(names),
         "revoke": revoke,
         "self_signed": self_signed,
-        "request": random.token_hex(16),
+        "request": token_hex(16),
     }
     deadline, seen = time.monotonic() + BUSY_TIMEOUT_S, -1
     while True:

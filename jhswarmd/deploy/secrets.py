@@ -8,10 +8,10 @@ content that could be guessed.
 
 from __future__ import annotations
 
-import secrets as random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from secrets import token_hex
 
 import docker
 
@@ -40,7 +40,7 @@ from jhswarmd.model import StackService
 
 
 def _random_hex(_: Profile) -> bytes:
-    return random.token_hex(32).encode()
+    return token_hex(32).encode()
 
 
 def _no_accounts(_: Profile) -> bytes:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-import secrets as random
 import stat
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import docker
@@ -156,7 +156,7 @@ def change(
 
     Retries while the daemon is being replaced, or busy with another change.
     """
-    request = {"action": action, "request": random.token_hex(16), **arguments}
+    request = {"action": action, "request": token_hex(16), **arguments}
     answer: dict[str, Any] = daemon_client.call_with_retry(client, stack, "users_change", request)
     return answer
 

@@ -34,7 +34,7 @@ test-machines: $(VENV)/.ready-dev ## run the quick start and the unit tests on f
 unit: $(VENV)/.ready-dev ## pass the tests that need no engine, in a minute
 	@$(BIN)/pytest tests/unit
 
-soak: $(VENV)/.ready-dev ## let users and faults of every kind meet at random (SOAK_S=600 seconds)
+soak: $(VENV)/.ready-dev ## run random users and faults (SOAK_S=600 seconds)
 	@$(BIN)/pytest tests/soak --soak-s $(SOAK_S)
 
 lint: $(VENV)/.ready-dev ## check style, types and the direction of imports
@@ -43,7 +43,7 @@ lint: $(VENV)/.ready-dev ## check style, types and the direction of imports
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-format: $(VENV)/.ready-dev ## put the code into shape
+format: $(VENV)/.ready-dev ## format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 

@@ -82,7 +82,7 @@ class HubUnavailable(JhswarmdError):
 
 
 class HubSilent(HubUnavailable):
-    """No answer at all: it is away, starts, or hangs."""
+    """No answer at all: it is down, starting or hung."""
 
 
 class HubRefused(HubUnavailable):
@@ -90,7 +90,7 @@ class HubRefused(HubUnavailable):
 
 
 class HubMalformed(HubUnavailable):
-    """An answer that is not what was asked for: HTML, half a JSON, a missing key."""
+    """An answer that is not what was asked for: HTML, truncated JSON, a missing key."""
 
 
 class HubScope(HubUnavailable):

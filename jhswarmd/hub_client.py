@@ -1,6 +1,6 @@
 """The only client of the hub's REST API.
 
-Anything that is not a definite answer raises HubUnknown: an error status, HTML, half a JSON, a
+Anything that is not a definite answer raises HubUnknown: an error status, HTML, truncated JSON, a
 missing key, a token that may not see all servers.
 """
 
@@ -173,7 +173,7 @@ def _json(response: requests.Response, asked: str) -> Any:
     try:
         return response.json()
     except requests.JSONDecodeError as exc:
-        raise HubMalformed(f"The hub's answer to {asked} is no JSON") from exc
+        raise HubMalformed(f"The hub's answer to {asked} is not valid JSON") from exc
 
 
 def _identity(answer: Any) -> HubIdentity:

@@ -11,14 +11,14 @@ REGISTRY = CollectorRegistry()
 
 PASS_SECONDS = Histogram(
     "jhswarmd_pass_seconds",
-    "Duration of one look at a key, by kind of key",
+    "Duration of one reconcile of a key, by kind of key",
     ["kind"],
     registry=REGISTRY,
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 UNKNOWN = Counter(
     "jhswarmd_unknown_total",
-    "Looks that ended without a definite answer, by kind of key and of error",
+    "Reconciles that failed, by kind of key and of error",
     ["kind", "reason"],
     registry=REGISTRY,
 )

@@ -147,7 +147,7 @@ def read_lines(content: bytes, system_names: Collection[str] = ()) -> Iterator[L
         try:
             entry = _parse_line(line, system_names)
             if entry.name in names:
-                raise ValueError("the name is there already; the first line counts")
+                raise ValueError("duplicate name; the first line is used")
         except ValueError as exc:
             yield Line(number, refusal=str(exc))
         else:
@@ -183,7 +183,7 @@ def check_password(password: str) -> None:
     if colon and (is_hash(first) or _BROKEN_HASH.match(first) or _FOREIGN_HASH.match(first)):
         raise ValueError(f"a hash and more fields behind it; {_FORM}")
     if not is_hash(password) and is_hash(password.strip()):
-        raise ValueError("a blank beside the hash")
+        raise ValueError("whitespace around the hash")
 
 
 def is_hash(password: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Annotated
 
@@ -37,10 +38,10 @@ def up(
     def may_replace(question: str) -> bool:
         return yes or (sys.stdin.isatty() and typer.confirm(question))
 
-    profile = selection.load(
-        named_profile(env), if_new, lambda: local_engine.ensure_engine(progress)
-    )
-    up.up(profile, progress, may_replace)
+    # Once, whichever of the two needs it first.
+    connect = functools.cache(lambda: local_engine.ensure_engine(progress))
+    profile = selection.load(named_profile(env), if_new, connect)
+    up.up(profile, progress, connect, may_replace)
 
 
 def build(env: EnvOption = None) -> None:
@@ -51,10 +52,9 @@ def build(env: EnvOption = None) -> None:
     from jhswarmd.deploy.progress import Progress
 
     progress = Progress()
-    selected = selection.load(
-        named_profile(env), profile.DEFAULT, lambda: local_engine.ensure_engine(progress)
-    )
-    for line in up.build(selected, progress):
+    connect = functools.cache(lambda: local_engine.ensure_engine(progress))
+    selected = selection.load(named_profile(env), profile.DEFAULT, connect)
+    for line in up.build(selected, progress, connect):
         typer.echo(line)
 
 

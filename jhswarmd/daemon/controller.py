@@ -49,7 +49,7 @@ class Controller(Generic[Key]):
             except JhswarmdError as exc:
                 self._failed(key, exc, str(exc))
             except Exception as exc:  # see the class
-                log.exception("A look failed unexpectedly")
+                log.exception("Unexpected error while reconciling")
                 self._failed(key, exc, type(exc).__name__)
             else:
                 self.last_error = ""
@@ -71,5 +71,5 @@ class Controller(Generic[Key]):
         self.last_error = why
         log.log(
             level,
-            event("No definite answer; looking again", key=key, why=why, again_s=round(again_s, 1)),
+            event("Reconcile failed; retrying", key=key, why=why, again_s=round(again_s, 1)),
         )

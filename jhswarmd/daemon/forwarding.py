@@ -1,4 +1,4 @@
-"""A command that reaches a daemon which stands by is answered by the one that has the duty.
+"""Forwards commands from standby daemons to the active one.
 
 It goes over the control network, to the daemon on the hub's node, with the token that the daemons
 already share, and is not passed on from there. Nothing here logs or repeats token or arguments.
@@ -46,7 +46,7 @@ class Forwarder:
     def wrap(
         self, handlers: Mapping[str, control_socket.Handler]
     ) -> dict[str, control_socket.Handler]:
-        """Return the same commands, each answered by the instance that has the duty."""
+        """Return the same commands, each answered by the active instance."""
         return {name: partial(self._answer, name, handler) for name, handler in handlers.items()}
 
     def _answer(

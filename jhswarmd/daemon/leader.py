@@ -1,4 +1,4 @@
-"""Which instance of the daemon acts: the one on the node of the hub's newest task.
+"""Which instance of the daemon is active: the one on the node of the hub's newest task.
 
 No election: Swarm's placement of the hub decides, also while that task restarts.
 """
@@ -12,15 +12,15 @@ from jhswarmd.engine.client import Engine
 class Leader:
     """Knows whether this instance is the active one.
 
-    ``is_active`` is what the last look said. It is looked at anew when the hub's container comes or
-    goes on this node, at each full pass, and right before each removal; so an event costs nothing.
+    ``is_active`` is what the last check found. It is checked when the hub's container comes or goes
+    on this node, at each full pass, and right before each removal; so an event costs nothing.
     """
 
     def __init__(self, engine: Engine, stack: str) -> None:
         self._engine = engine
         self._hub_service = labels.service_name(stack, "hub")
         self.node_id = ""
-        """The Swarm id of this instance's node; empty until the first look."""
+        """The Swarm id of this instance's node; empty until the first check."""
         self.is_active = False
 
     def find_own_node(self) -> str:
@@ -30,11 +30,11 @@ class Leader:
         return self.node_id
 
     def refresh(self) -> bool:
-        """Look where the hub is, and return whether this instance is to act now."""
+        """Check where the hub is, and return whether this instance is active."""
         self.is_active = self.find_active() == self.find_own_node()
         metrics.LEADER.set(self.is_active)
         return self.is_active
 
     def find_active(self) -> str | None:
-        """Return the node whose instance is to act, None while the hub is placed nowhere."""
+        """Return the node whose instance is active, None while the hub has no task."""
         return self._engine.read_newest_task_node(self._hub_service)

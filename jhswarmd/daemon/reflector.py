@@ -57,7 +57,7 @@ def keys_for(event: Event, stack: str) -> tuple[Key, ...]:
         if event.attributes.get("name") in {
             labels.service_name(stack, role) for role in labels.ROLES
         }:
-            # Maybe somebody led it to other secrets.
+            # Its secret mounts may have been changed by hand.
             return (CREDENTIALS,)
         return (Key("server", event.id),)
     if event.type == "node":
@@ -138,7 +138,7 @@ class Reflector:
                 since_s = time.time()
                 self.reconnects += 1
                 metrics.RECONNECTS.inc()
-                log.warning("Lost the engine's events: %s", exc)
+                log.warning("Event stream lost, reconnecting: %s", exc)
                 self._stop.wait(random.uniform(wait_s / 2, wait_s))  # noqa: S311 - jitter
                 wait_s = min(MAX_RECONNECT_S, wait_s * 2)
 

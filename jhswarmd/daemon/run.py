@@ -139,7 +139,7 @@ class Daemon:
                 log.warning("A pass did not end in time: %s", name)
 
     def _reconcile_accounts(self, key: Key) -> float | None:
-        # Not a matter of duty: only the local engine can upload to the local container.
+        # Every instance does this: only the local engine can upload to the local container.
         if key == REMOVED_USERS:
             may_act = bool(self.accounts.view.delivered_to) and not self._dry_run
             return self.removed_users.reconcile() if may_act else None

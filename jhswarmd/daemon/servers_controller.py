@@ -1,4 +1,4 @@
-"""When which notebook service is looked at: what the worker for servers does with a key.
+"""Schedules the reconciliation of notebook services.
 
 An event leads to a look at one service, a burst of them to one full pass instead. Full passes come
 with the leader, with a hub that answers again, and by a timer whose interval grows with their cost.
@@ -94,7 +94,7 @@ class ServersController:
         if key == ENDED:
             return self._report_ended() if self._leader.is_active else self._resync_s()
         if key.kind == "ended":
-            # A container's death is heard on its own node only, whoever has the duty.
+            # A container's death is heard on its own node only, whichever instance is active.
             again_s = self._servers.reconcile_ended(key.id)
             if again_s is None:
                 self._wake(Key("server", key.id))
@@ -123,7 +123,7 @@ class ServersController:
 
     def _report_ended(self) -> float:
         for service_id in self._servers.report_ended():
-            # The hub has looked by now, and its spawner removed what was left, if it could.
+            # Hub polled the server by now, and its spawner removed what was left, if it could.
             self._wake(Key("server", service_id))
         costs_s = PASS_SHARE * self._servers.view.ended_took_s
         return min(max(ENDED_EVERY_S, costs_s), MAX_ENDED_S)

@@ -107,7 +107,7 @@ class Engine:
             raise EngineUnavailable("read events: the stream has ended before its time")
 
     def _get(self, path: str, read_within_s: float, **params: Any) -> requests.Response:
-        """Ask the engine what docker-py asks otherwise than is needed here. Streams the answer."""
+        """GET an endpoint in a way that docker-py does not offer. Streams the answer."""
         response: requests.Response = self._api.get(
             f"{self._api.base_url}/v{self._api.api_version}{path}",
             params=params,

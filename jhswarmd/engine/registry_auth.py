@@ -93,7 +93,7 @@ def _read(content: bytes) -> tuple[dict[str, dict[str, str]], list[str]]:
     except ValueError as exc:
         # Not its text: it may hold a piece of the file.
         line = f", line {exc.lineno}" if isinstance(exc, json.JSONDecodeError) else ""
-        return {}, [f"is no JSON{line}"]
+        return {}, [f"is not valid JSON{line}"]
     entries = config.get("auths") if isinstance(config, dict) else None
     if not isinstance(entries, dict):
         return {}, ['has no "auths" with the logins of registries in it']

@@ -30,7 +30,7 @@ from tornado.httputil import HTTPHeaders
 _ERROR_CODE = re.compile(r"^[a-z_]{1,40}$")
 
 _NO_ANSWER = "does not answer at the moment. Please try again in a few minutes."
-_NO_LOGIN = "gave no valid login. Please tell your administrator."
+_NO_LOGIN = "gave no valid login. Please contact your administrator."
 
 
 def _refusal(status_code: int, words: str) -> web.HTTPError:
@@ -74,7 +74,7 @@ class ClearCallback(OAuthCallbackHandler):  # type: ignore[misc]  # untyped
             "%s refused a login: %s", service, error if _ERROR_CODE.match(error) else "unreadable"
         )
         raise _refusal(
-            502, f"{service} refused to log anybody in here. Please tell your administrator."
+            502, f"{service} refused to log anybody in here. Please contact your administrator."
         )
 
     def check_state(self) -> None:

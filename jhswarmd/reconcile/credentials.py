@@ -189,7 +189,7 @@ class Credentials:
             self.feed.publish(doing="")
             if not services or not self._begin_what_is_due(existing, now, is_quiet=is_quiet):
                 return REMOVE_AGAIN_S if is_left else LOOK_EVERY_S
-        raise JhswarmdError("The secrets do not settle", why=f"{MOST_STEPS} steps were taken")
+        raise JhswarmdError("Rotation does not converge", why=f"{MOST_STEPS} steps were taken")
 
     def _begin_what_is_due(
         self, existing: Sequence[SecretVersion], now: datetime, *, is_quiet: bool
@@ -288,7 +288,7 @@ class Credentials:
         for name, each in step.generations.items():
             for secret in each.secrets:
                 self._engine.mark_secret(secret.id, {labels.SETTLED: moment})
-            _say(Point.settle, "Everything works with a secret", unit=name, generation=each.number)
+            _say(Point.settle, "Rotation verified", unit=name, generation=each.number)
             metrics.ROTATION_STEPS.labels("settle").inc()
         return True
 
@@ -301,7 +301,7 @@ class Credentials:
                 _say(Point.remove, "Removed a secret that nothing uses", secret=secret.name)
             except EngineError as exc:
                 # The engine refuses while anything mounts it, somebody else's service included.
-                log.debug("A secret stays for now: %s", exc)
+                log.debug("Secret still in use, not removed: %s", exc)
                 is_done = False
         return is_done
 

@@ -217,7 +217,7 @@ class ImagePulls:
         return again_s if failed else RESYNC_S
 
     def _look(self) -> tuple[Failed, ...] | None:
-        """Return what failed; None when this daemon stopped, or lost its duty, meanwhile."""
+        """Return what failed; None when this daemon stopped, or went on standby, meanwhile."""
         self._remove(self._engine.list_prepulls(self._stack))
         nodes = self._engine.list_nodes()
         self._known = {it.id: it for it in nodes if self._known.get(it.id) == it}
@@ -280,7 +280,7 @@ class ImagePulls:
             except EngineNotFound:
                 continue
             except EngineError as exc:
-                log.info(event("Left for the next look", service=id_, why=str(exc)))
+                log.info(event("Removal failed; will retry", service=id_, why=str(exc)))
 
     def _explained(self, failed: Iterable[Failed], words: dict[str, str]) -> tuple[Failed, ...]:
         """Add what the registries say; ``words`` holds it by image, so that each is asked once."""

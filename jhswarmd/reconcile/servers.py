@@ -47,7 +47,7 @@ ENDED_LOOKS = 8
 #: was put back then, and what it has forgotten may be somebody's day.
 _GONE = (Verdict.orphan, Verdict.newer_than_database)
 OLDER = "younger than the hub's database: was an older copy put back?"
-#: So many failures one after the other mean that engine or hub are ill, and not one server.
+#: So many failures in a row mean that the engine or the hub has failed, not a single server.
 FAILURES = 3
 #: How many past removals ``status`` can tell of.
 MAX_REMOVALS_SHOWN = 50
@@ -90,7 +90,7 @@ class Servers:
     """Reconciles notebook services of ``stack``. Used by one worker thread only.
 
     ``approve`` alone may be called from elsewhere. ``may_act`` is asked right before each removal
-    whether this instance has the duty: two must never act at once. With ``dry_run`` it only says
+    whether this instance is active: two must never act at once. With ``dry_run`` it only says
     what it would do, and why.
     """
 
@@ -323,12 +323,12 @@ class Servers:
         """Let the hub look for itself. It ignores a server that is pending, as in a stop."""
         facts = {"user": user, "server": server or "(default)", "why": why}
         if self._dry_run:
-            log.info(event("Would ask the hub to look", **facts))
+            log.info(event("Would ask the hub to poll the server", **facts))
             return
         has_ended = self._hub.check_server(user, server)
         # After each ordinary stop the hub knows already: that is no news.
         level = logging.INFO if has_ended else logging.DEBUG
-        log.log(level, event("The hub has looked", **facts, has_ended=has_ended))
+        log.log(level, event("Hub polled the server", **facts, has_ended=has_ended))
         metrics.REPORTED.inc()
 
     def _remove(
@@ -370,9 +370,7 @@ class Servers:
             if self._failed_in_a_row >= FAILURES:
                 raise
             metrics.UNKNOWN.labels("server", type(exc).__name__).inc()
-            log.warning(
-                event("No definite answer; looking again", service=id_ or "none", why=str(exc))
-            )
+            log.warning(event("Reconcile failed; retrying", service=id_ or "none", why=str(exc)))
             failed.append(id_)
         else:
             self._failed_in_a_row = 0
@@ -404,7 +402,13 @@ class Servers:
             self._release(service.id)
             with self._approving:
                 self._approved -= {service.id}  # for a reason that is no more
-            log.info(event("Keeping after all", service=service.name, user=service.user))
+            log.info(
+                event(
+                    "Not removing: the hub has the server again",
+                    service=service.name,
+                    user=service.user,
+                )
+            )
             return
         if verdict is Verdict.newer_than_database and service.id not in self._approved:
             # The hub was replaced by one with an older database since it was asked about all.
@@ -418,7 +422,7 @@ class Servers:
             log.warning(event("Would remove an orphan", **_facts(removal)))
             return
         if not self._may_act():
-            log.info(event("No longer on duty", service=service.name))
+            log.info(event("No longer active; removal skipped", service=service.name))
             return
         try:
             self._engine.remove_service(service.id)
@@ -450,7 +454,7 @@ class Servers:
     def _ignore(self, service: NotebookService, verdict: Verdict) -> None:
         if self._left_alone.get(service.id) is not verdict:
             self._left_alone[service.id] = verdict
-            log.info(event("Leaving alone", service=service.name, why=verdict.value))
+            log.info(event("Ignoring service", service=service.name, why=verdict.value))
 
 
 def _facts(removal: Removal) -> dict[str, str]:

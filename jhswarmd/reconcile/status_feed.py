@@ -1,4 +1,4 @@
-"""What a worker tells to those who wait for news of its work."""
+"""Status that a controller publishes, with long polling."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-#: Seconds after which one who waits is answered, news or not; a request over the socket ends then.
+#: Seconds after which a waiting request is answered, changed or not; it ends then.
 LONG_POLL_TIMEOUT_S = 20.0
 
 
@@ -25,7 +25,7 @@ class StatusFeed:
             return dict(self._facts)
 
     def publish(self, **facts: Any) -> None:
-        """Change facts, and wake whoever waits when one of them is new."""
+        """Change facts, and wake waiting requests if one of them is new."""
         with self._changed:
             if any(self._facts[key] != value for key, value in facts.items()):
                 self._facts.update(facts)
@@ -41,6 +41,6 @@ class StatusFeed:
             return dict(self._facts)
 
     def close(self) -> None:
-        """Wake everybody who waits; ``stop`` is set."""
+        """Wake all waiting requests; ``stop`` is set."""
         with self._changed:
             self._changed.notify_all()

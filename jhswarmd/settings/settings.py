@@ -190,7 +190,7 @@ def _shared_volume(source: str, target: str, mode: str) -> SharedVolume:
     if not _VOLUME_NAME.match(source) and not _is_plain_path(source):
         raise ValueError(f"'{source}' is neither a volume's name nor an absolute path")
     if not _is_plain_path(target) or target == "/":
-        raise ValueError(f"'{target}' is no absolute path to mount something at")
+        raise ValueError(f"'{target}' is not a valid mount target (an absolute path other than /)")
     return SharedVolume(source, mount_targets.canonical(target), mode)
 
 
@@ -514,7 +514,7 @@ class Settings(BaseModel):
     def _are_capabilities(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             if not _CAPABILITY.match(name):
-                raise ValueError(f"'{name}' is no capability; spell it as NET_RAW, or ALL")
+                raise ValueError(f"'{name}' is not a capability; write NET_RAW, or ALL")
         return value
 
     @field_validator("generic_resources")

@@ -106,7 +106,7 @@ class HomeSpawner(ServiceSpawner):
         if choice.is_refused and choice.lost:
             raise StartFailed(
                 f"Your files are on node {choice.lost.name}, which {choice.problem}. "
-                "Please try again later, or tell your administrator.",
+                "Please try again later, or contact your administrator.",
                 reason="volume_node",
                 detail=f"{self._log_name}: volume {self._local_volumes[0]} is on node "
                 f"{choice.lost.name} (id: {choice.lost.node_id}), which {choice.problem}. "

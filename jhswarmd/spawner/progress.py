@@ -16,7 +16,7 @@ def describe_choice(choice: NodePlacement) -> tuple[int, str]:
         where = f"Using node {choice.node.name} instead" if choice.node else "Starting"
         return 5, (
             f"Your files are on node {choice.lost.name}, which {choice.problem}. {where}, "
-            "without them; please tell your administrator"
+            "without them; please contact your administrator"
         )
     if choice.node is not None:
         return 5, f"Waiting for node {choice.node.name}, which holds your files"
@@ -45,7 +45,7 @@ def describe(task: Task | None, *, node: str, image: str, lasted_s: float = 0.0)
         return percent, f"Preparing on {node}, which pulls {image} if it has not got it yet{since}"
     if task.state in ("ready", "starting"):
         return 60, f"Starting on {node}{since}"
-    return 20, f"Handed to {node}{since}"
+    return 20, f"Assigned to {node}{since}"
 
 
 def _told_s(lasted_s: float) -> int:

@@ -122,7 +122,7 @@ class SwarmSpawner(PreparingSpawner):
             ) from exc
         except JhswarmdError as exc:
             raise StartFailed(
-                "The hub's configuration is wrong. Please tell your administrator.",
+                "The hub's configuration is wrong. Please contact your administrator.",
                 reason="configuration",
                 detail=f"{self._log_name}: {exc}. {exc.remedy}",
             ) from exc
@@ -272,7 +272,7 @@ class SwarmSpawner(PreparingSpawner):
         except sa.exc.SQLAlchemyError as exc:
             self.user.db.rollback()
             raise StartFailed(
-                "The hub cannot use its database. Please tell your administrator.",
+                "The hub cannot use its database. Please contact your administrator.",
                 reason="database",
                 detail=f"{self._log_name}: {exc}",
                 status_code=503,
@@ -298,7 +298,7 @@ class SwarmSpawner(PreparingSpawner):
             except StartFailed as exc:
                 if is_last or not exc.may_pass:
                     raise
-                self.log.warning("Starting anew: %s", exc.log_message)
+                self.log.warning("Retrying the start: %s", exc.log_message)
             service_id, self.object_id = self.object_id, ""
             if service_id:
                 await self._remove(service_id, self.spawn_id, self._left_s())
@@ -328,7 +328,7 @@ class SwarmSpawner(PreparingSpawner):
                 ):
                     raise StartFailed(
                         "Another service of the cluster has the name that your notebook needs. "
-                        "Please tell your administrator.",
+                        "Please contact your administrator.",
                         reason="name_taken",
                         detail=f"Service {self.object_name} (id: {holder['ID']}) is in the "
                         f"way of {self._log_name} and is not its own: another hub's, somebody "
@@ -361,9 +361,7 @@ class SwarmSpawner(PreparingSpawner):
             return
         SwarmSpawner._dropped = ignored_options(self._asked, service["Spec"]["TaskTemplate"])
         for option in SwarmSpawner._dropped:
-            self.log.warning(
-                "This engine does not know %s for services: notebooks run without it", option
-            )
+            self.log.warning("This engine ignores %s on services: notebooks run without it", option)
 
     async def _create_once(self, request: Mapping[str, Any]) -> str:
         with engine_errors(f"create service {self.object_name}"):

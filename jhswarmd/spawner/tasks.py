@@ -108,8 +108,8 @@ _MOUNT_ADVICE = (
         "SHARED_VOLUME_OPTIONS)",
     ),
 )
-_TELL = "Please tell your administrator."
-_LATER = "Please try again later, or tell your administrator."
+_TELL = "Please contact your administrator."
+_LATER = "Please try again later, or contact your administrator."
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ def _ended(task: Task, *, image: str, node: str) -> StartFailure:
     if task.state == "complete" or "non-zero exit" in words:
         return StartFailure(
             reason="exited",
-            message="The notebook ended as soon as it had started "
+            message="The notebook exited right after it started "
             f"(exit code {task.exit_code or 0}). {_TELL}",
             detail=detail,
             has_log=True,
@@ -368,8 +368,8 @@ def _no_node(task: Task, home_node: str) -> StartFailure:
     is_full = "insufficient resources" in task.error
     if home_node and is_full:
         what = (
-            f"Your files are on node {home_node}, which has not enough free memory, processors or "
-            "GPUs for your notebook."
+            f"Your files are on node {home_node}, which does not have enough free memory, "
+            "processors or GPUs for your notebook."
         )
     elif home_node:
         what = f"Your files are on node {home_node}, which may not run your notebook at the moment."
@@ -392,7 +392,7 @@ def no_address(task: Task | None, *, network: str, used: int, total: int) -> Sta
     return StartFailure(
         reason="no_address",
         message="The cluster's network has no address left for your notebook. Please try again "
-        "when others have stopped theirs, or tell your administrator.",
+        "when others have stopped theirs, or contact your administrator.",
         detail=f"task {task.id if task else 'none'} gets no address: {used} of {total} addresses "
         f"of the network {network} are used. A larger one: NOTEBOOKS_SUBNET, after 'jhswarmd down'",
         status_code=503,

@@ -165,7 +165,7 @@ def test_a_start_moves_on_from_a_lost_node_and_a_stop_does_not_wait_for_it(
 
         asyncio.run(start_and_stop())
         assert node_of(client, new) == cluster.name
-        assert "Starting anew" in caplog.text
+        assert "Retrying the start" in caplog.text
         assert "its task ends when its node is back" in caplog.text
 
 

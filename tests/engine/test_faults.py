@@ -193,7 +193,7 @@ def _make_unrelated_events(site: FaultSite, count: int) -> None:
     [
         pytest.param(Answer(500, "rpc error: deadline exceeded"), id="500"),
         pytest.param(Answer(503, "The swarm does not have a leader"), id="503"),
-        pytest.param(Truncate(), id="half a JSON"),
+        pytest.param(Truncate(), id="truncated JSON"),
         pytest.param(CutBody(), id="cut inside the body"),
         pytest.param(Cut(), id="cut before"),
         pytest.param(Answer(400, "client version 1.41 is too old"), id="refused API version"),
@@ -233,7 +233,7 @@ _NO_SERVERS = json.dumps({"items": [{"name": "ann"}], "_pagination": {"next": No
         pytest.param(Answer(502, body="<html><body>Bad gateway</body></html>"), id="502 in HTML"),
         pytest.param(Answer(200, body="[]"), id="an empty list"),
         pytest.param(Answer(200, body="{}"), id="an empty object"),
-        pytest.param(Truncate(), id="half a JSON"),
+        pytest.param(Truncate(), id="truncated JSON"),
         pytest.param(Cut(), id="cut before"),
         pytest.param(LoseAnswer(), id="answer lost"),
     ],

@@ -68,7 +68,7 @@ class Provider:
         return code
 
     def close(self) -> None:
-        """Stop to answer."""
+        """Stop serving."""
         self.released.set()
         self._server.shutdown()
         self._server.server_close()

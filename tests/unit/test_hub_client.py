@@ -110,7 +110,7 @@ def test_a_name_with_a_slash_does_not_lead_to_another_path():
         pytest.param((502, "<html>"), id="502"),
         pytest.param((302, ""), id="redirect to a login page"),
         pytest.param((200, "<html>"), id="HTML"),
-        pytest.param((200, '{"hub_id": "al'), id="half a JSON"),
+        pytest.param((200, '{"hub_id": "al'), id="truncated JSON"),
         pytest.param((200, []), id="a list"),
         pytest.param((200, {"hub_id": "abc", "spawns": {"r": 2}}), id="no servers key"),
         pytest.param((200, {"hub_id": "abc", "servers": {}}), id="no counts"),

@@ -207,7 +207,7 @@ def test_damaged_utf_16_is_named():
 def test_the_first_of_two_lines_for_one_name_counts():
     users = parse("alice:first\nalice:second\n")
     assert passwords(users) == {"alice": "first"}
-    assert users.refused == ("line 2: the name is there already; the first line counts",)
+    assert users.refused == ("line 2: duplicate name; the first line is used",)
 
 
 @pytest.mark.parametrize(
@@ -239,9 +239,9 @@ def test_only_the_full_form_of_a_hash_counts_as_one(password, is_hashed):
         ("{SHA}" + "a" * 27 + "=", "cannot check"),
         ("{SSHA}" + "a" * 32, "cannot check"),
         ("$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA", "cannot check"),
-        (f"{SHA512} ", "blank"),
-        (f"{YESCRYPT}\t", "blank"),
-        (f" {SHA512}", "blank"),
+        (f"{SHA512} ", "whitespace"),
+        (f"{YESCRYPT}\t", "whitespace"),
+        (f" {SHA512}", "whitespace"),
     ],
 )
 def test_what_stands_in_shadow_for_no_password_is_none(password, why):

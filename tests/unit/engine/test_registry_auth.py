@@ -83,9 +83,9 @@ def test_a_broken_file_is_an_error_and_no_empty_list_of_logins(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "is no JSON, line 1"),
-        (b'{"auths":\n{"canary": }}', "is no JSON, line 2"),
-        (b"\xff\xfe", "is no JSON"),
+        (b"", "is not valid JSON, line 1"),
+        (b'{"auths":\n{"canary": }}', "is not valid JSON, line 2"),
+        (b"\xff\xfe", "is not valid JSON"),
         (b'["canary"]', 'has no "auths"'),
         (b'{"credsStore": "pass"}', 'has no "auths"'),
         (config(**{"r.example": {"auth": "canary!"}}), "r.example has no login"),

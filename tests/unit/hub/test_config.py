@@ -162,7 +162,7 @@ def test_notebooks_cannot_pose_as_another_in_their_network(load: Load) -> None:
         ("SINGLE_USER_IMAGES", "=py:1", "Title=image"),
         ("SINGLE_USER_IMAGES", "py:1", "key=value"),
         ("ULIMITS", "nofile=many", "must be a number"),
-        ("CAP_DROP", "net-raw", "is no capability"),
+        ("CAP_DROP", "net-raw", "is not a capability"),
         ("GENERIC_RESOURCES", "gpu=0", "a name and a number"),
         ("GENERIC_RESOURCES", "gpu=GPU-1", "a name and a number"),
         ("PIDS_LIMIT", "0", "greater than 0"),

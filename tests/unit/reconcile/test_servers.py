@@ -277,7 +277,7 @@ def test_what_is_left_alone_is_told_once(caplog):
         servers.reconcile_all()
         servers.reconcile_one("s1")
         servers.reconcile_all()
-    assert caplog.text.count("Leaving alone") == 1
+    assert caplog.text.count("Ignoring service") == 1
 
 
 def test_an_ordinary_stop_is_no_news(caplog):
@@ -307,7 +307,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(caplog):
     with caplog.at_level("INFO"):
         servers.reconcile_all()
     assert "Would remove an orphan service=jupyter-alice" in caplog.text
-    assert "Would ask the hub to look user=bob" in caplog.text
+    assert "Would ask the hub to poll the server user=bob" in caplog.text
     assert (engine.removed, hub.reports) == ([], [])
 
 

@@ -168,7 +168,7 @@ NO_NODE = "no suitable node "
             "exited",
             "exit code 3",
         ),
-        ("complete", "", STARTED, "exited", "ended as soon as"),
+        ("complete", "", STARTED, "exited", "exited right after"),
         ("failed", "starting container failed: no user x", STARTED, "failed", "could not start"),
         ("rejected", "something new", None, "rejected", "could not start"),
         (

@@ -61,10 +61,10 @@ class Swarm:
 
 def test_the_label_is_set_on_top_of_what_another_process_wrote_meanwhile() -> None:
     swarm = Swarm({"rack": "1"}, {"rack": "2"})
-    assert stack.mark_hub_node(swarm, "lab")
+    assert stack.label_hub_node(swarm, "lab")
     assert swarm.node["Spec"]["Labels"] == {"disk": "fast", "rack": "2", MARK: "true"}
     assert swarm.calls == 3
-    assert not stack.mark_hub_node(swarm, "lab")
+    assert not stack.label_hub_node(swarm, "lab")
     swarm.others = [{"rack": "3"}]
     stack._update_node_labels(swarm, "n1", {MARK: None})
     assert swarm.node["Spec"] == {"Role": "manager", "Labels": {"disk": "fast", "rack": "3"}}
@@ -76,7 +76,7 @@ def test_the_label_is_set_on_top_of_what_another_process_wrote_meanwhile() -> No
 def test_any_other_error_is_raised_at_once(error: Exception) -> None:
     swarm = Swarm(error=error)
     with pytest.raises(EngineError):
-        stack.mark_hub_node(swarm, "lab")
+        stack.label_hub_node(swarm, "lab")
     assert swarm.calls == 1
 
 

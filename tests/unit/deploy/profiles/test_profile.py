@@ -260,7 +260,7 @@ def test_a_key_with_a_passphrase_is_refused(folder):
     files = {"user_list.txt": "a:a", "ssl__cert.pem": certificate, "ssl__key.pem": locked}
     write(folder, "site", "", **files)
     (fault,) = faults_of("site", folder)
-    assert "is no key in PEM form without a passphrase" in fault
+    assert "is not a PEM key without a passphrase" in fault
 
 
 @pytest.mark.parametrize("key", ["NOTEBOOKS_SUBNET", "CONTROL_SUBNET"])

@@ -36,7 +36,7 @@ def test_a_container_elsewhere_is_asked_through_the_cluster(
 ) -> None:
     client.api.containers.return_value = []
     asked: list[str] = []
-    monkeypatch.setattr(last_words, "_read_elsewhere", lambda id_: asked.append(id_) or "words")
+    monkeypatch.setattr(last_words, "_read_remote", lambda id_: asked.append(id_) or "words")
     assert last_words.of_task(client, TASK) == ("words",)
     assert asked == ["t1"]
 

@@ -28,7 +28,7 @@ _TRY_EVERY_S = 0.2
 _PATIENCE_S = 60.0
 #: Hashes passwords as one of two processes: what both cores can do, without threads of ours.
 _HASH_ALONE = (
-    "import sys; from jhswarmd.hashing import hash_password\n"
+    "import sys; from jhswarmd.accounts.hashing import hash_password\n"
     "for line in sys.stdin: hash_password(line.rstrip())"
 )
 _CORES = 2

@@ -206,7 +206,7 @@ def test_engine_stops_and_starts_with_its_swarm(engine: Lab) -> None:
 
 def test_killed_suite_leaves_only_what_the_next_lab_removes(engine: Lab) -> None:
     script = (
-        "import os, signal; from tests.lab import Lab; lab = Lab(); lab.start();"
+        "import os, signal; from tests.kit.lab import Lab; lab = Lab(); lab.start();"
         "print(lab.name, lab.client.ping(), flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     argv = [sys.executable, "-c", script]

@@ -186,8 +186,8 @@ class FaultSite:
 
     def ask(self, command: str) -> Any:
         """Ask the daemon as the command line does."""
-        script = "import json, sys; from jhswarmd import control; "
-        script += "print(json.dumps(control.ask(sys.argv[1])))"
+        script = "import json, sys; from jhswarmd.api import control_socket; "
+        script += "print(json.dumps(control_socket.ask(sys.argv[1])))"
         return json.loads(self.lab.run([sys.executable, "-c", script, command]).stdout)
 
     def daemon_text(self) -> str:

@@ -23,16 +23,20 @@ _BUILD = """
 import io, json, sys
 from dataclasses import replace
 from rich.console import Console
-from jhswarmd import assets, registry_login, tls
-from jhswarmd.deploy import bases, builders, images, local_engine, profile, recipes, registry
+from jhswarmd import assets
+from jhswarmd.credentials import tls
+from jhswarmd.deploy.images import bases, builders, publish, recipes, registry
+from jhswarmd.deploy.machine import local_engine
+from jhswarmd.deploy.profiles import profile
 from jhswarmd.deploy.progress import Progress
+from jhswarmd.engine import registry_auth
 
 name, service = sys.argv[1:]
 settings = profile.load(name).settings
 progress = Progress(Console(file=io.StringIO()))
 client = local_engine.connect()
 login = registry.known_login(client, settings.registry)
-registry_login.add(client.api, registry_login.merge(None, login))
+registry_auth.add(client.api, registry_auth.merge(None, login))
 found = {"is_buildkit": builders.uses_buildkit(client)}
 certificate, _ = tls.self_signed(f"{service}.example")
 chosen = bases.ensure(client, settings, progress)
@@ -42,7 +46,7 @@ files = recipes.read_files(assets.DOCKERFILES / "registry")
 recipe = recipes.Recipe("registry", base.reference(), files)
 with progress.step("Building") as step:
     recipes.build_recipe(client, base, base.reference(), step)
-    found["image"], _ = images._build_and_push(client, recipe, settings, step)
+    found["image"], _ = publish._build_and_push(client, recipe, settings, step)
 client.api.remove_image(client.images.get(recipe.reference()).id, force=True)
 client.services.create(found["image"], name=service, command=["sleep", "infinity"])
 found["certificate"] = certificate.decode()

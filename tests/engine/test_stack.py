@@ -537,11 +537,11 @@ def test_what_is_younger_than_the_hubs_database_is_held_until_approved(
 #: The daemon's own worker in the daemon's own container, with seconds instead of minutes to wait.
 _REPAIR_NAMES = """
 import sys, time
-from jhswarmd.engine import Engine
-from jhswarmd.reconcile import names
+from jhswarmd.engine.client import Engine
+from jhswarmd.reconcile import service_names
 
-names.LOST_FOR_S = 2.0
-worker = names.Names(Engine.connect(), sys.argv[1], lambda: True)
+service_names.LOST_FOR_S = 2.0
+worker = service_names.ServiceNames(Engine.connect(), sys.argv[1], lambda: True)
 deadline = time.monotonic() + 90
 while time.monotonic() < deadline:
     worker.reconcile()

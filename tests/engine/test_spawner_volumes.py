@@ -215,7 +215,7 @@ def test_a_full_node_that_holds_the_home_is_named(
     volume_nodes.remember(user.db, VOLUME, this_node(engine))
     with pytest.raises(SpawnException) as caught:
         asyncio.run(start_and_clean_up(make(mem_guarantee="1000T")))
-    assert f"on node {this_node(engine).name}, which has not enough" in caught.value.message
+    assert f"on node {this_node(engine).name}, which does not have enough" in caught.value.message
 
 
 # ---- new volumes are their users' ---------------------------------------------------------------
